@@ -1,0 +1,406 @@
+"""The .zge file: written from a network and its parameters, read as views onto one buffer.
+
+The file is the arena (docs/format.md). The core checks everything when it opens one
+(`zgedge.runtime.core`); this module lays files out, and gives names to the bytes of a file that the
+core has accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zgedge import network as net
+from zgedge.errors import ModelError, ZgedgeError
+from zgedge.network import Layer, Network
+
+MAGIC = b"\x89ZGE"
+FORMAT_VERSION = 1
+KINDS = {net.SPARSE: 1, net.DENSE: 2}
+KIND_NAMES = {number: name for name, number in KINDS.items()}
+RESERVED_KINDS = {16: "conv1d", 17: "conv2d", 32: "spiking"}
+RESIDUAL_NONE, RESIDUAL_INDEX, RESIDUAL_SECTION = 0, 1, 2
+STRATEGIES = ("static", "set", "rigl")
+LEARN = ("all", "head", "none")
+
+_HEADER = struct.Struct("<4sHHIIQII16x")
+_ENTRY = struct.Struct("<HHIII")
+_NET = struct.Struct("<IHHIIIHHHHIHHIQIfI4x")
+_LAYER = struct.Struct("<BBBBIIIfff4x")
+_LEARNER = struct.Struct("<QQQQIIfHHHHII4xQ")
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass
+class LayerParameters:
+    """Integers and scales of one layer.
+
+    weights     int8 [outputs, width], -127..127
+    indices     uint16 [outputs, per_row], block numbers; None in a dense layer
+    bias        int32 [outputs], in units of s_in * s_w
+    multiplier  float32 [outputs], s_in * s_w / s_out (of the head: s_in * s_w)
+    z_in        zero point of the incoming activations; 0 in all but the first layer
+    s_in, s_w, s_out  real value of one step of an activation in, a weight, an activation out
+    """
+
+    weights: npt.NDArray[np.int8]
+    indices: npt.NDArray[np.uint16] | None
+    bias: npt.NDArray[np.int32]
+    multiplier: npt.NDArray[np.float32]
+    s_in: float
+    s_w: float
+    s_out: float = 1.0
+    z_in: int = 0
+
+
+@dataclass
+class LearnerParameters:
+    """How a learner starts. `rate` is in units of the float network, per step."""
+
+    key: int = 0
+    rate: float = 0.05
+    learn: str = "all"
+    strategy: str = "rigl"
+    swaps: int = 1
+    gather: int = 64
+
+
+@dataclass
+class Parameters:
+    """All numbers that a file holds besides its shapes.
+
+    input_scale   float32 [groups], steps per unit of a raw value
+    input_center  float32 [groups], raw value that is coded as the zero point
+    replay        (codes uint8 [n, inputs], labels int [n]) to remember from the start, or None
+    accuracy      test accuracy at training, 0..1, or None
+    """
+
+    input_scale: npt.NDArray[np.float32]
+    input_center: npt.NDArray[np.float32]
+    layers: Sequence[LayerParameters]
+    class_names: Sequence[str]
+    int_classes: bool = False
+    feature_names: Sequence[str] | None = None
+    unknown: int = 0
+    accuracy: float | None = None
+    seed: int = 0
+    steps: int = 0
+    samples: int = 0
+    budget: int = 0
+    learner: LearnerParameters | None = None
+    replay: tuple[UInt8, npt.NDArray[np.int64]] | None = None
+
+
+def names_blob(class_names: Iterable[str], feature_names: Iterable[str] | None = None) -> bytes:
+    """Names in UTF-8, each closed by a zero byte.
+
+    Raises ZgedgeError for a name with a zero byte in it.
+    """
+    blob = bytearray()
+    for name in [*class_names, *(feature_names or ())]:
+        if "\0" in name:
+            raise ZgedgeError(f"The name {name!r} has a zero byte in it.", "Rename it.")
+        blob += name.encode() + b"\0"
+    return bytes(blob)
+
+
+def learning_coefficients(layers: Sequence[LayerParameters]) -> list[tuple[float, float]]:
+    """Step of a weight and of a bias for integer error 1, input 1 and rate 1, for each layer.
+
+    An error of the head is 1/127; one layer down it is multiplied by that layer's weight scale. A
+    weight moves in units of s_w / 16, a bias in units of s_in * s_w (docs/arithmetic.md, section 5).
+    """
+    out = []
+    error = 1.0 / 127.0
+    for layer in reversed(layers):
+        out.append((16.0 * layer.s_in * error / layer.s_w, error / (layer.s_in * layer.s_w)))
+        error *= layer.s_w
+    return out[::-1]
+
+
+def residual_place(layer: Layer, learning: bool) -> int:
+    if not learning:
+        return RESIDUAL_NONE
+    return RESIDUAL_INDEX if layer.residual_in_index else RESIDUAL_SECTION
+
+
+def pack_codes(codes: UInt8, bits: int) -> UInt8:
+    """Samples [n, inputs] of 8-bit codes as a replay holds them: [n, stride]."""
+    if bits == 8:
+        return codes
+    nibbles = (codes.astype(np.uint16) + 8) // 17
+    if nibbles.shape[1] % 2:
+        nibbles = np.pad(nibbles, ((0, 0), (0, 1)))
+    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).astype(np.uint8)
+
+
+def write(network: Network, p: Parameters) -> bytes:
+    """The file's bytes. Same network and parameters, same bytes.
+
+    Raises ZgedgeError where parameters do not fit the network.
+    """
+    blob = names_blob(p.class_names, p.feature_names)
+    if len(blob) != network.names_bytes or len(p.class_names) != network.classes:
+        raise ZgedgeError("The names do not fit the network's description.")
+    out = bytearray(network.file_bytes)
+    sections = list(network.sections())
+    filled = 0 if p.replay is None else min(len(p.replay[1]), network.replay_samples)
+    parts: dict[int, bytes] = {net.NET: _net_bytes(network, p), net.NAMES: blob}
+    parts[net.INPUT] = (
+        np.asarray(p.input_scale, "<f4").tobytes() + np.asarray(p.input_center, "<f4").tobytes()
+    )
+    rows, weights, indices = bytearray(), bytearray(), bytearray()
+    for layer, q in zip(network.layers, p.layers, strict=True):
+        if q.weights.shape != (layer.outputs, layer.width) or q.weights.dtype != np.int8:
+            raise ZgedgeError(f"Weights of {q.weights.shape} do not fit {layer}.")
+        rows += np.asarray(q.bias, "<i4").tobytes() + np.asarray(q.multiplier, "<f4").tobytes()
+        weights += np.ascontiguousarray(q.weights).tobytes()
+        if q.indices is not None:
+            indices += np.ascontiguousarray(q.indices, "<u2").tobytes()
+    parts |= {net.ROWS: bytes(rows), net.WEIGHTS: bytes(weights), net.INDICES: bytes(indices)}
+    if network.learning:
+        parts[net.LEARNER] = _learner_bytes(p, filled)
+        if network.replay_samples and p.replay is not None:
+            parts[net.REPLAY] = _replay_bytes(network, p.replay[0][:filled], p.replay[1][:filled])
+    for kind, offset, size in sections:
+        part = parts.get(kind, b"")
+        if part and len(part) != size:
+            name = net.SECTION_NAMES[kind]
+            raise ZgedgeError(f"Section {name} has {len(part)} bytes where {size} are planned.")
+        out[offset : offset + len(part)] = part
+    _HEADER.pack_into(
+        out, 0, MAGIC, FORMAT_VERSION, len(sections), len(out), network.align, 0, 0,
+        int(network.learning),
+    )  # fmt: skip
+    for i, (kind, offset, size) in enumerate(sections):
+        at = net.HEADER_BYTES + i * net.ENTRY_BYTES
+        _ENTRY.pack_into(out, at, kind, 0, offset, size, 0)
+    sign(out)
+    return bytes(out)
+
+
+def _net_bytes(network: Network, p: Parameters) -> bytes:
+    height, width, channels = network.shape
+    flags = int(p.int_classes) | (2 if p.feature_names else 0)
+    blob = _NET.pack(
+        network.inputs, network.classes, len(network.layers), network.groups, height, width,
+        channels, net.TASKS.index(network.task), network.batch, p.unknown, network.replay_samples,
+        network.replay_bits, flags, p.budget, p.seed, p.steps,
+        -1.0 if p.accuracy is None else p.accuracy, p.samples,
+    )  # fmt: skip
+    for layer, q in zip(network.layers, p.layers, strict=True):
+        blob += _LAYER.pack(
+            KINDS[layer.kind], layer.block, residual_place(layer, network.learning), q.z_in,
+            layer.inputs, layer.outputs, layer.width, q.s_in, q.s_w, q.s_out,
+        )  # fmt: skip
+    return blob
+
+
+def _learner_bytes(p: Parameters, filled: int) -> bytes:
+    k = p.learner or LearnerParameters(key=p.seed)
+    blob = _LEARNER.pack(
+        0, 0, 0, 0, k.key & 0xFFFFFFFF, 0, k.rate, LEARN.index(k.learn),
+        STRATEGIES.index(k.strategy), k.swaps, k.gather, 0, filled, 0,
+    )  # fmt: skip
+    for weight, bias in learning_coefficients(p.layers):
+        blob += struct.pack("<ff", weight, bias)
+    return blob
+
+
+def _replay_bytes(network: Network, codes: UInt8, labels: npt.NDArray[np.int64]) -> bytes:
+    room = network.replay_samples
+    wide = network.classes > 256
+    counts = np.zeros(((2 * network.classes + 3) // 4 * 2,), "<u2")
+    counts[: network.classes] = np.bincount(labels, minlength=network.classes)
+    held = np.zeros(room, "<u2" if wide else np.uint8)
+    held[: len(labels)] = labels
+    data = np.zeros((room, network.replay_stride), np.uint8)
+    data[: len(codes)] = pack_codes(codes, network.replay_bits)
+    return counts.tobytes() + held.tobytes() + data.tobytes()
+
+
+def sign(buffer: bytearray | npt.NDArray[np.uint8]) -> None:
+    """Renew every checksum of a laid-out file, in place."""
+    view = memoryview(buffer)
+    sections = struct.unpack_from("<H", view, 6)[0]
+    for i in range(sections):
+        at = net.HEADER_BYTES + i * net.ENTRY_BYTES
+        _, _, offset, size, _ = _ENTRY.unpack_from(view, at)
+        struct.pack_into("<I", view, at + 12, zlib.crc32(view[offset : offset + size]))
+    struct.pack_into("<I", view, 24, 0)
+    end = net.HEADER_BYTES + sections * net.ENTRY_BYTES
+    struct.pack_into("<I", view, 24, zlib.crc32(view[:end]))
+
+
+def replace_file(path: str | os.PathLike[str], data: bytes | UInt8) -> None:
+    """Write a file so that `path` is at every moment either the old file or the whole new one.
+
+    Raises ZgedgeError where the folder is missing, read-only or full; the old file is untouched then.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fchmod(f.fileno(), 0o666 & ~_umask())
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as e:
+        raise ZgedgeError(
+            f"Cannot write {path}: {e.strerror}.",
+            "Check that the folder exists, can be written and has room; nothing was changed.",
+        ) from e
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_file(path: str | os.PathLike[str]) -> UInt8:
+    """A file's bytes in memory of their own that starts at a multiple of 64 bytes.
+
+    Raises ModelError where there is no such file or it cannot be read.
+    """
+    try:
+        with open(path, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            buffer = aligned(size)
+            read = f.readinto(memoryview(buffer))
+    except OSError as e:
+        raise ModelError(f"Cannot read {path}: {e.strerror}.", "Check the path.") from e
+    if read != size:
+        raise ModelError(f"Cannot read {path}: it changed while it was read.", "Try again.")
+    return buffer
+
+
+def aligned(size: int) -> UInt8:
+    """Zeroed memory of `size` bytes that starts at a multiple of 64 bytes."""
+    room = np.zeros(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size]
+
+
+class Arena:
+    """Views onto the bytes of a file that the core has accepted. Writing to a view writes the arena.
+
+    `buffer` is uint8 [bytes]. The views stay valid for as long as the buffer does.
+    """
+
+    def __init__(self, buffer: UInt8) -> None:
+        self.buffer = buffer
+        (_, version, count, _, align, _, _, flags) = _HEADER.unpack_from(buffer, 0)
+        self.version: int = version
+        self.offsets: dict[int, tuple[int, int]] = {}
+        for i in range(count):
+            kind, _, offset, size, _ = _ENTRY.unpack_from(
+                buffer, net.HEADER_BYTES + i * net.ENTRY_BYTES
+            )
+            self.offsets[kind] = (offset, size)
+        at = self.offsets[net.NET][0]
+        (
+            _, classes, layers, groups, height, width, channels, task, batch, self.unknown,
+            replay_samples, replay_bits, names, self.budget, self.seed, self.steps, accuracy,
+            self.samples,
+        ) = _NET.unpack_from(buffer, at)  # fmt: skip
+        self.accuracy: float | None = None if accuracy < 0 else float(accuracy)
+        self.int_classes = bool(names & 1)
+        self.scales: list[tuple[float, float, float, int]] = []
+        shapes = []
+        for i in range(layers):
+            kind, block, _, z_in, inputs, outputs, fan_in, s_in, s_w, s_out = _LAYER.unpack_from(
+                buffer, at + net.NET_BYTES + i * net.LAYER_BYTES
+            )
+            shapes.append(Layer(KIND_NAMES[kind], inputs, outputs, fan_in, block))
+            self.scales.append((s_in, s_w, s_out, z_in))
+        self.network = Network(
+            shape=(height, width, channels), classes=classes, layers=tuple(shapes),
+            names_bytes=self.offsets[net.NAMES][1], groups=groups, task=net.TASKS[task],
+            learning=bool(flags & 1), batch=batch, replay_samples=replay_samples,
+            replay_bits=replay_bits, align=align,
+        )  # fmt: skip
+        texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
+        self.class_names = tuple(texts[:classes])
+        self.feature_names = tuple(texts[classes:]) if names & 2 else None
+
+    def section(self, kind: int) -> UInt8:
+        """Bytes of a section; empty where the file has none."""
+        offset, size = self.offsets.get(kind, (0, 0))
+        return self.buffer[offset : offset + size]
+
+    @property
+    def generation(self) -> int:
+        return int(_HEADER.unpack_from(self.buffer, 0)[5])
+
+    def weights(self, i: int) -> npt.NDArray[np.int8]:
+        """int8 [outputs, width] of layer i."""
+        layers = self.network.layers
+        start = sum(layer.weights for layer in layers[:i])
+        flat = self.section(net.WEIGHTS)[start : start + layers[i].weights]
+        return flat.view(np.int8).reshape(layers[i].outputs, layers[i].width)
+
+    def raw_indices(self, i: int) -> npt.NDArray[np.uint16] | None:
+        """uint16 [outputs, per_row] as stored, spare bits included; None in a dense layer."""
+        layers = self.network.layers
+        if layers[i].kind == net.DENSE:
+            return None
+        start = sum(2 * layer.indices for layer in layers[:i])
+        flat = self.section(net.INDICES)[start : start + 2 * layers[i].indices]
+        return flat.view("<u2").reshape(layers[i].outputs, layers[i].per_row)
+
+    def indices(self, i: int) -> npt.NDArray[np.uint16] | None:
+        """Block numbers uint16 [outputs, per_row], a copy without spare bits; None if dense."""
+        raw = self.raw_indices(i)
+        if raw is None:
+            return None
+        return raw & np.uint16((1 << self.network.layers[i].index_bits) - 1)
+
+    def rows(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Bias int32 [outputs] and multiplier float32 [outputs] of layer i."""
+        layers = self.network.layers
+        start = sum(8 * layer.outputs for layer in layers[:i])
+        half = 4 * layers[i].outputs
+        rows = self.section(net.ROWS)[start : start + 2 * half]
+        return rows[:half].view("<i4"), rows[half:].view("<f4")
+
+    def input_coding(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Scale and centre, float32 [groups] each."""
+        both = self.section(net.INPUT).view("<f4")
+        return both[: self.network.groups], both[self.network.groups :]
+
+    def learner(self) -> dict[str, Any] | None:
+        """Counters and settings of the learner; None where the file cannot learn."""
+        if not self.network.learning:
+            return None
+        (
+            step, samples, rewired, clamped, key, cursor, rate, learn, strategy, swaps, gather, _,
+            filled, correct,
+        ) = _LEARNER.unpack_from(self.section(net.LEARNER))  # fmt: skip
+        return {
+            "steps": step, "samples": samples, "rewired": rewired, "clamped": clamped, "key": key,
+            "cursor": cursor, "rate": rate, "learn": LEARN[learn],
+            "strategy": STRATEGIES[strategy], "swaps": swaps, "gather": gather,
+            "remembered": filled, "correct": correct,
+        }  # fmt: skip

@@ -1,0 +1,243 @@
+/* zge.h: the whole public face of the zgedge core.
+ *
+ * A zero-growth network lives in one block of memory, the arena, which is also the file (docs/format.md).
+ * This library opens an arena, predicts, learns and rewires inside it. It never allocates, keeps no
+ * global state but the chosen kernel variant, prints nothing, and calls nothing of libc but memcpy and
+ * memset. The arithmetic is that of docs/arithmetic.md: the same arena and the same stream of samples
+ * leave the same bytes on every processor and with every kernel variant.
+ *
+ * MEMORY. The caller owns everything. `arena` must stay where it is for as long as its handle is used,
+ * must be aligned to 8 bytes (64 is fastest), and must not be written by others while a call runs. A
+ * handle (zge_model) holds pointers into the arena and nothing that must be saved; it may be copied
+ * only by opening the arena again. One handle serves one thread at a time.
+ *
+ * TRUST. zge_model_open checks the whole arena: magic, version, checksums, section bounds and overlap,
+ * shapes, every index, every scale. What passed is trusted: predict and learn check only their
+ * arguments. An arena that something else changed afterwards must be opened again.
+ *
+ * ERRORS. Every call that can fail returns a zge_status; 0 is success. A failed call has changed
+ * nothing, unless its text says otherwise.
+ */
+#ifndef ZGE_H
+#define ZGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version of this library (major << 16 | minor << 8 | patch), and of the files that it reads. */
+#define ZGE_VERSION 0x000100u
+#define ZGE_FORMAT_VERSION 1u
+
+/* Limits of the format. */
+#define ZGE_MAX_INPUTS 65536u  /* inputs of the network, and units of a layer */
+#define ZGE_MAX_CLASSES 4096u  /* classes; at least 2 */
+#define ZGE_MAX_LAYERS 8u      /* layers with weights; at least 1 */
+#define ZGE_MAX_BATCH 64u      /* samples of one learning step; a power of two */
+#define ZGE_MAX_ARENA 0x40000000u /* bytes */
+
+#if defined(_WIN32)
+#define ZGE_API __declspec(dllexport)
+#elif defined(__GNUC__)
+#define ZGE_API __attribute__((visibility("default")))
+#else
+#define ZGE_API
+#endif
+
+typedef enum zge_status {
+    ZGE_OK = 0,
+    ZGE_E_ARGUMENT = -1,   /* a null pointer, or a number outside its documented range */
+    ZGE_E_MAGIC = -2,      /* the bytes are not a zge arena */
+    ZGE_E_VERSION = -3,    /* the format is newer (or older) than this library reads */
+    ZGE_E_SIZE = -4,       /* fewer or more bytes than the header says: cut or padded */
+    ZGE_E_CHECKSUM = -5,   /* bytes differ from their checksum, or padding is not zero */
+    ZGE_E_SECTION = -6,    /* a section is unknown, missing, twice, unaligned, overlaps, leaves the arena
+                              or has another length than the shapes demand */
+    ZGE_E_SHAPE = -7,      /* a size or layer is outside the limits, or layers do not chain */
+    ZGE_E_KIND = -8,       /* a layer kind that this library does not run */
+    ZGE_E_INDEX = -9,      /* a connection's index is not below the layer's inputs */
+    ZGE_E_DUPLICATE = -10, /* a row has two connections to one input */
+    ZGE_E_SCALE = -11,     /* a scale or multiplier is not finite and above zero */
+    ZGE_E_STATE = -12,     /* learner state, replay or names are inconsistent */
+    ZGE_E_ALIGN = -13,     /* the arena does not start at a multiple of 8 bytes */
+    ZGE_E_INPUT = -14,     /* a sample holds NaN or an infinity */
+    ZGE_E_LABEL = -15,     /* a label is not below the number of classes */
+    ZGE_E_NO_LEARNING = -16, /* the arena was written without what learning needs */
+    ZGE_E_VARIANT = -17      /* no such kernel variant, or this processor lacks its instructions */
+} zge_status;
+
+/* Section kinds of the arena. */
+enum {
+    ZGE_S_NET = 1,         /* shapes and scales */
+    ZGE_S_NAMES = 2,       /* class names, then feature names */
+    ZGE_S_INPUT = 3,       /* input scales and offsets */
+    ZGE_S_WEIGHTS = 4,     /* int8, all layers */
+    ZGE_S_INDICES = 5,     /* uint16, the sparse layers */
+    ZGE_S_ROWS = 6,        /* bias and multiplier per row, all layers */
+    ZGE_S_ACTIVATIONS = 7, /* scratch of prediction */
+    ZGE_S_RESIDUAL = 8,    /* learning: 4 more bits per weight, where index bits do not hold them */
+    ZGE_S_SCRATCH = 9,     /* learning: errors and gradient */
+    ZGE_S_REPLAY = 10,     /* learning: remembered samples */
+    ZGE_S_LEARNER = 11,    /* learning: counters, rates, generator */
+    ZGE_S_ANCHORS = 12     /* reserved */
+};
+
+/* Layer kinds. */
+enum {
+    ZGE_L_SPARSE = 1,  /* constant fan-in per row, one index for a block of B inputs */
+    ZGE_L_DENSE = 2,   /* every input */
+    ZGE_L_CONV1D = 16, /* reserved */
+    ZGE_L_CONV2D = 17, /* reserved */
+    ZGE_L_SPIKING = 32 /* reserved */
+};
+
+/* Where a layer's residual weight bits live. */
+enum { ZGE_R_NONE = 0, ZGE_R_INDEX = 1, ZGE_R_SECTION = 2 };
+
+/* Rewiring strategies of the learner. */
+enum {
+    ZGE_REWIRE_STATIC = 0, /* none */
+    ZGE_REWIRE_SET = 1,    /* drop the smallest, grow at random (Mocanu et al. 2018) */
+    ZGE_REWIRE_RIGL = 2    /* drop the smallest, grow by gradient (Evci et al. 2020) */
+};
+
+/* What of the network learns. */
+enum {
+    ZGE_LEARN_ALL = 0,
+    ZGE_LEARN_HEAD = 1,  /* only the last layer's weights; no rewiring */
+    ZGE_LEARN_NONE = 2   /* frozen: a learning step predicts, counts, and changes nothing else */
+};
+
+/* One layer of an open arena: pointers into it. Read only for callers. */
+typedef struct zge_layer {
+    uint32_t kind, block, inputs, outputs;
+    uint32_t width;      /* weights per row: the fan-in */
+    uint32_t per_row;    /* indices per row: width / block; 0 in a dense layer */
+    uint32_t residual;   /* ZGE_R_* */
+    uint32_t index_mask; /* an index's bits; those above may hold residual bits */
+    uint32_t index_bits;
+    int32_t z_in;        /* zero point of the inputs */
+    float s_in, s_w, s_out;
+    int8_t *weights;     /* [outputs][width] */
+    uint16_t *indices;   /* [outputs][per_row], or null */
+    int32_t *bias;       /* [outputs] */
+    float *multiplier;   /* [outputs] */
+    uint8_t *nibbles;    /* residual section: 4 bits a weight, low half first; or null */
+    uint8_t *x;          /* [inputs][S] activations coming in, S samples side by side */
+    int8_t *delta;       /* [outputs][S] error of the outputs; null without learning */
+} zge_layer;
+
+/* A handle on an open arena. Fields are for reading; zge_model_open fills them. */
+typedef struct zge_model {
+    uint8_t *arena;
+    uint32_t bytes;
+    uint32_t inputs, classes, layers, groups;
+    uint32_t batch;          /* most samples of one learning step; 1 without learning */
+    uint32_t unknown;        /* below this score (of 32,768) a prediction is unknown; 0: never */
+    uint32_t replay_samples, replay_bits, replay_stride;
+    int32_t learning;        /* 1 where the arena can learn */
+    const float *input_scale;  /* [groups] steps per unit of the raw value */
+    const float *input_center; /* [groups] raw value at the zero point */
+    int32_t *logits;         /* [classes][S] */
+    int32_t *back;           /* [widest hidden][S] */
+    int32_t *grad;           /* [widest rewirable inputs] */
+    uint16_t *replay_counts; /* [classes] samples held of each class */
+    uint8_t *replay_labels;  /* [replay_samples], 1 byte each, 2 where classes > 256 */
+    uint8_t *replay_data;    /* [replay_samples][replay_stride] */
+    uint8_t *learner;        /* the learner section; see docs/format.md */
+    zge_layer layer[ZGE_MAX_LAYERS];
+} zge_model;
+
+/* Where a check failed. */
+typedef struct zge_fault {
+    zge_status status;
+    uint32_t section; /* ZGE_S_*, 0: the header or the table */
+    uint32_t layer;   /* for faults of a layer */
+    uint32_t offset;  /* byte in the arena nearest to the fault */
+} zge_fault;
+
+/* What a learning step reports. */
+typedef struct zge_tick {
+    uint32_t correct;  /* of the new samples, classified rightly before they were learned */
+    uint32_t rewired;  /* connections replaced */
+    uint32_t clamped;  /* input values outside of what the input scale can express */
+    uint32_t replayed; /* samples drawn from the replay */
+} zge_tick;
+
+/* How a learner learns. See zge_learner_configure. */
+typedef struct zge_config {
+    float rate;              /* learning rate, 0 < rate <= 8, in units of the float network */
+    uint32_t learn;          /* ZGE_LEARN_* */
+    uint32_t strategy;       /* ZGE_REWIRE_* */
+    uint32_t swaps;          /* blocks replaced at a visit of a row, 1..255 */
+    uint32_t gather;         /* samples whose gradient a row gathers before its visit, 1..4096 */
+} zge_config;
+
+/* Library version, and sizeof(zge_model) for callers that cannot include this header. */
+ZGE_API uint32_t zge_version(void);
+ZGE_API size_t zge_model_bytes(void);
+
+/* English text of a status; never null, also for numbers that are none. */
+ZGE_API const char *zge_status_text(int32_t status);
+
+/* Check all of an arena of `bytes` bytes and fill `m`. `fault` may be null.
+ * Fails with any of ZGE_E_ARGUMENT .. ZGE_E_ALIGN. `m` is not usable after a failure. */
+ZGE_API zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fault);
+
+/* Make the arena a valid file again after learning: scratch is zeroed, the generation counts one up
+ * and all checksums are renewed. Copy or write the arena's bytes after this call. */
+ZGE_API zge_status zge_model_seal(zge_model *m);
+
+/* Classify `n` samples.
+ *   x       [n][inputs] raw values as the person has them, float32 or uint8
+ *   classes [n] index of the largest logit, the lowest index where several are equal; -1 (unknown) where
+ *           the score is below the arena's threshold
+ *   scores  [n] softmax of that class times 32,768; may be null
+ * Fails: ZGE_E_ARGUMENT; ZGE_E_INPUT at the first sample with NaN or infinity, samples before it done. */
+ZGE_API zge_status zge_model_predict_f32(zge_model *m, const float *x, uint32_t n, int32_t *classes,
+                                         uint16_t *scores);
+ZGE_API zge_status zge_model_predict_u8(zge_model *m, const uint8_t *x, uint32_t n, int32_t *classes,
+                                        uint16_t *scores);
+
+/* Raw integer logits, logits [n][classes], and the integer softmax, scores [n][classes], of which each
+ * is a share of 32,768. Errors as above. */
+ZGE_API zge_status zge_model_logits_f32(zge_model *m, const float *x, uint32_t n, int32_t *logits);
+ZGE_API zge_status zge_model_scores_f32(zge_model *m, const float *x, uint32_t n, uint16_t *scores);
+
+/* Set what zge_config describes. The values are kept in the arena.
+ * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING. */
+ZGE_API zge_status zge_learner_configure(zge_model *m, const zge_config *config);
+ZGE_API zge_status zge_learner_config(const zge_model *m, zge_config *config);
+
+/* One learning step (a tick): predict `n` new samples, learn from them together with up to `replay`
+ * samples drawn from the replay, rewire at most one row, remember the new samples.
+ *   x [n][inputs] raw values; y [n] classes; n >= 1, n + replay <= batch (replay is cut to what is held)
+ *   classes [n] what was predicted before learning; may be null
+ *   tick may be null
+ * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_LABEL, ZGE_E_INPUT (nothing learned). */
+ZGE_API zge_status zge_learner_step_f32(zge_model *m, const float *x, const uint16_t *y, uint32_t n,
+                                        uint32_t replay, int32_t *classes, zge_tick *tick);
+ZGE_API zge_status zge_learner_step_u8(zge_model *m, const uint8_t *x, const uint16_t *y, uint32_t n,
+                                       uint32_t replay, int32_t *classes, zge_tick *tick);
+
+/* Remember samples without learning from them; forget all remembered samples.
+ * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_LABEL, ZGE_E_INPUT. */
+ZGE_API zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y, uint32_t n);
+ZGE_API zge_status zge_replay_clear(zge_model *m);
+
+/* Kernel variants in this library: "portable" (the reference) and what the compiler could build. At
+ * first use the best one that the processor has is chosen. Selecting is not thread safe.
+ * zge_variant_select fails with ZGE_E_VARIANT and keeps the current one. */
+ZGE_API uint32_t zge_variant_count(void);
+ZGE_API const char *zge_variant_name(uint32_t i); /* null past the end */
+ZGE_API int32_t zge_variant_usable(uint32_t i);   /* 1 where this processor can run it */
+ZGE_API const char *zge_variant_current(void);
+ZGE_API zge_status zge_variant_select(const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

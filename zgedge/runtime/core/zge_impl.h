@@ -1,0 +1,221 @@
+/* zge_impl.h: what the core's files share. Not for users: see zge.h. */
+#ifndef ZGE_IMPL_H
+#define ZGE_IMPL_H
+
+#include "zge.h"
+
+#include <string.h>
+
+/* The wire structures are read and written byte by byte through these, so that neither the compiler's
+ * padding nor the processor's alignment rules matter. The machine must be little-endian: bulk arrays
+ * (indices, biases, multipliers) are used in place. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the core runs on little-endian machines only"
+#endif
+
+static inline uint16_t zge_get16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline uint32_t zge_get32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline uint64_t zge_get64(const uint8_t *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline float zge_getf(const uint8_t *p) {
+    float v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void zge_put16(uint8_t *p, uint16_t v) { memcpy(p, &v, sizeof v); }
+static inline void zge_put32(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
+static inline void zge_put64(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+static inline void zge_putf(uint8_t *p, float v) { memcpy(p, &v, sizeof v); }
+
+/* Header, 48 bytes. */
+enum {
+    ZGE_H_MAGIC = 0,       /* 4 bytes */
+    ZGE_H_VERSION = 4,     /* u16 */
+    ZGE_H_SECTIONS = 6,    /* u16 */
+    ZGE_H_BYTES = 8,       /* u32 */
+    ZGE_H_ALIGN = 12,      /* u32, 8 .. 64 */
+    ZGE_H_GENERATION = 16, /* u64 */
+    ZGE_H_CHECKSUM = 24,   /* u32: CRC-32 of header and table with this field zero */
+    ZGE_H_FLAGS = 28,      /* u32: 1 = can learn */
+    ZGE_H_RESERVED = 32,   /* 16 zero bytes */
+    ZGE_H_SIZE = 48
+};
+
+/* Section table entry, 16 bytes. */
+enum {
+    ZGE_T_KIND = 0,     /* u16 */
+    ZGE_T_FLAGS = 2,    /* u16: zero */
+    ZGE_T_OFFSET = 4,   /* u32 */
+    ZGE_T_BYTES = 8,    /* u32 */
+    ZGE_T_CHECKSUM = 12, /* u32: CRC-32 of the section */
+    ZGE_T_SIZE = 16
+};
+
+/* Network section, 64 bytes, then 32 bytes a layer. */
+enum {
+    ZGE_N_INPUTS = 0,      /* u32 */
+    ZGE_N_CLASSES = 4,     /* u16 */
+    ZGE_N_LAYERS = 6,      /* u16 */
+    ZGE_N_GROUPS = 8,      /* u32: 1 or inputs */
+    ZGE_N_HEIGHT = 12,     /* u32 */
+    ZGE_N_WIDTH = 16,      /* u32 */
+    ZGE_N_CHANNELS = 20,   /* u16 */
+    ZGE_N_TASK = 22,       /* u16: 0 table, 1 picture, 2 series */
+    ZGE_N_BATCH = 24,      /* u16 */
+    ZGE_N_UNKNOWN = 26,    /* u16 */
+    ZGE_N_REPLAY = 28,     /* u32 samples */
+    ZGE_N_REPLAY_BITS = 32, /* u16: 4 or 8, 0 without replay */
+    ZGE_N_FLAGS = 34,      /* u16: 1 class names are integers, 2 feature names follow */
+    ZGE_N_BUDGET = 36,     /* u32 bytes the person asked for */
+    ZGE_N_SEED = 40,       /* u64 */
+    ZGE_N_STEPS = 48,      /* u32 training steps */
+    ZGE_N_ACCURACY = 52,   /* f32 test accuracy 0 .. 1, or -1 */
+    ZGE_N_SAMPLES = 56,    /* u32 training samples */
+    ZGE_N_RESERVED = 60,   /* u32 zero */
+    ZGE_N_SIZE = 64
+};
+enum {
+    ZGE_L_KIND = 0,      /* u8 */
+    ZGE_L_BLOCK = 1,     /* u8 */
+    ZGE_L_RESIDUAL = 2,  /* u8 */
+    ZGE_L_Z_IN = 3,      /* u8 */
+    ZGE_L_INPUTS = 4,    /* u32 */
+    ZGE_L_OUTPUTS = 8,   /* u32 */
+    ZGE_L_WIDTH = 12,    /* u32 */
+    ZGE_L_S_IN = 16,     /* f32 */
+    ZGE_L_S_W = 20,      /* f32 */
+    ZGE_L_S_OUT = 24,    /* f32; of the head: 1 */
+    ZGE_L_RESERVED = 28, /* u32 zero */
+    ZGE_L_SIZE = 32
+};
+
+/* Learner section, 72 bytes, then 8 bytes a layer. */
+enum {
+    ZGE_K_STEP = 0,      /* u64 learning steps done */
+    ZGE_K_SAMPLES = 8,   /* u64 new samples learned */
+    ZGE_K_REWIRED = 16,  /* u64 connections replaced */
+    ZGE_K_CLAMPED = 24,  /* u64 input values clamped while learning */
+    ZGE_K_KEY = 32,      /* u32 key of the generator */
+    ZGE_K_CURSOR = 36,   /* u32 next row to rewire, counted over the rewirable layers */
+    ZGE_K_RATE = 40,     /* f32 */
+    ZGE_K_LEARN = 44,    /* u16 ZGE_LEARN_* */
+    ZGE_K_STRATEGY = 46, /* u16 ZGE_REWIRE_* */
+    ZGE_K_SWAPS = 48,    /* u16 */
+    ZGE_K_GATHER = 50,   /* u16 */
+    ZGE_K_GATHERED = 52, /* u32 samples gathered for the row under the cursor */
+    ZGE_K_FILLED = 56,   /* u32 samples in the replay */
+    ZGE_K_RESERVED = 60, /* u32 zero */
+    ZGE_K_CORRECT = 64,  /* u64 new samples classified rightly before they were learned */
+    ZGE_K_SIZE = 72,
+    ZGE_KL_WEIGHT = 0, /* f32: step of a weight, in residual units, for error 1, input 1 and rate 1 */
+    ZGE_KL_BIAS = 4,   /* f32: step of a bias, in bias units, likewise */
+    ZGE_KL_SIZE = 8
+};
+
+/* Weights are learned as v = 16 * weight + residual, within +-127 * 16. */
+enum { ZGE_RESIDUAL_BITS = 4, ZGE_V_MAX = 127 * 16 };
+
+static inline uint32_t zge_round4(uint32_t bytes) { return (bytes + 3u) & ~3u; }
+
+/* The input that weight `i` of row `row` looks at. */
+static inline uint32_t zge_input_of(const zge_layer *l, uint32_t row, uint32_t i) {
+    if (l->indices == NULL) {
+        return i;
+    }
+    uint32_t at = row * l->per_row + i / l->block;
+    return (l->indices[at] & l->index_mask) * l->block + i % l->block;
+}
+
+/* Counter-based generator: a keyed integer hash (the multipliers are those of C. Wellons' "lowbias32",
+ * https://nullprogram.com/blog/2018/07/31/). Its high bits are the good ones. */
+static inline uint32_t zge_mix(uint32_t x) {
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    return x * 0x846ca68bu;
+}
+static inline uint32_t zge_random(uint32_t base, uint32_t i) { return zge_mix(base + i * 0x9e3779b9u); }
+
+/* Start of a stream of numbers of one step. */
+static inline uint32_t zge_stream(uint32_t key, uint64_t step, uint32_t stream) {
+    uint32_t x = zge_mix(key ^ (uint32_t)step);
+    x = zge_mix(x ^ (x >> 16) ^ (uint32_t)(step >> 32));
+    return zge_mix(x ^ (x >> 15) ^ (stream * 0x9e3779b9u));
+}
+/* Uniform in 0 .. n - 1. */
+static inline uint32_t zge_below(uint32_t random, uint32_t n) {
+    return (uint32_t)(((uint64_t)random * n) >> 32);
+}
+
+/* Round half to even of |v| < 2^22, by the one addition that does it in float32. */
+static inline float zge_rne(float v) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    return (v + magic) - magic;
+}
+
+/* How far a step moves, as integers: v -= (g * mantissa + noise) >> shift. */
+typedef struct zge_rate {
+    int32_t mantissa; /* 0 .. 255 */
+    uint32_t shift;   /* 0 .. 30 */
+} zge_rate;
+
+typedef struct zge_update {
+    zge_rate weight, bias;
+    uint32_t noise;      /* stream of the weights' rounding */
+    uint32_t bias_noise; /* stream of the biases' rounding */
+} zge_update;
+
+/* A column of the batch: where a sample comes from. */
+enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_REPLAY4, ZGE_C_REPLAY8 };
+typedef struct zge_column {
+    uint32_t kind;
+    const void *data;
+} zge_column;
+
+/* What a kernel variant computes. S: samples side by side, a power of two up to ZGE_MAX_BATCH. */
+typedef struct zge_kernels {
+    const char *name;
+    int32_t (*usable)(void);
+    /* Quantize n columns into x [inputs][S]; columns n .. S-1 become the zero point of layer 0. Returns
+     * how many values were clamped. */
+    uint32_t (*quantize)(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s);
+    /* y [outputs][S] = requantized l->x [inputs][S] times weights. */
+    void (*hidden)(const zge_layer *l, uint32_t s, uint8_t *y);
+    /* logits [outputs][S], not requantized. */
+    void (*head)(const zge_layer *l, uint32_t s, int32_t *logits);
+    /* back [inputs][S] = weights transposed times l->delta [outputs][S]. */
+    void (*backward)(const zge_layer *l, uint32_t s, int32_t *back);
+    /* One stochastic step of every weight and bias. */
+    void (*update)(const zge_layer *l, uint32_t s, const zge_update *u);
+    /* grad [inputs] += error of `row` times every input. */
+    void (*gradient)(const zge_layer *l, uint32_t row, uint32_t s, int32_t *grad);
+    /* Pack column `column` of x [inputs][S] into a replay sample of `bits` a value. */
+    void (*pack)(const uint8_t *x, uint32_t inputs, uint32_t s, uint32_t column, uint32_t bits, uint8_t *out);
+} zge_kernels;
+
+const zge_kernels *zge_kernels_now(void);
+
+/* CRC-32 (IEEE 802.3), as zlib's crc32. */
+uint32_t zge_crc32(uint32_t crc, const uint8_t *p, size_t n);
+
+/* Softmax over column `column` of logits [classes][S]: numerators into `out` [classes] (may be null; the
+ * winner's is 32,768), their sum returned; *best gets the winner. */
+uint32_t zge_softmax(const zge_model *m, uint32_t s, uint32_t column, uint32_t *best, uint16_t *out);
+
+/* Smallest supported S for n samples. */
+uint32_t zge_side(const zge_model *m, uint32_t n);
+zge_status zge_check_finite(const zge_model *m, const float *x, uint32_t n);
+void zge_forward(const zge_model *m, uint32_t s);
+
+#endif

@@ -1,0 +1,478 @@
+/* zge_kernels.c: the loops that take the time. Compiled once for each variant, with that variant's
+ * instructions allowed and ZGE_VARIANT set to its name; the plain C here is the reference, and the
+ * vector paths below it must leave the same bytes.
+ *
+ * Every sum is of integers, so its order does not matter. Floats appear element by element only.
+ */
+#include "zge_impl.h"
+
+#ifndef ZGE_VARIANT
+#define ZGE_VARIANT portable
+#endif
+#define ZGE_JOIN2(a, b) a##b
+#define ZGE_JOIN(a, b) ZGE_JOIN2(a, b)
+#define ZGE_TEXT2(a) #a
+#define ZGE_TEXT(a) ZGE_TEXT2(a)
+
+#if defined(ZGE_SIMD_X86)
+#include "zge_x86.h"
+#elif defined(ZGE_SIMD_ARM)
+#include "zge_arm.h"
+#endif
+
+#if defined(__GNUC__)
+#define ZGE_INLINE static inline __attribute__((always_inline))
+#else
+#define ZGE_INLINE static inline
+#endif
+
+enum { ZGE_CHUNK = 64 }; /* weights worked on at a time; a multiple of every block size */
+
+/* ---- input ---- */
+
+ZGE_INLINE int32_t zge_code(float x, float center, float scale, float z) {
+    float v = (x - center) * scale;
+    v = v > -512.0f ? v : -512.0f;
+    v = v < 512.0f ? v : 512.0f;
+    return (int32_t)(zge_rne(v) + z);
+}
+
+ZGE_INLINE uint8_t zge_clamp_u8(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
+
+/* `count` values of one sample from input `from` on, contiguous. */
+ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t from, uint32_t count,
+                              uint8_t *out) {
+    const float z = (float)m->layer[0].z_in;
+    uint32_t clamped = 0;
+    if (c->kind == ZGE_C_F32 || c->kind == ZGE_C_U8) {
+        const float *xf = (const float *)c->data + (c->kind == ZGE_C_F32 ? from : 0);
+        const uint8_t *xb = (const uint8_t *)c->data + (c->kind == ZGE_C_U8 ? from : 0);
+        const float *scale = m->input_scale + (m->groups == 1 ? 0 : from);
+        const float *center = m->input_center + (m->groups == 1 ? 0 : from);
+        int32_t code[16];
+        for (uint32_t i0 = 0; i0 < count; i0 += 16) {
+            uint32_t n = count - i0 < 16 ? count - i0 : 16;
+            if (m->groups == 1) {
+                const float a = scale[0];
+                const float b = center[0];
+                if (c->kind == ZGE_C_F32) {
+                    for (uint32_t i = 0; i < n; i++) {
+                        code[i] = zge_code(xf[i0 + i], b, a, z);
+                    }
+                } else {
+                    for (uint32_t i = 0; i < n; i++) {
+                        code[i] = zge_code((float)xb[i0 + i], b, a, z);
+                    }
+                }
+            } else if (c->kind == ZGE_C_F32) {
+                for (uint32_t i = 0; i < n; i++) {
+                    code[i] = zge_code(xf[i0 + i], center[i0 + i], scale[i0 + i], z);
+                }
+            } else {
+                for (uint32_t i = 0; i < n; i++) {
+                    code[i] = zge_code((float)xb[i0 + i], center[i0 + i], scale[i0 + i], z);
+                }
+            }
+            for (uint32_t i = 0; i < n; i++) {
+                out[i0 + i] = zge_clamp_u8(code[i]);
+                clamped += (uint32_t)code[i] > 255u;
+            }
+        }
+        return clamped;
+    }
+    const uint8_t *p = c->data;
+    if (c->kind == ZGE_C_REPLAY8) {
+        memcpy(out, p + from, count);
+        return 0;
+    }
+    /* `from` is even. */
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t half = i & 1u ? p[(from + i) / 2] >> 4 : p[(from + i) / 2] & 15u;
+        out[i] = (uint8_t)(half * 17u);
+    }
+    return 0;
+}
+
+static uint32_t zge_quantize(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
+    uint8_t *x = m->layer[0].x;
+    uint32_t clamped = 0;
+    if (s == 1) {
+        return zge_fetch(m, columns, 0, m->inputs, x);
+    }
+    uint8_t part[ZGE_MAX_BATCH][16];
+    for (uint32_t c = n; c < s; c++) {
+        memset(part[c], m->layer[0].z_in, 16);
+    }
+    for (uint32_t i0 = 0; i0 < m->inputs; i0 += 16) {
+        uint32_t count = m->inputs - i0 < 16 ? m->inputs - i0 : 16;
+        for (uint32_t c = 0; c < n; c++) {
+            clamped += zge_fetch(m, &columns[c], i0, count, part[c]);
+        }
+#if defined(ZGE_HAVE_TRANSPOSE)
+        if (s == 16 && count == 16) {
+            zge_transpose16(part[0], x + (size_t)i0 * 16);
+            continue;
+        }
+#endif
+        for (uint32_t i = 0; i < count; i++) {
+            for (uint32_t c = 0; c < s; c++) {
+                x[(size_t)(i0 + i) * s + c] = part[c][i];
+            }
+        }
+    }
+    return clamped;
+}
+
+static void zge_pack(const uint8_t *x, uint32_t inputs, uint32_t s, uint32_t column, uint32_t bits, uint8_t *out) {
+    x += column;
+    if (bits == 8) {
+        for (uint32_t i = 0; i < inputs; i++) {
+            out[i] = x[(size_t)i * s];
+        }
+        return;
+    }
+    uint32_t i = 0;
+    for (; i + 1 < inputs; i += 2) {
+        uint32_t low = (x[(size_t)i * s] + 8u) / 17u;
+        uint32_t high = (x[(size_t)(i + 1) * s] + 8u) / 17u;
+        out[i / 2] = (uint8_t)(low | high << 4);
+    }
+    if (i < inputs) {
+        out[i / 2] = (uint8_t)((x[(size_t)i * s] + 8u) / 17u);
+    }
+}
+
+/* ---- forward ---- */
+
+/* acc[s] of one row, products only. */
+ZGE_INLINE void zge_row_sums(const zge_layer *l, uint32_t row, uint32_t s, int32_t *acc) {
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    const int32_t z = l->z_in;
+    for (uint32_t c = 0; c < s; c++) {
+        acc[c] = 0;
+    }
+    if (l->indices == NULL) {
+        const uint8_t *x = l->x;
+        for (uint32_t i = 0; i < l->width; i++) {
+            const int32_t wi = w[i];
+            for (uint32_t c = 0; c < s; c++) {
+                acc[c] += wi * ((int32_t)x[(size_t)i * s + c] - z);
+            }
+        }
+        return;
+    }
+    const uint16_t *index = l->indices + (size_t)row * l->per_row;
+    const uint32_t block = l->block;
+    for (uint32_t k = 0; k < l->per_row; k++) {
+        const uint8_t *x = l->x + (size_t)(index[k] & l->index_mask) * block * s;
+        for (uint32_t b = 0; b < block; b++) {
+            const int32_t wi = *w++;
+            for (uint32_t c = 0; c < s; c++) {
+                acc[c] += wi * ((int32_t)x[(size_t)b * s + c] - z);
+            }
+        }
+    }
+}
+
+ZGE_INLINE void zge_sums(const zge_layer *l, uint32_t row, uint32_t s, int32_t *acc) {
+#if defined(ZGE_HAVE_SUMS)
+    if (zge_sums_vector(l, row, s, acc)) {
+        return;
+    }
+#endif
+    if (s == 1) {
+        zge_row_sums(l, row, 1, acc);
+    } else if (s == 16) {
+        zge_row_sums(l, row, 16, acc);
+    } else {
+        zge_row_sums(l, row, s, acc);
+    }
+}
+
+ZGE_INLINE uint8_t zge_requantize(int32_t acc, float multiplier) {
+    float v = (float)acc * multiplier;
+    v = v > 0.0f ? v : 0.0f;
+    v = v < 512.0f ? v : 512.0f;
+    return zge_clamp_u8((int32_t)zge_rne(v));
+}
+
+static void zge_hidden(const zge_layer *l, uint32_t s, uint8_t *y) {
+    int32_t acc[ZGE_MAX_BATCH];
+    uint32_t r = 0;
+#if defined(ZGE_HAVE_ROWS)
+    int32_t sums[16];
+    if (s == 1) {
+        for (; r + 16 <= l->outputs && zge_rows_vector(l, r, sums); r += 16) {
+            for (uint32_t i = 0; i < 16; i++) {
+                y[r + i] = zge_requantize(sums[i] + l->bias[r + i], l->multiplier[r + i]);
+            }
+        }
+    }
+#endif
+    for (; r < l->outputs; r++) {
+        zge_sums(l, r, s, acc);
+        const int32_t bias = l->bias[r];
+        const float multiplier = l->multiplier[r];
+        if (s == 16) {
+            for (uint32_t c = 0; c < 16; c++) {
+                y[(size_t)r * 16 + c] = zge_requantize(acc[c] + bias, multiplier);
+            }
+        } else {
+            for (uint32_t c = 0; c < s; c++) {
+                y[(size_t)r * s + c] = zge_requantize(acc[c] + bias, multiplier);
+            }
+        }
+    }
+}
+
+static void zge_head(const zge_layer *l, uint32_t s, int32_t *logits) {
+    int32_t acc[ZGE_MAX_BATCH];
+    for (uint32_t r = 0; r < l->outputs; r++) {
+        zge_sums(l, r, s, acc);
+        for (uint32_t c = 0; c < s; c++) {
+            logits[(size_t)r * s + c] = acc[c] + l->bias[r];
+        }
+    }
+}
+
+/* ---- backward ---- */
+
+ZGE_INLINE void zge_row_back(const zge_layer *l, uint32_t row, uint32_t s, int32_t *back) {
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    int32_t d[ZGE_MAX_BATCH];
+    int32_t any = 0;
+    for (uint32_t c = 0; c < s; c++) {
+        d[c] = l->delta[(size_t)row * s + c];
+        any |= d[c];
+    }
+    if (any == 0) {
+        return;
+    }
+    if (l->indices == NULL) {
+        for (uint32_t i = 0; i < l->width; i++) {
+            for (uint32_t c = 0; c < s; c++) {
+                back[(size_t)i * s + c] += (int32_t)w[i] * d[c];
+            }
+        }
+        return;
+    }
+    const uint16_t *index = l->indices + (size_t)row * l->per_row;
+    for (uint32_t k = 0; k < l->per_row; k++) {
+        int32_t *to = back + (size_t)(index[k] & l->index_mask) * l->block * s;
+        for (uint32_t b = 0; b < l->block; b++) {
+            for (uint32_t c = 0; c < s; c++) {
+                to[(size_t)b * s + c] += (int32_t)w[k * l->block + b] * d[c];
+            }
+        }
+    }
+}
+
+static void zge_backward(const zge_layer *l, uint32_t s, int32_t *back) {
+    memset(back, 0, (size_t)l->inputs * s * sizeof *back);
+    for (uint32_t r = 0; r < l->outputs; r++) {
+        if (s == 16) {
+            zge_row_back(l, r, 16, back);
+        } else if (s == 1) {
+            zge_row_back(l, r, 1, back);
+        } else {
+            zge_row_back(l, r, s, back);
+        }
+    }
+}
+
+/* ---- update ---- */
+
+/* g[i] = sum over samples of error times input, for inputs that follow each other. */
+ZGE_INLINE void zge_run_gradient(const uint8_t *x, const int8_t *d, uint32_t n, uint32_t s, int32_t base,
+                                 int32_t *g) {
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t sum = base;
+        for (uint32_t c = 0; c < s; c++) {
+            sum += (int32_t)d[c] * (int32_t)x[(size_t)i * s + c];
+        }
+        g[i] = sum;
+    }
+}
+
+ZGE_INLINE void zge_run(const uint8_t *x, const int8_t *d, uint32_t n, uint32_t s, int32_t base, int32_t *g) {
+#if defined(ZGE_HAVE_RUN)
+    if (s == 16 && n % 4 == 0) {
+        zge_run_vector(x, d, n, base, g);
+        return;
+    }
+#endif
+    if (s == 16) {
+        zge_run_gradient(x, d, n, 16, base, g);
+    } else if (s == 1) {
+        zge_run_gradient(x, d, n, 1, base, g);
+    } else {
+        zge_run_gradient(x, d, n, s, base, g);
+    }
+}
+
+/* What the zero point of the inputs takes from every gradient of a row. */
+ZGE_INLINE int32_t zge_error_sum(const int8_t *d, uint32_t s) {
+    int32_t sum = 0;
+    for (uint32_t c = 0; c < s; c++) {
+        sum += d[c];
+    }
+    return sum;
+}
+
+ZGE_INLINE int32_t zge_any(const int8_t *d, uint32_t s) {
+    int32_t any = 0;
+    for (uint32_t c = 0; c < s; c++) {
+        any |= d[c];
+    }
+    return any;
+}
+
+/* Gradients of weights at .. at + n - 1 of a row. */
+ZGE_INLINE void zge_weight_gradients(const zge_layer *l, uint32_t row, uint32_t at, uint32_t n, uint32_t s,
+                                     int32_t base, int32_t *g) {
+    const int8_t *d = l->delta + (size_t)row * s;
+    if (l->indices == NULL) {
+        zge_run(l->x + (size_t)at * s, d, n, s, base, g);
+        return;
+    }
+    const uint16_t *index = l->indices + (size_t)row * l->per_row + at / l->block;
+#if defined(ZGE_HAVE_GATHERED)
+    if (s == 16 && l->block == 1 && n % 4 == 0) {
+        zge_gathered_vector(l->x, index, l->index_mask, d, n, base, g);
+        return;
+    }
+#endif
+    if (s == 1 && l->block == 1) {
+        const int32_t error = d[0];
+        for (uint32_t i = 0; i < n; i++) {
+            g[i] = base + error * (int32_t)l->x[index[i] & l->index_mask];
+        }
+        return;
+    }
+    for (uint32_t k = 0; k * l->block < n; k++) {
+        zge_run(l->x + (size_t)(index[k] & l->index_mask) * l->block * s, d, l->block, s, base,
+                g + (size_t)k * l->block);
+    }
+}
+
+/* Read n residuals, each -8 .. 7. `at` is the weight's number in its layer. */
+ZGE_INLINE void zge_load_residuals(const zge_layer *l, size_t at, uint32_t n, int32_t *e) {
+    if (l->residual == ZGE_R_INDEX) {
+        const uint16_t *p = l->indices + at;
+        for (uint32_t i = 0; i < n; i++) {
+            e[i] = (int16_t)p[i] >> 12;
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t half = (at + i) & 1u ? l->nibbles[(at + i) / 2] >> 4 : l->nibbles[(at + i) / 2] & 15u;
+        e[i] = (int32_t)(half ^ 8u) - 8;
+    }
+}
+
+ZGE_INLINE void zge_store_residuals(const zge_layer *l, size_t at, uint32_t n, const int32_t *e) {
+    if (l->residual == ZGE_R_INDEX) {
+        uint16_t *p = l->indices + at;
+        for (uint32_t i = 0; i < n; i++) {
+            p[i] = (uint16_t)((p[i] & 0x0fffu) | ((uint32_t)e[i] & 15u) << 12);
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *p = &l->nibbles[(at + i) / 2];
+        uint32_t half = (uint32_t)e[i] & 15u;
+        *p = (uint8_t)((at + i) & 1u ? (*p & 0x0fu) | half << 4 : (*p & 0xf0u) | half);
+    }
+}
+
+ZGE_INLINE int32_t zge_step(int32_t g, zge_rate rate, uint32_t random) {
+    int32_t moved = g * rate.mantissa;
+    if (rate.shift > 0) {
+        moved = (moved + (int32_t)(random >> (32u - rate.shift))) >> rate.shift;
+    }
+    return moved;
+}
+
+/* n <= ZGE_CHUNK weights of a row. */
+ZGE_INLINE void zge_update_chunk(const zge_layer *l, size_t at, uint32_t n, const int32_t *g,
+                                 const zge_update *u) {
+    int32_t e[ZGE_CHUNK];
+    int8_t *w = l->weights + at;
+    zge_load_residuals(l, at, n, e);
+    if (u->weight.shift > 0) {
+        const uint32_t down = 32u - u->weight.shift;
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t random = zge_random(u->noise, (uint32_t)at + i);
+            int32_t moved = (g[i] * u->weight.mantissa + (int32_t)(random >> down)) >> u->weight.shift;
+            int32_t v = (int32_t)w[i] * 16 + e[i] - moved;
+            v = v > ZGE_V_MAX ? ZGE_V_MAX : v;
+            v = v < -ZGE_V_MAX ? -ZGE_V_MAX : v;
+            int32_t high = (v + 8) >> 4;
+            w[i] = (int8_t)high;
+            e[i] = v - high * 16;
+        }
+    } else {
+        for (uint32_t i = 0; i < n; i++) {
+            int32_t v = (int32_t)w[i] * 16 + e[i] - g[i] * u->weight.mantissa;
+            v = v > ZGE_V_MAX ? ZGE_V_MAX : v;
+            v = v < -ZGE_V_MAX ? -ZGE_V_MAX : v;
+            int32_t high = (v + 8) >> 4;
+            w[i] = (int8_t)high;
+            e[i] = v - high * 16;
+        }
+    }
+    zge_store_residuals(l, at, n, e);
+}
+
+static void zge_update_layer(const zge_layer *l, uint32_t s, const zge_update *u) {
+    int32_t g[ZGE_CHUNK];
+    const int64_t most = (int64_t)INT32_MAX - (int64_t)l->width * 255 * 127;
+    for (uint32_t r = 0; r < l->outputs; r++) {
+        const int8_t *d = l->delta + (size_t)r * s;
+        if (zge_any(d, s) == 0) {
+            continue; /* rounding noise is below one step: nothing would move */
+        }
+        const int32_t sum = zge_error_sum(d, s);
+        const int32_t base = -l->z_in * sum;
+        for (uint32_t i = 0; i < l->width; i += ZGE_CHUNK) {
+            uint32_t n = l->width - i < ZGE_CHUNK ? l->width - i : ZGE_CHUNK;
+            size_t at = (size_t)r * l->width + i;
+            zge_weight_gradients(l, r, i, n, s, base, g);
+            zge_update_chunk(l, at, n, g, u);
+        }
+        int64_t b = (int64_t)l->bias[r] - zge_step(sum, u->bias, zge_random(u->bias_noise, r));
+        b = b > most ? most : b < -most ? -most : b;
+        l->bias[r] = (int32_t)b;
+    }
+}
+
+static void zge_gradient(const zge_layer *l, uint32_t row, uint32_t s, int32_t *grad) {
+    int32_t g[ZGE_CHUNK];
+    const int8_t *d = l->delta + (size_t)row * s;
+    if (zge_any(d, s) == 0) {
+        return;
+    }
+    const int32_t base = -l->z_in * zge_error_sum(d, s);
+    for (uint32_t i = 0; i < l->inputs; i += ZGE_CHUNK) {
+        uint32_t n = l->inputs - i < ZGE_CHUNK ? l->inputs - i : ZGE_CHUNK;
+        zge_run(l->x + (size_t)i * s, d, n, s, base, g);
+        for (uint32_t k = 0; k < n; k++) {
+            grad[i + k] += g[k];
+        }
+    }
+}
+
+/* ---- the table of this variant ---- */
+
+static int32_t zge_usable(void) {
+#if defined(ZGE_NEEDS)
+    return ZGE_NEEDS;
+#else
+    return 1;
+#endif
+}
+
+const zge_kernels ZGE_JOIN(zge_kernels_, ZGE_VARIANT) = {
+    ZGE_TEXT(ZGE_VARIANT), zge_usable, zge_quantize, zge_hidden, zge_head,
+    zge_backward,          zge_update_layer, zge_gradient, zge_pack,
+};

@@ -1,0 +1,500 @@
+/* zge_learn.c: one learning step: predict, step back through the layers, rewire a row, remember. */
+#include "zge_impl.h"
+
+/* Streams of random numbers of one step; a layer's own are ZGE_R_LAYER + 4 * layer + 0 .. 2. */
+enum { ZGE_R_DRAW = 0, ZGE_R_KEEP = 1, ZGE_R_SOFTMAX = 2, ZGE_R_GROW = 3, ZGE_R_LAYER = 8 };
+enum { ZGE_R_WEIGHT = 0, ZGE_R_BIAS = 1, ZGE_R_ERROR = 2 };
+
+static uint32_t zge_layer_stream(uint32_t layer, uint32_t purpose) { return ZGE_R_LAYER + 4 * layer + purpose; }
+
+static uint32_t zge_key(const zge_model *m) { return zge_get32(m->learner + ZGE_K_KEY); }
+static uint64_t zge_now(const zge_model *m) { return zge_get64(m->learner + ZGE_K_STEP); }
+
+static void zge_add64(uint8_t *p, uint64_t v) { zge_put64(p, zge_get64(p) + v); }
+
+/* A positive float coefficient as mantissa * 2^-shift with an 8-bit mantissa, `halvings` halvings taken
+ * out. Exact but for the bits that do not fit; no libm. */
+static zge_rate zge_rate_of(float coefficient, int32_t doublings) {
+    uint32_t bits;
+    memcpy(&bits, &coefficient, sizeof bits);
+    int32_t exponent = (int32_t)(bits >> 23) - 127;
+    int32_t mantissa = (int32_t)(((bits & 0x7fffffu) | 0x800000u) >> 16); /* 128 .. 255 */
+    int32_t shift = 7 - exponent - doublings;
+    zge_rate rate;
+    if (bits < 0x00800000u || shift > 38) { /* zero, subnormal, or below what a step can express */
+        rate.mantissa = 0;
+        rate.shift = 0;
+    } else if (shift > 30) {
+        rate.mantissa = mantissa >> (shift - 30);
+        rate.shift = 30;
+    } else if (shift < 0) {
+        rate.mantissa = 255; /* a step this long ends at the weight's bound whatever it is */
+        rate.shift = 0;
+    } else {
+        rate.mantissa = mantissa;
+        rate.shift = (uint32_t)shift;
+    }
+    return rate;
+}
+
+/* ---- replay ---- */
+
+static uint32_t zge_label(const zge_model *m, uint32_t slot) {
+    return m->classes > 256 ? zge_get16(m->replay_labels + 2 * (size_t)slot) : m->replay_labels[slot];
+}
+
+static void zge_set_label(const zge_model *m, uint32_t slot, uint32_t label) {
+    if (m->classes > 256) {
+        zge_put16(m->replay_labels + 2 * (size_t)slot, (uint16_t)label);
+    } else {
+        m->replay_labels[slot] = (uint8_t)label;
+    }
+}
+
+/* Where a new sample of class `label` goes: a free slot; else a random slot of its own class, or of the
+ * fullest class while its own has fewer. So classes stay balanced and old samples fade. */
+static uint32_t zge_slot(const zge_model *m, uint32_t label, uint32_t random) {
+    uint8_t *k = m->learner;
+    uint32_t filled = zge_get32(k + ZGE_K_FILLED);
+    if (filled < m->replay_samples) {
+        zge_put32(k + ZGE_K_FILLED, filled + 1);
+        return filled;
+    }
+    uint32_t fullest = 0;
+    for (uint32_t c = 1; c < m->classes; c++) {
+        fullest = m->replay_counts[c] > m->replay_counts[fullest] ? c : fullest;
+    }
+    uint32_t from = m->replay_counts[label] < m->replay_counts[fullest] ? fullest : label;
+    uint32_t slot = zge_below(random, filled);
+    while (zge_label(m, slot) != from) {
+        slot = slot + 1 == filled ? 0 : slot + 1;
+    }
+    m->replay_counts[from]--;
+    return slot;
+}
+
+/* Keep column `column` of the batch. */
+static void zge_keep(const zge_model *m, uint32_t s, uint32_t column, uint32_t label, uint32_t random) {
+    uint32_t slot = zge_slot(m, label, random);
+    m->replay_counts[label]++;
+    zge_set_label(m, slot, label);
+    zge_kernels_now()->pack(m->layer[0].x, m->inputs, s, column, m->replay_bits,
+                            m->replay_data + (size_t)slot * m->replay_stride);
+}
+
+zge_status zge_replay_clear(zge_model *m) {
+    if (m == NULL || m->arena == NULL) {
+        return ZGE_E_ARGUMENT;
+    }
+    if (!m->learning) {
+        return ZGE_E_NO_LEARNING;
+    }
+    if (m->replay_samples > 0) {
+        memset(m->replay_counts, 0, (size_t)m->classes * 2);
+        memset(m->replay_labels, 0,
+               (size_t)m->replay_samples * (m->classes > 256 ? 2 : 1) +
+                   (size_t)m->replay_samples * m->replay_stride);
+    }
+    zge_put32(m->learner + ZGE_K_FILLED, 0);
+    return ZGE_OK;
+}
+
+static zge_status zge_check_batch(const zge_model *m, const void *x, const uint16_t *y, uint32_t n, uint32_t most) {
+    if (m == NULL || m->arena == NULL || x == NULL || y == NULL) {
+        return ZGE_E_ARGUMENT;
+    }
+    if (!m->learning) {
+        return ZGE_E_NO_LEARNING;
+    }
+    if (n < 1 || n > most) {
+        return ZGE_E_ARGUMENT;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (y[i] >= m->classes) {
+            return ZGE_E_LABEL;
+        }
+    }
+    return ZGE_OK;
+}
+
+zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y, uint32_t n) {
+    zge_status st = zge_check_batch(m, x, y, n, UINT32_MAX);
+    if (st == ZGE_OK) {
+        st = zge_check_finite(m, x, n);
+    }
+    if (st != ZGE_OK || m->replay_samples == 0) {
+        return st;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const zge_column column = {ZGE_C_F32, x + (size_t)i * m->inputs};
+        zge_kernels_now()->quantize(m, &column, 1, 1);
+        uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
+        zge_keep(m, 1, 0, y[i], zge_random(base, i));
+    }
+    return ZGE_OK;
+}
+
+/* ---- configuration ---- */
+
+zge_status zge_learner_configure(zge_model *m, const zge_config *c) {
+    if (m == NULL || m->arena == NULL || c == NULL) {
+        return ZGE_E_ARGUMENT;
+    }
+    if (!m->learning) {
+        return ZGE_E_NO_LEARNING;
+    }
+    if (!(c->rate > 0.0f && c->rate <= 8.0f) || c->learn > ZGE_LEARN_NONE || c->strategy > ZGE_REWIRE_RIGL ||
+        c->swaps < 1 || c->swaps > 255 || c->gather < 1 || c->gather > 4096) {
+        return ZGE_E_ARGUMENT;
+    }
+    uint8_t *k = m->learner;
+    zge_putf(k + ZGE_K_RATE, c->rate);
+    zge_put16(k + ZGE_K_LEARN, (uint16_t)c->learn);
+    zge_put16(k + ZGE_K_STRATEGY, (uint16_t)c->strategy);
+    zge_put16(k + ZGE_K_SWAPS, (uint16_t)c->swaps);
+    zge_put16(k + ZGE_K_GATHER, (uint16_t)c->gather);
+    return ZGE_OK;
+}
+
+zge_status zge_learner_config(const zge_model *m, zge_config *c) {
+    if (m == NULL || m->arena == NULL || c == NULL) {
+        return ZGE_E_ARGUMENT;
+    }
+    if (!m->learning) {
+        return ZGE_E_NO_LEARNING;
+    }
+    const uint8_t *k = m->learner;
+    c->rate = zge_getf(k + ZGE_K_RATE);
+    c->learn = zge_get16(k + ZGE_K_LEARN);
+    c->strategy = zge_get16(k + ZGE_K_STRATEGY);
+    c->swaps = zge_get16(k + ZGE_K_SWAPS);
+    c->gather = zge_get16(k + ZGE_K_GATHER);
+    return ZGE_OK;
+}
+
+/* ---- errors ---- */
+
+/* Error of the head: e = 127 * (softmax - one hot), each rounded stochastically. Returns how many of the
+ * first `fresh` samples were right. */
+static uint32_t zge_head_error(const zge_model *m, uint32_t s, const uint16_t *labels, uint32_t n, uint32_t fresh,
+                               int32_t *classes) {
+    const zge_layer *head = &m->layer[m->layers - 1];
+    const uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_SOFTMAX);
+    uint32_t correct = 0;
+    for (uint32_t c = 0; c < s; c++) {
+        if (c >= n) {
+            for (uint32_t j = 0; j < m->classes; j++) {
+                head->delta[(size_t)j * s + c] = 0;
+            }
+            continue;
+        }
+        uint32_t best;
+        uint16_t weights[ZGE_MAX_CLASSES];
+        uint32_t sum = zge_softmax(m, s, c, &best, weights);
+        for (uint32_t j = 0; j < m->classes; j++) {
+            uint32_t noise = zge_below(zge_random(base, c * m->classes + j), sum);
+            int32_t e = (int32_t)((weights[j] * 127u + noise) / sum);
+            head->delta[(size_t)j * s + c] = (int8_t)(j == labels[c] ? e - 127 : e);
+        }
+        if (c < fresh) {
+            correct += best == labels[c];
+            if (classes != NULL) {
+                uint32_t score = (32768u * 32768u + sum / 2) / sum;
+                classes[c] = score < m->unknown ? -1 : (int32_t)best;
+            }
+        }
+    }
+    return correct;
+}
+
+/* Error of the units below layer `above`: where a unit was active, what flows back to it, scaled to int8
+ * by the least power of two that fits the batch and rounded stochastically. Returns that power. */
+static int32_t zge_hidden_error(const zge_model *m, uint32_t above, uint32_t s) {
+    const zge_layer *l = &m->layer[above];
+    int8_t *delta = m->layer[above - 1].delta;
+    const size_t n = (size_t)l->inputs * s;
+    const uint32_t base = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(above - 1, ZGE_R_ERROR));
+    zge_kernels_now()->backward(l, s, m->back);
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t b = l->x[i] != 0 ? m->back[i] : 0;
+        uint32_t size = (uint32_t)(b < 0 ? -b : b);
+        m->back[i] = b;
+        most = size > most ? size : most;
+    }
+    uint32_t shift = 0;
+    while ((most >> shift) > 126u) { /* rounding up may add one */
+        shift++;
+    }
+    if (shift == 0) {
+        for (size_t i = 0; i < n; i++) {
+            delta[i] = (int8_t)m->back[i];
+        }
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        int32_t noise = (int32_t)(zge_random(base, (uint32_t)i) >> (32u - shift));
+        delta[i] = (int8_t)((m->back[i] + noise) >> shift);
+    }
+    return (int32_t)shift;
+}
+
+/* ---- rewiring ---- */
+
+/* The rewirable layer and row that the cursor stands on; null where no layer is sparse. */
+static const zge_layer *zge_under_cursor(const zge_model *m, uint32_t cursor, uint32_t *row) {
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const zge_layer *l = &m->layer[i];
+        if (l->kind != ZGE_L_SPARSE) {
+            continue;
+        }
+        if (cursor < l->outputs) {
+            *row = cursor;
+            return l;
+        }
+        cursor -= l->outputs;
+    }
+    return NULL;
+}
+
+static uint32_t zge_rewirable_rows(const zge_model *m) {
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < m->layers; i++) {
+        rows += m->layer[i].kind == ZGE_L_SPARSE ? m->layer[i].outputs : 0;
+    }
+    return rows;
+}
+
+/* Drop score of the k-th block of a row: the sum of its weights' sizes, residual bits included. */
+static uint32_t zge_drop_score(const zge_layer *l, uint32_t row, uint32_t k) {
+    size_t at = (size_t)row * l->width + (size_t)k * l->block;
+    uint32_t sum = 0;
+    for (uint32_t b = 0; b < l->block; b++) {
+        int32_t e;
+        if (l->residual == ZGE_R_INDEX) {
+            e = (int16_t)l->indices[at + b] >> 12;
+        } else {
+            uint32_t half = (at + b) & 1u ? l->nibbles[(at + b) / 2] >> 4 : l->nibbles[(at + b) / 2] & 15u;
+            e = (int32_t)(half ^ 8u) - 8;
+        }
+        int32_t v = l->weights[at + b] * 16 + e;
+        sum += (uint32_t)(v < 0 ? -v : v);
+    }
+    return sum;
+}
+
+/* Give the k-th block of a row to input block `index`, its weights starting at 0. */
+static void zge_rewire_block(const zge_layer *l, uint32_t row, uint32_t k, uint32_t index) {
+    size_t at = (size_t)row * l->width + (size_t)k * l->block;
+    memset(l->weights + at, 0, l->block);
+    l->indices[(size_t)row * l->per_row + k] = (uint16_t)index; /* residual bits, where here, are 0 too */
+    for (uint32_t b = 0; b < l->block && l->residual == ZGE_R_SECTION; b++) {
+        uint8_t *p = &l->nibbles[(at + b) / 2];
+        *p = (uint8_t)((at + b) & 1u ? *p & 0x0fu : *p & 0xf0u);
+    }
+}
+
+/* The block with the smallest drop score, the lowest place where several are equal, of those that this
+ * visit has not taken yet. */
+static uint32_t zge_weakest(const zge_layer *l, uint32_t row, const uint8_t *taken) {
+    uint32_t place = l->per_row;
+    uint32_t least = UINT32_MAX;
+    for (uint32_t k = 0; k < l->per_row; k++) {
+        if (taken[k / 8] & (1u << (k % 8))) {
+            continue;
+        }
+        uint32_t score = zge_drop_score(l, row, k);
+        if (score < least) {
+            least = score;
+            place = k;
+        }
+    }
+    return place;
+}
+
+static int32_t zge_wired(const zge_layer *l, uint32_t row, uint32_t index) {
+    const uint16_t *p = l->indices + (size_t)row * l->per_row;
+    for (uint32_t k = 0; k < l->per_row; k++) {
+        if ((p[k] & l->index_mask) == index) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Grow score of RigL: the size of the gathered gradient. Present blocks have been zeroed. Returns the
+ * best absent block, or `blocks` where no gradient is left. */
+static uint32_t zge_steepest(const zge_layer *l, const int32_t *grad) {
+    uint32_t blocks = l->inputs / l->block;
+    uint32_t best = blocks;
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < blocks; i++) {
+        uint32_t sum = 0;
+        for (uint32_t b = 0; b < l->block; b++) {
+            int32_t g = grad[i * l->block + b];
+            sum += (uint32_t)(g < 0 ? -g : g);
+        }
+        if (sum > most) {
+            most = sum;
+            best = i;
+        }
+    }
+    return best;
+}
+
+/* SET: an absent block at random; the next absent one where the draws keep missing. */
+static uint32_t zge_anywhere(const zge_layer *l, uint32_t row, uint32_t random) {
+    uint32_t blocks = l->inputs / l->block;
+    uint32_t index = 0;
+    for (uint32_t i = 0; i < 16; i++) {
+        index = zge_below(zge_random(random, i), blocks);
+        if (!zge_wired(l, row, index)) {
+            return index;
+        }
+    }
+    while (zge_wired(l, row, index)) {
+        index = index + 1 == blocks ? 0 : index + 1;
+    }
+    return index;
+}
+
+static uint32_t zge_visit(const zge_model *m, const zge_layer *l, uint32_t row, uint32_t swaps, uint32_t strategy) {
+    uint32_t blocks = l->inputs / l->block;
+    uint32_t absent = blocks - l->per_row;
+    uint32_t done = 0;
+    uint8_t taken[ZGE_MAX_INPUTS / 8];
+    uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_GROW);
+    swaps = swaps < absent ? swaps : absent;
+    swaps = swaps < l->per_row ? swaps : l->per_row;
+    memset(taken, 0, (l->per_row + 7) / 8);
+    if (strategy == ZGE_REWIRE_RIGL) {
+        for (uint32_t k = 0; k < l->per_row; k++) {
+            uint32_t index = l->indices[(size_t)row * l->per_row + k] & l->index_mask;
+            memset(m->grad + (size_t)index * l->block, 0, l->block * sizeof *m->grad);
+        }
+    }
+    for (; done < swaps; done++) {
+        uint32_t grown;
+        if (strategy == ZGE_REWIRE_RIGL) {
+            grown = zge_steepest(l, m->grad);
+            if (grown == blocks) {
+                break;
+            }
+            memset(m->grad + (size_t)grown * l->block, 0, l->block * sizeof *m->grad);
+        } else {
+            grown = zge_anywhere(l, row, zge_random(base, done));
+        }
+        uint32_t place = zge_weakest(l, row, taken);
+        taken[place / 8] = (uint8_t)(taken[place / 8] | (1u << (place % 8)));
+        zge_rewire_block(l, row, place, grown);
+    }
+    return done;
+}
+
+/* ---- the step ---- */
+
+static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16_t *y, uint32_t n,
+                               uint32_t replay, int32_t *classes, zge_tick *tick) {
+    zge_status st = zge_check_batch(m, x, y, n, m == NULL ? 0 : m->batch);
+    if (st != ZGE_OK) {
+        return st;
+    }
+    if (replay > m->batch - n) {
+        return ZGE_E_ARGUMENT;
+    }
+    if (kind == ZGE_C_F32 && zge_check_finite(m, x, n) != ZGE_OK) {
+        return ZGE_E_INPUT;
+    }
+    const zge_kernels *kernels = zge_kernels_now();
+    uint8_t *k = m->learner;
+    const uint32_t learn = zge_get16(k + ZGE_K_LEARN);
+    const uint32_t strategy = zge_get16(k + ZGE_K_STRATEGY);
+    const uint32_t filled = zge_get32(k + ZGE_K_FILLED);
+    const size_t stride = (size_t)m->inputs * (kind == ZGE_C_F32 ? sizeof(float) : 1);
+    zge_column columns[ZGE_MAX_BATCH];
+    uint16_t labels[ZGE_MAX_BATCH];
+    uint32_t rewired = 0;
+    if (filled == 0 || learn == ZGE_LEARN_NONE) {
+        replay = 0;
+    }
+    const uint32_t total = n + replay;
+    const uint32_t s = zge_side(m, total);
+    for (uint32_t c = 0; c < n; c++) {
+        columns[c].kind = kind;
+        columns[c].data = (const uint8_t *)x + c * stride;
+        labels[c] = y[c];
+    }
+    const uint32_t draw = zge_stream(zge_key(m), zge_now(m), ZGE_R_DRAW);
+    for (uint32_t c = n; c < total; c++) {
+        uint32_t slot = zge_below(zge_random(draw, c), filled);
+        columns[c].kind = m->replay_bits == 4 ? ZGE_C_REPLAY4 : ZGE_C_REPLAY8;
+        columns[c].data = m->replay_data + (size_t)slot * m->replay_stride;
+        labels[c] = (uint16_t)zge_label(m, slot);
+    }
+    const uint32_t clamped = kernels->quantize(m, columns, total, s);
+    zge_forward(m, s);
+    const uint32_t correct = zge_head_error(m, s, labels, total, n, classes);
+
+    if (learn != ZGE_LEARN_NONE) {
+        const uint32_t lowest = learn == ZGE_LEARN_HEAD ? m->layers - 1 : 0;
+        const float scale = zge_getf(k + ZGE_K_RATE) / (float)total;
+        int32_t doublings[ZGE_MAX_LAYERS];
+        doublings[m->layers - 1] = 0;
+        for (uint32_t i = m->layers - 1; i > lowest; i--) {
+            doublings[i - 1] = doublings[i] + zge_hidden_error(m, i, s);
+        }
+        uint32_t row = 0;
+        const uint32_t cursor = zge_get32(k + ZGE_K_CURSOR);
+        const zge_layer *l = lowest > 0 || strategy == ZGE_REWIRE_STATIC ? NULL : zge_under_cursor(m, cursor, &row);
+        if (l != NULL && strategy == ZGE_REWIRE_RIGL) {
+            kernels->gradient(l, row, s, m->grad);
+        }
+        for (uint32_t i = lowest; i < m->layers; i++) {
+            const uint8_t *p = k + ZGE_K_SIZE + i * ZGE_KL_SIZE;
+            zge_update u;
+            u.weight = zge_rate_of(zge_getf(p + ZGE_KL_WEIGHT) * scale, doublings[i]);
+            u.bias = zge_rate_of(zge_getf(p + ZGE_KL_BIAS) * scale, doublings[i]);
+            u.noise = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(i, ZGE_R_WEIGHT));
+            u.bias_noise = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(i, ZGE_R_BIAS));
+            kernels->update(&m->layer[i], s, &u);
+        }
+        if (l != NULL) {
+            uint32_t gathered = zge_get32(k + ZGE_K_GATHERED) + total;
+            if (gathered >= zge_get16(k + ZGE_K_GATHER)) {
+                rewired = zge_visit(m, l, row, zge_get16(k + ZGE_K_SWAPS), strategy) * l->block;
+                memset(m->grad, 0, (size_t)l->inputs * sizeof *m->grad);
+                zge_put32(k + ZGE_K_CURSOR, cursor + 1 == zge_rewirable_rows(m) ? 0 : cursor + 1);
+                gathered = 0;
+            }
+            zge_put32(k + ZGE_K_GATHERED, gathered);
+        }
+        if (m->replay_samples > 0) {
+            const uint32_t keep = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
+            for (uint32_t c = 0; c < n; c++) {
+                zge_keep(m, s, c, y[c], zge_random(keep, c));
+            }
+        }
+    }
+    zge_add64(k + ZGE_K_STEP, 1);
+    zge_add64(k + ZGE_K_SAMPLES, n);
+    zge_add64(k + ZGE_K_REWIRED, rewired);
+    zge_add64(k + ZGE_K_CLAMPED, clamped);
+    zge_add64(k + ZGE_K_CORRECT, correct);
+    if (tick != NULL) {
+        tick->correct = correct;
+        tick->rewired = rewired;
+        tick->clamped = clamped;
+        tick->replayed = replay;
+    }
+    return ZGE_OK;
+}
+
+zge_status zge_learner_step_f32(zge_model *m, const float *x, const uint16_t *y, uint32_t n, uint32_t replay,
+                                int32_t *classes, zge_tick *tick) {
+    return zge_step_any(m, ZGE_C_F32, x, y, n, replay, classes, tick);
+}
+
+zge_status zge_learner_step_u8(zge_model *m, const uint8_t *x, const uint16_t *y, uint32_t n, uint32_t replay,
+                               int32_t *classes, zge_tick *tick) {
+    return zge_step_any(m, ZGE_C_U8, x, y, n, replay, classes, tick);
+}

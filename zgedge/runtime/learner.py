@@ -1,0 +1,222 @@
+"""Learner: a model that goes on learning, and rewires itself, inside its arena."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zgedge import arena as files
+from zgedge.errors import DataError, ModelError, UsageError
+from zgedge.runtime import core_library as core
+from zgedge.runtime.model import Model
+
+
+class Learner:
+    """Learns from labelled samples, one tick at a time (`core/zge.h`, zge_learner_step).
+
+    The model's arena is changed in place; nothing else is. `save` writes it as a file.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike[str],
+        *,
+        rate: float | None = None,
+        strategy: str | None = None,
+        swaps: int | None = None,
+        gather: int | None = None,
+    ) -> None:
+        """Learn with `model`. Options left out are those that the file holds.
+
+        rate      learning rate in units of the float network, 0 < rate <= 8
+        strategy  rewiring: "rigl", "set" or "static"
+        swaps     blocks replaced at each visit of a row, 1..255
+        gather    samples whose gradient a row gathers before its visit, 1..4,096
+
+        Raises ModelError where the file was written with --no-learning, UsageError for a bad option.
+        """
+        self.model = model if isinstance(model, Model) else Model.open(model)
+        network = self.model.arena.network
+        if not network.learning:
+            raise ModelError(
+                f"{self.model.name}: {core.status_text(core.E_NO_LEARNING)}.",
+                "Train it without --no-learning.",
+                status=core.E_NO_LEARNING,
+            )
+        self.batch = network.batch
+        self._config = core.Config()
+        core.check(
+            core.lib.zge_learner_config(self.model._handle, ctypes.byref(self._config)),
+            self.model.name,
+        )
+        self.configure(rate=rate, strategy=strategy, swaps=swaps, gather=gather)
+        self._index = {label: i for i, label in enumerate(self.model._labels[:-1])}
+        self._plain = self.model.int_classes and list(self._index) == list(range(len(self._index)))
+        self._x_u8 = np.zeros((self.batch, self.model.inputs), np.uint8)
+        self._x_f32 = np.zeros((self.batch, self.model.inputs), np.float32)
+        self._y = np.zeros(self.batch, np.uint16)
+        self._was = np.zeros(self.batch, np.int32)
+        self._x_u8_at = ctypes.c_void_p(self._x_u8.ctypes.data)
+        self._x_f32_at = ctypes.c_void_p(self._x_f32.ctypes.data)
+        self._y_at = ctypes.c_void_p(self._y.ctypes.data)
+        self._was_at = ctypes.c_void_p(self._was.ctypes.data)
+        self.tick = core.Tick()
+        self._tick_at = ctypes.c_void_p(ctypes.addressof(self.tick))
+
+    def configure(
+        self,
+        *,
+        rate: float | None = None,
+        strategy: str | None = None,
+        swaps: int | None = None,
+        gather: int | None = None,
+        learn: str | None = None,
+    ) -> None:
+        """Change how it learns; the arena keeps it. Raises UsageError for a value out of range."""
+        c = self._config
+        if rate is not None:
+            c.rate = rate
+        if strategy is not None:
+            c.strategy = _number("strategy", strategy, files.STRATEGIES)
+        if learn is not None:
+            c.learn = _number("learn", learn, files.LEARN)
+        if swaps is not None:
+            c.swaps = swaps
+        if gather is not None:
+            c.gather = gather
+        core.check(
+            core.lib.zge_learner_configure(self.model._handle, ctypes.byref(c)),
+            f"{self.model.name}: the learner's settings",
+        )
+
+    def freeze(self, what: str = "all") -> None:
+        """Stop learning: "all", or all "but head" (only the last layer goes on learning)."""
+        modes = {"all": "none", "but head": "head"}
+        if what not in modes:
+            raise UsageError(f"Cannot freeze {what!r}.", "Freeze 'all' or 'but head'.")
+        self.configure(learn=modes[what])
+
+    def unfreeze(self) -> None:
+        """Learn and rewire again."""
+        self.configure(learn="all")
+
+    def label_numbers(self, y: Any) -> npt.NDArray[np.uint16]:
+        """Class numbers [n] of labels y [n]. Raises DataError for a label the model has not."""
+        y = np.atleast_1d(np.asarray(y))
+        if self._plain and y.dtype.kind in "iu":
+            if len(y) and not (int(y.min()) >= 0 and int(y.max()) < len(self._index)):
+                self._no_class(y[(y < 0) | (y >= len(self._index))][0])
+            return y.astype(np.uint16)
+        numbers = np.empty(len(y), np.uint16)
+        for i, label in enumerate(y.tolist()):
+            numbers[i] = self._label_number(label)
+        return numbers
+
+    def _label_number(self, label: Any) -> int:
+        number = self._index.get(label)
+        if number is None and isinstance(label, str) and self.model.int_classes:
+            number = self._index.get(int(label)) if label.lstrip("-").isdigit() else None
+        if number is None and not self.model.int_classes:
+            number = self._index.get(str(label))
+        if number is None:
+            self._no_class(label)
+        return number  # type: ignore[return-value]
+
+    def _no_class(self, label: Any) -> None:
+        raise DataError(
+            f"The label {label!r} is not a class of {self.model.name}.",
+            f"Its classes are {', '.join(map(str, self.model._labels[:-1][:20]))}.",
+        )
+
+    def learn_one(self, x: Any, y: Any, *, replay: int | None = None) -> Any:
+        """One tick: learn sample x [inputs] of label y together with `replay` remembered ones
+        (as many as a batch has room for where it is None), rewire, remember it.
+
+        Returns the label that was predicted before learning. Raises DataError for a wrong shape, NaN,
+        infinities or a label that the model has not; nothing is learned then.
+        """
+        if type(x) is not np.ndarray or x.shape != self.model._shape:
+            x = self.model.rows(np.reshape(np.asarray(x), (1, -1)))[0]
+        number = self._index.get(y)
+        self._y[0] = self._label_number(y) if number is None else number
+        self._step(x, 1, self.batch - 1 if replay is None else replay)
+        return self.model._labels[self._was[0]]
+
+    def learn_many(self, x: Any, y: Any, *, replay: int = 0) -> npt.NDArray[Any]:
+        """Learn samples x [n, inputs] of labels y [n] in batches, each with `replay` remembered ones.
+
+        Returns the labels [n] that were predicted before learning. Raises as `learn_one` does, before
+        anything is learned where it is the shape or a label; at the batch with NaN or infinities.
+        """
+        x = self.model.rows(x)
+        numbers = self.label_numbers(y)
+        if len(numbers) != len(x):
+            raise DataError(f"There are {len(x)} samples and {len(numbers)} labels.")
+        size = self.batch - replay
+        if size < 1 or replay < 0:
+            raise UsageError(f"replay={replay} is outside 0..{self.batch - 1}.")
+        was = np.empty(len(x), np.int32)
+        for at in range(0, len(x), size):
+            part = x[at : at + size]
+            n = len(part)
+            self._y[:n] = numbers[at : at + size]
+            self._step(part, n, replay)
+            was[at : at + n] = self._was[:n]
+        labels: npt.NDArray[Any] = self.model._label_array[was]
+        return labels
+
+    def _step(self, x: npt.NDArray[Any], n: int, replay: int) -> None:
+        if x.dtype == np.uint8:
+            self._x_u8[:n] = x
+            status = core.lib.zge_learner_step_u8(
+                self.model._handle, self._x_u8_at, self._y_at, n, replay, self._was_at,
+                self._tick_at,
+            )  # fmt: skip
+        else:
+            self._x_f32[:n] = x
+            status = core.lib.zge_learner_step_f32(
+                self.model._handle, self._x_f32_at, self._y_at, n, replay, self._was_at,
+                self._tick_at,
+            )  # fmt: skip
+        if status:
+            core.check(status, self.model.name)
+
+    def remember(self, x: Any, y: Any) -> None:
+        """Store samples x [n, inputs] of labels y [n] in the replay without learning from them."""
+        x = np.ascontiguousarray(self.model.rows(x), np.float32)
+        numbers = self.label_numbers(y)
+        if len(numbers) != len(x):
+            raise DataError(f"There are {len(x)} samples and {len(numbers)} labels.")
+        core.check(
+            core.lib.zge_replay_store_f32(
+                self.model._handle, x.ctypes.data, numbers.ctypes.data, len(x)
+            ),
+            self.model.name,
+        )
+
+    def forget(self) -> None:
+        """Forget all remembered samples; the room stays."""
+        core.check(core.lib.zge_replay_clear(self.model._handle), self.model.name)
+
+    def status(self) -> dict[str, Any]:
+        """Counters and settings, as the arena holds them."""
+        return self.model.arena.learner() or {}
+
+    def seal(self) -> None:
+        """Make the arena's bytes a valid file: checksums renewed, generation counted up."""
+        core.check(core.lib.zge_model_seal(self.model._handle), self.model.name)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the arena as a file, atomically. Raises ZgedgeError where that fails."""
+        self.seal()
+        files.replace_file(path, self.model.arena.buffer)
+
+
+def _number(what: str, value: str, of: tuple[str, ...]) -> int:
+    if value not in of:
+        raise UsageError(f"{what}={value!r} is none of {', '.join(of)}.")
+    return of.index(value)

@@ -1,0 +1,165 @@
+"""Model: open a .zge file and predict."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zgedge import arena as files
+from zgedge.arena import Arena
+from zgedge.errors import DataError, ModelError
+from zgedge.runtime import core_library as core
+
+UNKNOWN = "unknown"
+UNKNOWN_INT = -1
+
+
+class Model:
+    """An open model.
+
+    Everything that predicting touches is in one buffer of the file's length, held privately: the file
+    itself is not written. A model serves one thread at a time.
+    """
+
+    def __init__(self, buffer: files.UInt8, name: str = "model") -> None:
+        """Open an arena in memory: uint8, its start a multiple of 8 bytes, not copied.
+
+        Raises ModelError where it is not a whole, sound model.
+        """
+        self.name = name
+        self._handle_memory = ctypes.create_string_buffer(core.lib.zge_model_bytes() + 64)
+        start = ctypes.addressof(self._handle_memory)
+        self._handle = ctypes.c_void_p(start + -start % 64)
+        fault = core.Fault()
+        status = core.lib.zge_model_open(
+            self._handle, buffer.ctypes.data, len(buffer), ctypes.byref(fault)
+        )
+        if status != core.OK:
+            raise core.model_error(status, name, fault)
+        try:
+            self.arena = Arena(buffer)
+        except (UnicodeDecodeError, KeyError, ValueError) as e:
+            raise ModelError(f"{name}: {e}.", status=-12) from e
+        self.inputs = self.arena.network.inputs
+        self.int_classes = self.arena.int_classes
+        names: Sequence[Any] = self.arena.class_names
+        if self.int_classes:
+            try:
+                names = [int(n) for n in names]
+            except ValueError as e:
+                raise ModelError(f"{name}: a class name is not an integer: {e}.", status=-12) from e
+        self.classes = np.array(names)
+        # The core answers -1 for unknown, which is also the last place of this tuple.
+        self._labels = (*names, UNKNOWN_INT if self.int_classes else UNKNOWN)
+        self._label_array = np.array(self._labels)
+        self._class = ctypes.c_int32()
+        self._score = ctypes.c_uint16()
+        self._class_at = ctypes.c_void_p(ctypes.addressof(self._class))
+        self._score_at = ctypes.c_void_p(ctypes.addressof(self._score))
+        self._one_u8 = np.zeros(self.inputs, np.uint8)
+        self._one_f32 = np.zeros(self.inputs, np.float32)
+        self._one_u8_at = ctypes.c_void_p(self._one_u8.ctypes.data)
+        self._one_f32_at = ctypes.c_void_p(self._one_f32.ctypes.data)
+        self._shape = (self.inputs,)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Model:
+        """Read and check a .zge file. Raises ModelError."""
+        return cls(files.read_file(path), os.fspath(path))
+
+    def rows(self, x: Any) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
+        """Samples as the core takes them: [n, inputs], uint8 as it is, all else as float32.
+
+        Raises DataError for another shape or something that is no number.
+        """
+        if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+            out: Any = np.ascontiguousarray(x)
+        else:
+            try:
+                if np.iscomplexobj(x):
+                    raise TypeError("Complex data not supported")
+                with np.errstate(over="ignore"):
+                    out = np.ascontiguousarray(x, dtype=np.float32)
+            except (TypeError, ValueError) as e:
+                raise DataError(f"The samples are not numbers: {e}.") from e
+        if out.ndim > 2:
+            out = out.reshape(len(out), -1)
+        if out.ndim != 2 or out.shape[1] != self.inputs:
+            raise DataError(
+                f"The samples have shape {np.shape(x)}; {self.name} takes (n, {self.inputs}).",
+                "Give one row of that many numbers for each sample.",
+            )
+        return out  # type: ignore[no-any-return]
+
+    def predict_index(self, x: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16]]:
+        """Class numbers [n] (-1: unknown) and scores [n] (softmax times 32,768) of x [n, inputs].
+
+        Raises DataError for a wrong shape, NaN or infinities.
+        """
+        x = self.rows(x)
+        classes = np.empty(len(x), np.int32)
+        scores = np.empty(len(x), np.uint16)
+        call = (
+            core.lib.zge_model_predict_u8
+            if x.dtype == np.uint8
+            else core.lib.zge_model_predict_f32
+        )
+        status = call(self._handle, x.ctypes.data, len(x), classes.ctypes.data, scores.ctypes.data)
+        core.check(status, self.name)
+        return classes, scores
+
+    def predict(self, x: Any) -> npt.NDArray[Any]:
+        """Labels [n] of samples x [n, inputs], raw values as the training data had them.
+
+        A sample under the model's threshold gets "unknown" (-1 where classes are integers).
+        Raises DataError for a wrong shape, NaN or infinities.
+        """
+        labels: npt.NDArray[Any] = self._label_array[self.predict_index(x)[0]]
+        return labels
+
+    def predict_one(self, x: Any) -> Any:
+        """Label of one sample x [inputs]. Raises DataError as `predict` does."""
+        if type(x) is np.ndarray and x.shape == self._shape:
+            if x.dtype == np.uint8:
+                self._one_u8[:] = x
+                status = core.lib.zge_model_predict_u8(
+                    self._handle, self._one_u8_at, 1, self._class_at, self._score_at
+                )
+            else:
+                self._one_f32[:] = x
+                status = core.lib.zge_model_predict_f32(
+                    self._handle, self._one_f32_at, 1, self._class_at, self._score_at
+                )
+            if status:
+                core.check(status, self.name)
+            return self._labels[self._class.value]
+        return self.predict(np.reshape(np.asarray(x), (1, -1)))[0]
+
+    def predict_proba(self, x: Any) -> npt.NDArray[np.float64]:
+        """Softmax [n, classes] of samples x [n, inputs]; each row sums to 1.
+
+        The shares are the core's integers, of which a row's sum may miss 32,768 by rounding.
+        """
+        x = np.asarray(self.rows(x), np.float32)
+        scores = np.empty((len(x), self.arena.network.classes), np.uint16)
+        status = core.lib.zge_model_scores_f32(
+            self._handle, x.ctypes.data, len(x), scores.ctypes.data
+        )
+        core.check(status, self.name)
+        share = scores.astype(np.float64)
+        return share / share.sum(axis=1, keepdims=True)
+
+    def logits(self, x: Any) -> npt.NDArray[np.int32]:
+        """Integer logits [n, classes] of samples x [n, inputs], in steps of s_in * s_w."""
+        x = np.asarray(self.rows(x), np.float32)
+        logits = np.empty((len(x), self.arena.network.classes), np.int32)
+        status = core.lib.zge_model_logits_f32(
+            self._handle, x.ctypes.data, len(x), logits.ctypes.data
+        )
+        core.check(status, self.name)
+        return logits

@@ -194,14 +194,15 @@ typedef struct zge_kernels {
     void (*hidden)(const zge_layer *l, uint32_t s, uint8_t *y);
     /* logits [outputs][S], not requantized. */
     void (*head)(const zge_layer *l, uint32_t s, int32_t *logits);
-    /* back [inputs][S] = weights transposed times l->delta [outputs][S]. */
-    void (*backward)(const zge_layer *l, uint32_t s, int32_t *back);
+    /* delta [inputs][S] of the units below `l` from its own error; back [inputs][S] is scratch. Returns
+     * the power of two that was divided by. `noise`: stream of the rounding. */
+    uint32_t (*error)(const zge_layer *l, uint32_t s, uint32_t noise, int32_t *back, int8_t *delta);
     /* One stochastic step of every weight and bias. */
     void (*update)(const zge_layer *l, uint32_t s, const zge_update *u);
     /* grad [inputs] += error of `row` times every input. */
     void (*gradient)(const zge_layer *l, uint32_t row, uint32_t s, int32_t *grad);
-    /* Pack column `column` of x [inputs][S] into a replay sample of `bits` a value. */
-    void (*pack)(const uint8_t *x, uint32_t inputs, uint32_t s, uint32_t column, uint32_t bits, uint8_t *out);
+    /* Pack the first n columns of the input as replay samples, out [n]; the last of equal ones stays. */
+    void (*pack)(const zge_model *m, uint32_t s, uint32_t n, uint8_t *const *out);
 } zge_kernels;
 
 const zge_kernels *zge_kernels_now(void);

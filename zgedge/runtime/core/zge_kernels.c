@@ -39,56 +39,50 @@ ZGE_INLINE int32_t zge_code(float x, float center, float scale, float z) {
 
 ZGE_INLINE uint8_t zge_clamp_u8(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
 
-/* `count` values of one sample from input `from` on, contiguous. */
-ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t from, uint32_t count,
-                              uint8_t *out) {
-    const float z = (float)m->layer[0].z_in;
-    uint32_t clamped = 0;
-    if (c->kind == ZGE_C_F32 || c->kind == ZGE_C_U8) {
-        const float *xf = (const float *)c->data + (c->kind == ZGE_C_F32 ? from : 0);
-        const uint8_t *xb = (const uint8_t *)c->data + (c->kind == ZGE_C_U8 ? from : 0);
-        const float *scale = m->input_scale + (m->groups == 1 ? 0 : from);
-        const float *center = m->input_center + (m->groups == 1 ? 0 : from);
-        int32_t code[16];
-        for (uint32_t i0 = 0; i0 < count; i0 += 16) {
-            uint32_t n = count - i0 < 16 ? count - i0 : 16;
-            if (m->groups == 1) {
-                const float a = scale[0];
-                const float b = center[0];
-                if (c->kind == ZGE_C_F32) {
-                    for (uint32_t i = 0; i < n; i++) {
-                        code[i] = zge_code(xf[i0 + i], b, a, z);
-                    }
-                } else {
-                    for (uint32_t i = 0; i < n; i++) {
-                        code[i] = zge_code((float)xb[i0 + i], b, a, z);
-                    }
-                }
-            } else if (c->kind == ZGE_C_F32) {
-                for (uint32_t i = 0; i < n; i++) {
-                    code[i] = zge_code(xf[i0 + i], center[i0 + i], scale[i0 + i], z);
-                }
-            } else {
-                for (uint32_t i = 0; i < n; i++) {
-                    code[i] = zge_code((float)xb[i0 + i], center[i0 + i], scale[i0 + i], z);
-                }
-            }
-            for (uint32_t i = 0; i < n; i++) {
-                out[i0 + i] = zge_clamp_u8(code[i]);
-                clamped += (uint32_t)code[i] > 255u;
-            }
-        }
-        return clamped;
+/* Codes of `count` raw values; a group's scale serves all of them where `shared`. */
+#define ZGE_CODES(type)                                                                                      \
+    ZGE_INLINE uint32_t zge_codes_##type(const type *x, const float *center, const float *scale,             \
+                                         int32_t shared, float z, uint32_t count, uint8_t *out) {            \
+        uint32_t clamped = 0;                                                                                \
+        for (uint32_t i = 0; i < count; i++) {                                                               \
+            int32_t code = zge_code((float)x[i], center[shared ? 0 : i], scale[shared ? 0 : i], z);          \
+            clamped += (uint32_t)code > 255u;                                                                \
+            out[i] = zge_clamp_u8(code);                                                                     \
+        }                                                                                                    \
+        return clamped;                                                                                      \
     }
-    const uint8_t *p = c->data;
+ZGE_CODES(float)
+ZGE_CODES(uint8_t)
+
+/* `count` values of one sample from input `from` (even) on, contiguous. */
+ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t from, uint32_t count,
+                              uint8_t *restrict out) {
+    const float z = (float)m->layer[0].z_in;
+    if (c->kind == ZGE_C_F32 || c->kind == ZGE_C_U8) {
+        const int32_t shared = m->groups == 1;
+        const float *scale = m->input_scale + (shared ? 0 : from);
+        const float *center = m->input_center + (shared ? 0 : from);
+        if (c->kind == ZGE_C_F32) {
+            const float *x = (const float *)c->data + from;
+            return shared ? zge_codes_float(x, center, scale, 1, z, count, out)
+                          : zge_codes_float(x, center, scale, 0, z, count, out);
+        }
+        const uint8_t *x = (const uint8_t *)c->data + from;
+        return shared ? zge_codes_uint8_t(x, center, scale, 1, z, count, out)
+                      : zge_codes_uint8_t(x, center, scale, 0, z, count, out);
+    }
+    const uint8_t *p = (const uint8_t *)c->data;
     if (c->kind == ZGE_C_REPLAY8) {
         memcpy(out, p + from, count);
         return 0;
     }
-    /* `from` is even. */
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t half = i & 1u ? p[(from + i) / 2] >> 4 : p[(from + i) / 2] & 15u;
-        out[i] = (uint8_t)(half * 17u);
+    p += from / 2;
+    for (uint32_t i = 0; i < count / 2; i++) {
+        out[2 * i] = (uint8_t)((p[i] & 15u) * 17u);
+        out[2 * i + 1] = (uint8_t)((p[i] >> 4) * 17u);
+    }
+    if (count % 2 != 0) {
+        out[count - 1] = (uint8_t)((p[count / 2] & 15u) * 17u);
     }
     return 0;
 }
@@ -106,7 +100,8 @@ static uint32_t zge_quantize(const zge_model *m, const zge_column *columns, uint
     for (uint32_t i0 = 0; i0 < m->inputs; i0 += 16) {
         uint32_t count = m->inputs - i0 < 16 ? m->inputs - i0 : 16;
         for (uint32_t c = 0; c < n; c++) {
-            clamped += zge_fetch(m, &columns[c], i0, count, part[c]);
+            clamped += count == 16 ? zge_fetch(m, &columns[c], i0, 16, part[c])
+                                   : zge_fetch(m, &columns[c], i0, count, part[c]);
         }
 #if defined(ZGE_HAVE_TRANSPOSE)
         if (s == 16 && count == 16) {
@@ -123,22 +118,52 @@ static uint32_t zge_quantize(const zge_model *m, const zge_column *columns, uint
     return clamped;
 }
 
-static void zge_pack(const uint8_t *x, uint32_t inputs, uint32_t s, uint32_t column, uint32_t bits, uint8_t *out) {
-    x += column;
+/* 4 bits of an 8-bit code: round(q / 17). */
+ZGE_INLINE uint32_t zge_nibble(uint8_t q) { return (q + 8u) / 17u; }
+
+ZGE_INLINE void zge_pack_run(const uint8_t *q, uint32_t count, uint32_t bits, uint8_t *out) {
     if (bits == 8) {
-        for (uint32_t i = 0; i < inputs; i++) {
-            out[i] = x[(size_t)i * s];
-        }
+        memcpy(out, q, count);
         return;
     }
-    uint32_t i = 0;
-    for (; i + 1 < inputs; i += 2) {
-        uint32_t low = (x[(size_t)i * s] + 8u) / 17u;
-        uint32_t high = (x[(size_t)(i + 1) * s] + 8u) / 17u;
-        out[i / 2] = (uint8_t)(low | high << 4);
+    for (uint32_t i = 0; i < count / 2; i++) {
+        out[i] = (uint8_t)(zge_nibble(q[2 * i]) | zge_nibble(q[2 * i + 1]) << 4);
     }
-    if (i < inputs) {
-        out[i / 2] = (uint8_t)((x[(size_t)i * s] + 8u) / 17u);
+    if (count % 2 != 0) {
+        out[count / 2] = (uint8_t)zge_nibble(q[count - 1]);
+    }
+}
+
+static void zge_pack(const zge_model *m, uint32_t s, uint32_t n, uint8_t *const *out) {
+    const uint8_t *x = m->layer[0].x;
+    const uint32_t bits = m->replay_bits;
+    if (s == 1) {
+        zge_pack_run(x, m->inputs, bits, out[0]);
+        return;
+    }
+    uint8_t part[ZGE_MAX_BATCH][16];
+    for (uint32_t i0 = 0; i0 < m->inputs; i0 += 16) {
+        const uint32_t count = m->inputs - i0 < 16 ? m->inputs - i0 : 16;
+#if defined(ZGE_HAVE_TRANSPOSE)
+        if (s == 16 && count == 16 && n > 1) {
+            zge_transpose16(x + (size_t)i0 * 16, part[0]);
+        } else
+#endif
+        {
+            for (uint32_t c = 0; c < n; c++) {
+                for (uint32_t i = 0; i < count; i++) {
+                    part[c][i] = x[(size_t)(i0 + i) * s + c];
+                }
+            }
+        }
+        for (uint32_t c = 0; c < n; c++) {
+            uint8_t *to = out[c] + (size_t)i0 * bits / 8;
+            if (count == 16 && bits == 4) {
+                zge_pack_run(part[c], 16, 4, to);
+            } else {
+                zge_pack_run(part[c], count, bits, to);
+            }
+        }
     }
 }
 
@@ -280,6 +305,35 @@ static void zge_backward(const zge_layer *l, uint32_t s, int32_t *back) {
     }
 }
 
+/* Error of the units below layer `l`: where a unit was active, what flows back to it, scaled to int8 by
+ * the least power of two that fits the batch and rounded stochastically. Returns that power. */
+static uint32_t zge_error(const zge_layer *l, uint32_t s, uint32_t noise, int32_t *back, int8_t *delta) {
+    const uint32_t n = l->inputs * s;
+    zge_backward(l, s, back);
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t b = l->x[i] != 0 ? back[i] : 0;
+        uint32_t size = (uint32_t)(b < 0 ? -b : b);
+        back[i] = b;
+        most = size > most ? size : most;
+    }
+    uint32_t shift = 0;
+    while ((most >> shift) > 126u) { /* rounding up may add one */
+        shift++;
+    }
+    if (shift == 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            delta[i] = (int8_t)back[i];
+        }
+        return 0;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t up = (int32_t)(zge_random(noise, i) >> (32u - shift));
+        delta[i] = (int8_t)((back[i] + up) >> shift);
+    }
+    return shift;
+}
+
 /* ---- update ---- */
 
 /* g[i] = sum over samples of error times input, for inputs that follow each other. */
@@ -295,12 +349,6 @@ ZGE_INLINE void zge_run_gradient(const uint8_t *x, const int8_t *d, uint32_t n, 
 }
 
 ZGE_INLINE void zge_run(const uint8_t *x, const int8_t *d, uint32_t n, uint32_t s, int32_t base, int32_t *g) {
-#if defined(ZGE_HAVE_RUN)
-    if (s == 16 && n % 4 == 0) {
-        zge_run_vector(x, d, n, base, g);
-        return;
-    }
-#endif
     if (s == 16) {
         zge_run_gradient(x, d, n, 16, base, g);
     } else if (s == 1) {
@@ -331,17 +379,18 @@ ZGE_INLINE int32_t zge_any(const int8_t *d, uint32_t s) {
 ZGE_INLINE void zge_weight_gradients(const zge_layer *l, uint32_t row, uint32_t at, uint32_t n, uint32_t s,
                                      int32_t base, int32_t *g) {
     const int8_t *d = l->delta + (size_t)row * s;
+#if defined(ZGE_HAVE_GRADIENTS)
+    if (s == 16 && n % 4 == 0) {
+        zge_gradients_vector(l, l->indices == NULL ? NULL : l->indices + (size_t)row * l->per_row, at, n, d, base,
+                             g);
+        return;
+    }
+#endif
     if (l->indices == NULL) {
         zge_run(l->x + (size_t)at * s, d, n, s, base, g);
         return;
     }
     const uint16_t *index = l->indices + (size_t)row * l->per_row + at / l->block;
-#if defined(ZGE_HAVE_GATHERED)
-    if (s == 16 && l->block == 1 && n % 4 == 0) {
-        zge_gathered_vector(l->x, index, l->index_mask, d, n, base, g);
-        return;
-    }
-#endif
     if (s == 1 && l->block == 1) {
         const int32_t error = d[0];
         for (uint32_t i = 0; i < n; i++) {
@@ -364,6 +413,14 @@ ZGE_INLINE void zge_load_residuals(const zge_layer *l, size_t at, uint32_t n, in
         }
         return;
     }
+    if (at % 2 == 0 && n % 2 == 0) {
+        const uint8_t *p = l->nibbles + at / 2;
+        for (uint32_t i = 0; i < n / 2; i++) {
+            e[2 * i] = (int32_t)((p[i] & 15u) ^ 8u) - 8;
+            e[2 * i + 1] = (int32_t)((uint32_t)(p[i] >> 4) ^ 8u) - 8;
+        }
+        return;
+    }
     for (uint32_t i = 0; i < n; i++) {
         uint32_t half = (at + i) & 1u ? l->nibbles[(at + i) / 2] >> 4 : l->nibbles[(at + i) / 2] & 15u;
         e[i] = (int32_t)(half ^ 8u) - 8;
@@ -375,6 +432,13 @@ ZGE_INLINE void zge_store_residuals(const zge_layer *l, size_t at, uint32_t n, c
         uint16_t *p = l->indices + at;
         for (uint32_t i = 0; i < n; i++) {
             p[i] = (uint16_t)((p[i] & 0x0fffu) | ((uint32_t)e[i] & 15u) << 12);
+        }
+        return;
+    }
+    if (at % 2 == 0 && n % 2 == 0) {
+        uint8_t *p = l->nibbles + at / 2;
+        for (uint32_t i = 0; i < n / 2; i++) {
+            p[i] = (uint8_t)(((uint32_t)e[2 * i] & 15u) | ((uint32_t)e[2 * i + 1] & 15u) << 4);
         }
         return;
     }
@@ -455,7 +519,14 @@ static void zge_gradient(const zge_layer *l, uint32_t row, uint32_t s, int32_t *
     const int32_t base = -l->z_in * zge_error_sum(d, s);
     for (uint32_t i = 0; i < l->inputs; i += ZGE_CHUNK) {
         uint32_t n = l->inputs - i < ZGE_CHUNK ? l->inputs - i : ZGE_CHUNK;
-        zge_run(l->x + (size_t)i * s, d, n, s, base, g);
+#if defined(ZGE_HAVE_GRADIENTS)
+        if (s == 16 && n % 4 == 0) {
+            zge_gradients_vector(l, NULL, i, n, d, base, g);
+        } else
+#endif
+        {
+            zge_run(l->x + (size_t)i * s, d, n, s, base, g);
+        }
         for (uint32_t k = 0; k < n; k++) {
             grad[i + k] += g[k];
         }
@@ -474,5 +545,5 @@ static int32_t zge_usable(void) {
 
 const zge_kernels ZGE_JOIN(zge_kernels_, ZGE_VARIANT) = {
     ZGE_TEXT(ZGE_VARIANT), zge_usable, zge_quantize, zge_hidden, zge_head,
-    zge_backward,          zge_update_layer, zge_gradient, zge_pack,
+    zge_error,             zge_update_layer, zge_gradient, zge_pack,
 };

@@ -73,13 +73,17 @@ static uint32_t zge_slot(const zge_model *m, uint32_t label, uint32_t random) {
     return slot;
 }
 
-/* Keep column `column` of the batch. */
-static void zge_keep(const zge_model *m, uint32_t s, uint32_t column, uint32_t label, uint32_t random) {
-    uint32_t slot = zge_slot(m, label, random);
-    m->replay_counts[label]++;
-    zge_set_label(m, slot, label);
-    zge_kernels_now()->pack(m->layer[0].x, m->inputs, s, column, m->replay_bits,
-                            m->replay_data + (size_t)slot * m->replay_stride);
+/* Remember the first n columns of the batch, of labels y. */
+static void zge_keep(const zge_model *m, uint32_t s, const uint16_t *y, uint32_t n) {
+    const uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
+    uint8_t *to[ZGE_MAX_BATCH];
+    for (uint32_t c = 0; c < n; c++) {
+        const uint32_t slot = zge_slot(m, y[c], zge_random(base, c));
+        m->replay_counts[y[c]]++;
+        zge_set_label(m, slot, y[c]);
+        to[c] = m->replay_data + (size_t)slot * m->replay_stride;
+    }
+    zge_kernels_now()->pack(m, s, n, to);
 }
 
 zge_status zge_replay_clear(zge_model *m) {
@@ -128,8 +132,8 @@ zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y,
     for (uint32_t i = 0; i < n; i++) {
         const zge_column column = {ZGE_C_F32, x + (size_t)i * m->inputs};
         zge_kernels_now()->quantize(m, &column, 1, 1);
-        uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
-        zge_keep(m, 1, 0, y[i], zge_random(base, i));
+        zge_keep(m, 1, y + i, 1);
+        zge_add64(m->learner + ZGE_K_STEP, 1); /* a new stream of random numbers for each */
     }
     return ZGE_OK;
 }
@@ -205,38 +209,6 @@ static uint32_t zge_head_error(const zge_model *m, uint32_t s, const uint16_t *l
         }
     }
     return correct;
-}
-
-/* Error of the units below layer `above`: where a unit was active, what flows back to it, scaled to int8
- * by the least power of two that fits the batch and rounded stochastically. Returns that power. */
-static int32_t zge_hidden_error(const zge_model *m, uint32_t above, uint32_t s) {
-    const zge_layer *l = &m->layer[above];
-    int8_t *delta = m->layer[above - 1].delta;
-    const size_t n = (size_t)l->inputs * s;
-    const uint32_t base = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(above - 1, ZGE_R_ERROR));
-    zge_kernels_now()->backward(l, s, m->back);
-    uint32_t most = 0;
-    for (size_t i = 0; i < n; i++) {
-        int32_t b = l->x[i] != 0 ? m->back[i] : 0;
-        uint32_t size = (uint32_t)(b < 0 ? -b : b);
-        m->back[i] = b;
-        most = size > most ? size : most;
-    }
-    uint32_t shift = 0;
-    while ((most >> shift) > 126u) { /* rounding up may add one */
-        shift++;
-    }
-    if (shift == 0) {
-        for (size_t i = 0; i < n; i++) {
-            delta[i] = (int8_t)m->back[i];
-        }
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++) {
-        int32_t noise = (int32_t)(zge_random(base, (uint32_t)i) >> (32u - shift));
-        delta[i] = (int8_t)((m->back[i] + noise) >> shift);
-    }
-    return (int32_t)shift;
 }
 
 /* ---- rewiring ---- */
@@ -441,7 +413,9 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
         int32_t doublings[ZGE_MAX_LAYERS];
         doublings[m->layers - 1] = 0;
         for (uint32_t i = m->layers - 1; i > lowest; i--) {
-            doublings[i - 1] = doublings[i] + zge_hidden_error(m, i, s);
+            const uint32_t noise = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(i - 1, ZGE_R_ERROR));
+            doublings[i - 1] =
+                doublings[i] + (int32_t)kernels->error(&m->layer[i], s, noise, m->back, m->layer[i - 1].delta);
         }
         uint32_t row = 0;
         const uint32_t cursor = zge_get32(k + ZGE_K_CURSOR);
@@ -469,10 +443,7 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
             zge_put32(k + ZGE_K_GATHERED, gathered);
         }
         if (m->replay_samples > 0) {
-            const uint32_t keep = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
-            for (uint32_t c = 0; c < n; c++) {
-                zge_keep(m, s, c, y[c], zge_random(keep, c));
-            }
+            zge_keep(m, s, y, n);
         }
     }
     zge_add64(k + ZGE_K_STEP, 1);

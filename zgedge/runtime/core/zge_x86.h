@@ -1,0 +1,394 @@
+/* zge_x86.h: vector paths for x86-64. Included by zge_kernels.c when it is compiled for AVX2, or for
+ * AVX-512 with VNNI and VBMI. Each function leaves the bytes that the plain loop leaves: they only
+ * regroup integer sums. No u8 x s8 product is ever added in 16 bits (that saturates): AVX2 widens to
+ * 16 bits first, VNNI sums in 32. */
+#ifndef ZGE_X86_H
+#define ZGE_X86_H
+
+#include "zge_impl.h"
+
+#include <cpuid.h>
+#include <immintrin.h>
+
+/* What the processor has and the system saves at a switch of threads (XCR0). */
+static inline uint32_t zge_xcr0(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+static inline int32_t zge_x86_has(uint32_t ebx7, uint32_t ecx7, uint32_t xcr0) {
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & bit_OSXSAVE) == 0 || (zge_xcr0() & xcr0) != xcr0) {
+        return 0;
+    }
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        return 0;
+    }
+    return (b & ebx7) == ebx7 && (c & ecx7) == ecx7;
+}
+
+static inline int32_t zge_word(const int8_t *w) {
+    int32_t v;
+    memcpy(&v, w, sizeof v);
+    return v;
+}
+
+/* 16 samples of 16 bytes to 16 inputs of 16 samples. */
+#define ZGE_HAVE_TRANSPOSE 1
+static inline void zge_transpose16(const uint8_t *in, uint8_t *out) {
+    __m128i a[16], b[16];
+    for (int i = 0; i < 16; i++) {
+        a[i] = _mm_loadu_si128((const __m128i *)(const void *)(in + 16 * i));
+    }
+    for (int round = 0; round < 2; round++) { /* two rounds of a perfect shuffle by rows, twice */
+        for (int i = 0; i < 8; i++) {
+            b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
+            b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
+        }
+        for (int i = 0; i < 8; i++) {
+            a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]);
+            a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]);
+        }
+    }
+    for (int i = 0; i < 16; i++) {
+        _mm_storeu_si128((__m128i *)(void *)(out + 16 * i), a[i]);
+    }
+}
+
+#if defined(__AVX512VNNI__)
+
+#define ZGE_NEEDS                                                                                            \
+    zge_x86_has(bit_AVX2 | bit_AVX512F | bit_AVX512BW | bit_AVX512VL, bit_AVX512VNNI | bit_AVX512VBMI, 0xe6)
+
+/* [4 inputs][16 samples] to [16 samples][4 inputs]. */
+static inline __m512i zge_by_sample(__m512i v) {
+    const __m512i order = _mm512_set_epi32(
+        0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a, 0x39291909, 0x38281808,
+        0x37271707, 0x36261606, 0x35251505, 0x34241404, 0x33231303, 0x32221202, 0x31211101, 0x30201000);
+    return _mm512_permutexvar_epi8(order, v);
+}
+
+/* Four inputs of 16 samples each, whichever they are. */
+static inline __m512i zge_load_four(const zge_layer *l, const uint16_t *index, uint32_t at) {
+    if (index == NULL) {
+        return _mm512_loadu_si512(l->x + (size_t)at * 16);
+    }
+    if (l->block >= 4) {
+        const size_t input = (size_t)(index[at / l->block] & l->index_mask) * l->block + at % l->block;
+        return _mm512_loadu_si512(l->x + input * 16);
+    }
+    const uint32_t mask = l->index_mask;
+    const uint8_t *x = l->x;
+    const __m128i a = _mm_loadu_si128((const __m128i *)(const void *)(x + 16 * (size_t)(index[at] & mask)));
+    const __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(x + 16 * (size_t)(index[at + 1] & mask)));
+    const __m128i c = _mm_loadu_si128((const __m128i *)(const void *)(x + 16 * (size_t)(index[at + 2] & mask)));
+    const __m128i d = _mm_loadu_si128((const __m128i *)(const void *)(x + 16 * (size_t)(index[at + 3] & mask)));
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(c), d, 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* 16 vectors to the vector of their sums. */
+static inline __m512i zge_sum16(const __m512i *v) {
+    __m512i t[8], u[4];
+    for (int i = 0; i < 8; i++) {
+        t[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    }
+    for (int i = 0; i < 4; i++) {
+        u[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(t[2 * i], t[2 * i + 1]),
+                                _mm512_unpackhi_epi64(t[2 * i], t[2 * i + 1]));
+    }
+    const __m512i a = _mm512_add_epi32(_mm512_shuffle_i32x4(u[0], u[1], 0x88), _mm512_shuffle_i32x4(u[0], u[1], 0xdd));
+    const __m512i b = _mm512_add_epi32(_mm512_shuffle_i32x4(u[2], u[3], 0x88), _mm512_shuffle_i32x4(u[2], u[3], 0xdd));
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+}
+
+/* Partial sums of one row for one sample; *weight_sum gains partial sums of its weights. */
+static inline __m512i zge_row_partial(const zge_layer *l, uint32_t row, int32_t with_zero, __m512i *weight_sum) {
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i acc = _mm512_setzero_si512();
+    if (l->indices == NULL) {
+        for (uint32_t i = 0; i < l->width; i += 64) {
+            const uint32_t left = l->width - i;
+            const __mmask64 live = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+            const __m512i wi = _mm512_maskz_loadu_epi8(live, w + i);
+            acc = _mm512_dpbusd_epi32(acc, _mm512_maskz_loadu_epi8(live, l->x + i), wi);
+            if (with_zero) {
+                *weight_sum = _mm512_dpbusd_epi32(*weight_sum, ones, wi);
+            }
+        }
+        return acc;
+    }
+    const uint16_t *index = l->indices + (size_t)row * l->per_row;
+    if (l->block == 1) {
+        const __m512i low = _mm512_set1_epi32(255);
+        const __m512i mask = _mm512_set1_epi32((int32_t)l->index_mask);
+        for (uint32_t i = 0; i < l->width; i += 16) {
+            const uint32_t left = l->width - i;
+            const __mmask16 live = left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1u);
+            const __m512i at =
+                _mm512_and_si512(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(live, index + i)), mask);
+            /* Reads up to 3 bytes behind an input: the arena goes on there. */
+            const __m512i x = _mm512_and_si512(
+                _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), live, at, l->x, 1), low);
+            const __m512i wi = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(live, w + i));
+            acc = _mm512_add_epi32(acc, _mm512_mullo_epi32(x, wi));
+            if (with_zero) {
+                *weight_sum = _mm512_add_epi32(*weight_sum, wi);
+            }
+        }
+        return acc;
+    }
+    for (uint32_t i = 0; i < l->width; i += 64) {
+        const uint32_t left = l->width - i;
+        const __mmask64 live = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+        const __m512i wi = _mm512_maskz_loadu_epi8(live, w + i);
+        __m512i x;
+        if (l->block == 4) {
+            const __mmask16 some = left >= 64 ? (__mmask16)0xffff : (__mmask16)((1u << (left / 4)) - 1u);
+            const __m512i at = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, index + i / 4));
+            x = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), some, at, l->x, 4);
+        } else if (l->block == 8) {
+            const __mmask8 some = left >= 64 ? (__mmask8)0xff : (__mmask8)((1u << (left / 8)) - 1u);
+            const __m512i at = _mm512_cvtepu16_epi64(_mm_maskz_loadu_epi16(some, index + i / 8));
+            x = _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), some, at, l->x, 8);
+        } else {
+            const uint16_t *k = index + i / 16;
+            const __m128i *from = (const __m128i *)(const void *)l->x;
+            x = _mm512_castsi128_si512(_mm_loadu_si128(from + k[0]));
+            x = left > 16 ? _mm512_inserti32x4(x, _mm_loadu_si128(from + k[1]), 1) : x;
+            x = left > 32 ? _mm512_inserti32x4(x, _mm_loadu_si128(from + k[2]), 2) : x;
+            x = left > 48 ? _mm512_inserti32x4(x, _mm_loadu_si128(from + k[3]), 3) : x;
+        }
+        acc = _mm512_dpbusd_epi32(acc, x, wi);
+        if (with_zero) {
+            *weight_sum = _mm512_dpbusd_epi32(*weight_sum, ones, wi);
+        }
+    }
+    return acc;
+}
+
+/* Sums of rows row .. row + 15 for one sample. */
+#define ZGE_HAVE_ROWS 1
+static inline int32_t zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *sums) {
+    __m512i part[16], weight_part[16];
+    __m512i out;
+    if (l->z_in == 0) {
+        for (uint32_t i = 0; i < 16; i++) {
+            part[i] = zge_row_partial(l, row + i, 0, NULL);
+        }
+        out = zge_sum16(part);
+    } else {
+        for (uint32_t i = 0; i < 16; i++) {
+            weight_part[i] = _mm512_setzero_si512();
+            part[i] = zge_row_partial(l, row + i, 1, &weight_part[i]);
+        }
+        out = _mm512_sub_epi32(zge_sum16(part),
+                               _mm512_mullo_epi32(zge_sum16(weight_part), _mm512_set1_epi32(l->z_in)));
+    }
+    _mm512_storeu_si512(sums, out);
+    return 1;
+}
+
+/* Sums of one row for 1 or 16 samples; 0 where this shape is left to the plain loop. */
+#define ZGE_HAVE_SUMS 1
+static inline int32_t zge_sums_vector(const zge_layer *l, uint32_t row, uint32_t s, int32_t *acc) {
+    if (s == 1) {
+        __m512i weight_sum = _mm512_setzero_si512();
+        const __m512i sum = zge_row_partial(l, row, l->z_in != 0, &weight_sum);
+        acc[0] = _mm512_reduce_add_epi32(sum) - l->z_in * _mm512_reduce_add_epi32(weight_sum);
+        return 1;
+    }
+    if (s != 16 || l->width % 4 != 0) {
+        return 0;
+    }
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    const uint16_t *index = l->indices == NULL ? NULL : l->indices + (size_t)row * l->per_row;
+    __m512i sum = _mm512_setzero_si512();
+    __m512i weight_sum = _mm512_setzero_si512();
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (uint32_t i = 0; i < l->width; i += 4) {
+        const __m512i wi = _mm512_set1_epi32(zge_word(w + i));
+        sum = _mm512_dpbusd_epi32(sum, zge_by_sample(zge_load_four(l, index, i)), wi);
+        if (l->z_in != 0) {
+            weight_sum = _mm512_dpbusd_epi32(weight_sum, ones, wi);
+        }
+    }
+    sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(weight_sum, _mm512_set1_epi32(l->z_in)));
+    _mm512_storeu_si512(acc, sum);
+    return 1;
+}
+
+/* Four vectors of four inputs (a 128-bit lane each) to 16 sums in order. */
+static inline __m512i zge_sum_lanes(__m512i a, __m512i b, __m512i c, __m512i d) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    const __m512i v = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    return _mm512_permutexvar_epi32(order, v);
+}
+
+/* Gradients of n weights of a row from `at` on, for 16 samples of error d; n a multiple of 4. */
+#define ZGE_HAVE_GRADIENTS 1
+static inline void zge_gradients_vector(const zge_layer *l, const uint16_t *index, uint32_t at, uint32_t n,
+                                        const int8_t *d, int32_t base, int32_t *g) {
+    const __m512i error = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)d));
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i start = _mm512_set1_epi32(base);
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m512i a = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i), error);
+        const __m512i b = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i + 4), error);
+        const __m512i c = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i + 8), error);
+        const __m512i e = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i + 12), error);
+        _mm512_storeu_si512(g + i, _mm512_add_epi32(zge_sum_lanes(a, b, c, e), start));
+    }
+    for (; i < n; i += 4) {
+        const __m512i a = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i), error);
+        const __m512i sums = _mm512_add_epi32(zge_sum_lanes(a, zero, zero, zero), start);
+        _mm_storeu_si128((__m128i *)(void *)(g + i), _mm512_castsi512_si128(sums));
+    }
+}
+
+#else /* AVX2 */
+
+#define ZGE_NEEDS zge_x86_has(bit_AVX2, 0, 0x6)
+
+static inline __m256i zge_widen(const uint8_t *p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Eight vectors to the vector of their sums. */
+static inline __m256i zge_sum8(const __m256i *v) {
+    const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* Partial sums of one row for one sample over what fits whole vectors; the rest in *tail. */
+static inline __m256i zge_row_partial(const zge_layer *l, uint32_t row, int32_t *tail) {
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    const uint16_t *index = l->indices == NULL ? NULL : l->indices + (size_t)row * l->per_row;
+    const __m256i z = _mm256_set1_epi16((int16_t)l->z_in);
+    __m256i acc = _mm256_setzero_si256();
+    uint32_t i = 0;
+    if (index != NULL && l->block == 1) {
+        const __m256i mask = _mm256_set1_epi32((int32_t)l->index_mask);
+        const __m256i low = _mm256_set1_epi32(255);
+        const __m256i z32 = _mm256_set1_epi32(l->z_in);
+        for (; i + 8 <= l->width; i += 8) {
+            const __m256i at = _mm256_and_si256(
+                _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(index + i))), mask);
+            /* Reads up to 3 bytes behind an input: the arena goes on there. */
+            const __m256i x =
+                _mm256_and_si256(_mm256_i32gather_epi32((const int32_t *)(const void *)l->x, at, 1), low);
+            const __m256i wi = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(w + i)));
+            acc = _mm256_add_epi32(acc, _mm256_mullo_epi32(_mm256_sub_epi32(x, z32), wi));
+        }
+    } else {
+        for (; i + 16 <= l->width; i += 16) {
+            __m128i x;
+            if (index == NULL) {
+                x = _mm_loadu_si128((const __m128i *)(const void *)(l->x + i));
+            } else if (l->block == 4) {
+                const uint16_t *k = index + i / 4;
+                const int8_t *from = (const int8_t *)l->x;
+                x = _mm_set_epi32(zge_word(from + 4 * (size_t)k[3]), zge_word(from + 4 * (size_t)k[2]),
+                                  zge_word(from + 4 * (size_t)k[1]), zge_word(from + 4 * (size_t)k[0]));
+            } else if (l->block == 8) {
+                const uint16_t *k = index + i / 8;
+                x = _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)(const void *)(l->x + 8 * (size_t)k[0])),
+                                       _mm_loadl_epi64((const __m128i *)(const void *)(l->x + 8 * (size_t)k[1])));
+            } else {
+                x = _mm_loadu_si128((const __m128i *)(const void *)(l->x + 16 * (size_t)index[i / 16]));
+            }
+            const __m256i wi = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + i)));
+            acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_sub_epi16(_mm256_cvtepu8_epi16(x), z), wi));
+        }
+    }
+    int32_t rest = 0;
+    for (; i < l->width; i++) {
+        rest += w[i] * ((int32_t)l->x[zge_input_of(l, row, i)] - l->z_in);
+    }
+    *tail = rest;
+    return acc;
+}
+
+/* Sums of rows row .. row + 15 for one sample. */
+#define ZGE_HAVE_ROWS 1
+static inline int32_t zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *sums) {
+    for (uint32_t half = 0; half < 16; half += 8) {
+        __m256i part[8];
+        int32_t tail[8];
+        for (uint32_t i = 0; i < 8; i++) {
+            part[i] = zge_row_partial(l, row + half + i, &tail[i]);
+        }
+        const __m256i all = _mm256_add_epi32(zge_sum8(part), _mm256_loadu_si256((const __m256i *)(const void *)tail));
+        _mm256_storeu_si256((__m256i *)(void *)(sums + half), all);
+    }
+    return 1;
+}
+
+/* Sums of one row for 1 or 16 samples; 0 where this shape is left to the plain loop. */
+#define ZGE_HAVE_SUMS 1
+static inline int32_t zge_sums_vector(const zge_layer *l, uint32_t row, uint32_t s, int32_t *acc) {
+    if (s == 1) {
+        int32_t tail;
+        int32_t part[8];
+        _mm256_storeu_si256((__m256i *)(void *)part, zge_row_partial(l, row, &tail));
+        for (uint32_t i = 0; i < 8; i++) {
+            tail += part[i];
+        }
+        acc[0] = tail;
+        return 1;
+    }
+    if (s != 16 || l->width % 2 != 0) {
+        return 0;
+    }
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    __m256i low = _mm256_setzero_si256();
+    __m256i high = _mm256_setzero_si256();
+    int32_t weight_sum = 0;
+    for (uint32_t i = 0; i < l->width; i += 2) {
+        const __m128i a = _mm_loadu_si128((const __m128i *)(const void *)(l->x + 16 * (size_t)zge_input_of(l, row, i)));
+        const __m128i b =
+            _mm_loadu_si128((const __m128i *)(const void *)(l->x + 16 * (size_t)zge_input_of(l, row, i + 1)));
+        const __m256i pair =
+            _mm256_set1_epi32((int32_t)((uint32_t)(uint16_t)w[i] | (uint32_t)(uint16_t)w[i + 1] << 16));
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), pair));
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), pair));
+        weight_sum += w[i] + w[i + 1];
+    }
+    const __m256i z = _mm256_set1_epi32(l->z_in * weight_sum);
+    _mm256_storeu_si256((__m256i *)(void *)acc, _mm256_sub_epi32(low, z));
+    _mm256_storeu_si256((__m256i *)(void *)(acc + 8), _mm256_sub_epi32(high, z));
+    return 1;
+}
+
+/* Gradients of n weights of a row from `at` on, for 16 samples of error d; n a multiple of 4. */
+#define ZGE_HAVE_GRADIENTS 1
+static inline void zge_gradients_vector(const zge_layer *l, const uint16_t *index, uint32_t at, uint32_t n,
+                                        const int8_t *d, int32_t base, int32_t *g) {
+    const __m256i error = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)d));
+    for (uint32_t i = 0; i < n; i += 4) {
+        const uint8_t *x[4];
+        for (uint32_t k = 0; k < 4; k++) {
+            uint32_t w = at + i + k;
+            size_t input = index == NULL ? w
+                                         : (size_t)(index[w / l->block] & l->index_mask) * l->block + w % l->block;
+            x[k] = l->x + 16 * input;
+        }
+        const __m256i ab = _mm256_hadd_epi32(_mm256_madd_epi16(zge_widen(x[0]), error),
+                                             _mm256_madd_epi16(zge_widen(x[1]), error));
+        const __m256i cd = _mm256_hadd_epi32(_mm256_madd_epi16(zge_widen(x[2]), error),
+                                             _mm256_madd_epi16(zge_widen(x[3]), error));
+        const __m256i all = _mm256_hadd_epi32(ab, cd);
+        const __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+        _mm_storeu_si128((__m128i *)(void *)(g + i), _mm_add_epi32(sum, _mm_set1_epi32(base)));
+    }
+}
+
+#endif
+#endif

@@ -39,12 +39,29 @@ ZGE_INLINE int32_t zge_code(float x, float center, float scale, float z) {
 
 ZGE_INLINE uint8_t zge_clamp_u8(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
 
+#if defined(ZGE_HAVE_CODES)
+ZGE_INLINE __m512 zge_load16_float(const float *x) { return _mm512_loadu_ps(x); }
+ZGE_INLINE __m512 zge_load16_uint8_t(const uint8_t *x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x)));
+}
+#define ZGE_CODES_VECTOR(type)                                                                               \
+    for (; i + 16 <= count; i += 16) {                                                                       \
+        zge_codes16(zge_load16_##type(x + i), shared ? _mm512_set1_ps(center[0]) : _mm512_loadu_ps(center + i), \
+                    shared ? _mm512_set1_ps(scale[0]) : _mm512_loadu_ps(scale + i), _mm512_set1_ps(z), out + i, \
+                    &clamped);                                                                               \
+    }
+#else
+#define ZGE_CODES_VECTOR(type)
+#endif
+
 /* Codes of `count` raw values; a group's scale serves all of them where `shared`. */
 #define ZGE_CODES(type)                                                                                      \
     ZGE_INLINE uint32_t zge_codes_##type(const type *x, const float *center, const float *scale,             \
                                          int32_t shared, float z, uint32_t count, uint8_t *out) {            \
         uint32_t clamped = 0;                                                                                \
-        for (uint32_t i = 0; i < count; i++) {                                                               \
+        uint32_t i = 0;                                                                                      \
+        ZGE_CODES_VECTOR(type)                                                                               \
+        for (; i < count; i++) {                                                                             \
             int32_t code = zge_code((float)x[i], center[shared ? 0 : i], scale[shared ? 0 : i], z);          \
             clamped += (uint32_t)code > 255u;                                                                \
             out[i] = zge_clamp_u8(code);                                                                     \
@@ -214,11 +231,12 @@ ZGE_INLINE void zge_sums(const zge_layer *l, uint32_t row, uint32_t s, int32_t *
     }
 }
 
+/* Clamping before rounding gives what clamping after it gives: 0 and 255 are whole. */
 ZGE_INLINE uint8_t zge_requantize(int32_t acc, float multiplier) {
     float v = (float)acc * multiplier;
     v = v > 0.0f ? v : 0.0f;
-    v = v < 512.0f ? v : 512.0f;
-    return zge_clamp_u8((int32_t)zge_rne(v));
+    v = v < 255.0f ? v : 255.0f;
+    return (uint8_t)(int32_t)zge_rne(v);
 }
 
 static void zge_hidden(const zge_layer *l, uint32_t s, uint8_t *y) {
@@ -293,6 +311,12 @@ ZGE_INLINE void zge_row_back(const zge_layer *l, uint32_t row, uint32_t s, int32
 }
 
 static void zge_backward(const zge_layer *l, uint32_t s, int32_t *back) {
+#if defined(ZGE_HAVE_DENSE_BACK)
+    if (s == 16 && l->indices == NULL) {
+        zge_dense_back_vector(l, back);
+        return;
+    }
+#endif
     memset(back, 0, (size_t)l->inputs * s * sizeof *back);
     for (uint32_t r = 0; r < l->outputs; r++) {
         if (s == 16) {
@@ -457,39 +481,27 @@ ZGE_INLINE int32_t zge_step(int32_t g, zge_rate rate, uint32_t random) {
     return moved;
 }
 
-/* n <= ZGE_CHUNK weights of a row. */
-ZGE_INLINE void zge_update_chunk(const zge_layer *l, size_t at, uint32_t n, const int32_t *g,
-                                 const zge_update *u) {
-    int32_t e[ZGE_CHUNK];
-    int8_t *w = l->weights + at;
-    zge_load_residuals(l, at, n, e);
-    if (u->weight.shift > 0) {
-        const uint32_t down = 32u - u->weight.shift;
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t random = zge_random(u->noise, (uint32_t)at + i);
-            int32_t moved = (g[i] * u->weight.mantissa + (int32_t)(random >> down)) >> u->weight.shift;
-            int32_t v = (int32_t)w[i] * 16 + e[i] - moved;
-            v = v > ZGE_V_MAX ? ZGE_V_MAX : v;
-            v = v < -ZGE_V_MAX ? -ZGE_V_MAX : v;
-            int32_t high = (v + 8) >> 4;
-            w[i] = (int8_t)high;
-            e[i] = v - high * 16;
-        }
-    } else {
-        for (uint32_t i = 0; i < n; i++) {
-            int32_t v = (int32_t)w[i] * 16 + e[i] - g[i] * u->weight.mantissa;
-            v = v > ZGE_V_MAX ? ZGE_V_MAX : v;
-            v = v < -ZGE_V_MAX ? -ZGE_V_MAX : v;
-            int32_t high = (v + 8) >> 4;
-            w[i] = (int8_t)high;
-            e[i] = v - high * 16;
-        }
+/* Step n weights: w and e are the two parts of v = 16 w + e. */
+ZGE_INLINE void zge_move(int8_t *restrict w, int32_t *restrict e, const int32_t *restrict g, uint32_t n,
+                         zge_rate rate, uint32_t noise, uint32_t at) {
+    const int32_t mantissa = rate.mantissa;
+    const uint32_t shift = rate.shift;
+    const uint32_t down = shift > 0 ? 32u - shift : 31u;
+    const uint32_t keep = shift > 0 ? ~0u : 0u; /* no noise where nothing is cut off */
+    for (uint32_t i = 0; i < n; i++) {
+        const int32_t up = (int32_t)((zge_random(noise, at + i) & keep) >> down);
+        int32_t v = (int32_t)w[i] * 16 + e[i] - ((g[i] * mantissa + up) >> shift);
+        v = v > ZGE_V_MAX ? ZGE_V_MAX : v;
+        v = v < -ZGE_V_MAX ? -ZGE_V_MAX : v;
+        const int32_t high = (v + 8) >> 4;
+        w[i] = (int8_t)high;
+        e[i] = v - high * 16;
     }
-    zge_store_residuals(l, at, n, e);
 }
 
 static void zge_update_layer(const zge_layer *l, uint32_t s, const zge_update *u) {
     int32_t g[ZGE_CHUNK];
+    int32_t e[ZGE_CHUNK];
     const int64_t most = (int64_t)INT32_MAX - (int64_t)l->width * 255 * 127;
     for (uint32_t r = 0; r < l->outputs; r++) {
         const int8_t *d = l->delta + (size_t)r * s;
@@ -502,7 +514,9 @@ static void zge_update_layer(const zge_layer *l, uint32_t s, const zge_update *u
             uint32_t n = l->width - i < ZGE_CHUNK ? l->width - i : ZGE_CHUNK;
             size_t at = (size_t)r * l->width + i;
             zge_weight_gradients(l, r, i, n, s, base, g);
-            zge_update_chunk(l, at, n, g, u);
+            zge_load_residuals(l, at, n, e);
+            zge_move(l->weights + at, e, g, n, u->weight, u->noise, (uint32_t)at);
+            zge_store_residuals(l, at, n, e);
         }
         int64_t b = (int64_t)l->bias[r] - zge_step(sum, u->bias, zge_random(u->bias_noise, r));
         b = b > most ? most : b < -most ? -most : b;

@@ -33,6 +33,8 @@ static inline int32_t zge_word(const int8_t *w) {
     return v;
 }
 
+static inline uint32_t zge_log(const zge_layer *l) { return (uint32_t)__builtin_ctz(l->block); }
+
 /* 16 samples of 16 bytes to 16 inputs of 16 samples. */
 #define ZGE_HAVE_TRANSPOSE 1
 static inline void zge_transpose16(const uint8_t *in, uint8_t *out) {
@@ -68,13 +70,13 @@ static inline __m512i zge_by_sample(__m512i v) {
     return _mm512_permutexvar_epi8(order, v);
 }
 
-/* Four inputs of 16 samples each, whichever they are. */
-static inline __m512i zge_load_four(const zge_layer *l, const uint16_t *index, uint32_t at) {
+/* Four inputs of 16 samples each, whichever they are. `log` is that of the block size. */
+static inline __m512i zge_load_four(const zge_layer *l, const uint16_t *index, uint32_t log, uint32_t at) {
     if (index == NULL) {
         return _mm512_loadu_si512(l->x + (size_t)at * 16);
     }
-    if (l->block >= 4) {
-        const size_t input = (size_t)(index[at / l->block] & l->index_mask) * l->block + at % l->block;
+    if (log >= 2) {
+        const size_t input = ((size_t)(index[at >> log] & l->index_mask) << log) + (at & (l->block - 1u));
         return _mm512_loadu_si512(l->x + input * 16);
     }
     const uint32_t mask = l->index_mask;
@@ -209,9 +211,10 @@ static inline int32_t zge_sums_vector(const zge_layer *l, uint32_t row, uint32_t
     __m512i sum = _mm512_setzero_si512();
     __m512i weight_sum = _mm512_setzero_si512();
     const __m512i ones = _mm512_set1_epi8(1);
+    const uint32_t log = zge_log(l);
     for (uint32_t i = 0; i < l->width; i += 4) {
         const __m512i wi = _mm512_set1_epi32(zge_word(w + i));
-        sum = _mm512_dpbusd_epi32(sum, zge_by_sample(zge_load_four(l, index, i)), wi);
+        sum = _mm512_dpbusd_epi32(sum, zge_by_sample(zge_load_four(l, index, log, i)), wi);
         if (l->z_in != 0) {
             weight_sum = _mm512_dpbusd_epi32(weight_sum, ones, wi);
         }
@@ -237,19 +240,56 @@ static inline void zge_gradients_vector(const zge_layer *l, const uint16_t *inde
     const __m512i error = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)d));
     const __m512i zero = _mm512_setzero_si512();
     const __m512i start = _mm512_set1_epi32(base);
+    const uint32_t log = zge_log(l);
     uint32_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        const __m512i a = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i), error);
-        const __m512i b = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i + 4), error);
-        const __m512i c = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i + 8), error);
-        const __m512i e = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i + 12), error);
+        const __m512i a = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, log, at + i), error);
+        const __m512i b = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, log, at + i + 4), error);
+        const __m512i c = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, log, at + i + 8), error);
+        const __m512i e = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, log, at + i + 12), error);
         _mm512_storeu_si512(g + i, _mm512_add_epi32(zge_sum_lanes(a, b, c, e), start));
     }
     for (; i < n; i += 4) {
-        const __m512i a = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, at + i), error);
+        const __m512i a = _mm512_dpbusd_epi32(zero, zge_load_four(l, index, log, at + i), error);
         const __m512i sums = _mm512_add_epi32(zge_sum_lanes(a, zero, zero, zero), start);
         _mm_storeu_si128((__m128i *)(void *)(g + i), _mm512_castsi512_si128(sums));
     }
+}
+
+/* back [n][16] = error [rows][16] times weights [rows][n], of a dense layer. */
+#define ZGE_HAVE_DENSE_BACK 1
+static inline void zge_dense_back_vector(const zge_layer *l, int32_t *back) {
+    for (uint32_t r = 0; r < l->outputs; r += 2) {
+        const int32_t two = r + 1 < l->outputs;
+        const __m128i d0 = _mm_loadu_si128((const __m128i *)(const void *)(l->delta + (size_t)r * 16));
+        const __m128i d1 = two ? _mm_loadu_si128((const __m128i *)(const void *)(l->delta + (size_t)(r + 1) * 16))
+                               : _mm_setzero_si128();
+        /* Samples in order, the two rows of each side by side, in 16 bits. */
+        const __m512i low = _mm512_cvtepi8_epi16(_mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_unpacklo_epi8(d0, d1)), _mm_unpackhi_epi8(d0, d1), 1));
+        const int8_t *w0 = l->weights + (size_t)r * l->width;
+        const int8_t *w1 = two ? w0 + l->width : w0;
+        for (uint32_t i = 0; i < l->width; i++) {
+            const __m512i pair = _mm512_set1_epi32((int32_t)((uint32_t)(uint16_t)w0[i] | (uint32_t)(uint16_t)w1[i] << 16));
+            const __m512i product = _mm512_madd_epi16(low, pair);
+            int32_t *to = back + (size_t)i * 16;
+            _mm512_storeu_si512(to, r == 0 ? product : _mm512_add_epi32(_mm512_loadu_si512(to), product));
+        }
+    }
+}
+
+/* 16 input codes; *clamped gains how many were clamped. */
+#define ZGE_HAVE_CODES 1
+static inline void zge_codes16(__m512 x, __m512 center, __m512 scale, __m512 z, uint8_t *out, uint32_t *clamped) {
+    const __m512 magic = _mm512_set1_ps(12582912.0f);
+    __m512 v = _mm512_mul_ps(_mm512_sub_ps(x, center), scale);
+    v = _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(-512.0f)), _mm512_set1_ps(512.0f));
+    v = _mm512_add_ps(_mm512_sub_ps(_mm512_add_ps(v, magic), magic), z);
+    const __m512i code = _mm512_cvttps_epi32(v);
+    const __mmask16 outside = _mm512_cmpgt_epu32_mask(code, _mm512_set1_epi32(255));
+    *clamped += (uint32_t)__builtin_popcount(outside);
+    _mm_storeu_si128((__m128i *)(void *)out,
+                     _mm512_cvtusepi32_epi8(_mm512_max_epi32(code, _mm512_setzero_si512())));
 }
 
 #else /* AVX2 */
@@ -372,12 +412,13 @@ static inline int32_t zge_sums_vector(const zge_layer *l, uint32_t row, uint32_t
 static inline void zge_gradients_vector(const zge_layer *l, const uint16_t *index, uint32_t at, uint32_t n,
                                         const int8_t *d, int32_t base, int32_t *g) {
     const __m256i error = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)d));
+    const uint32_t log = zge_log(l);
     for (uint32_t i = 0; i < n; i += 4) {
         const uint8_t *x[4];
         for (uint32_t k = 0; k < 4; k++) {
-            uint32_t w = at + i + k;
-            size_t input = index == NULL ? w
-                                         : (size_t)(index[w / l->block] & l->index_mask) * l->block + w % l->block;
+            const uint32_t w = at + i + k;
+            const size_t input =
+                index == NULL ? w : ((size_t)(index[w >> log] & l->index_mask) << log) + (w & (l->block - 1u));
             x[k] = l->x + 16 * input;
         }
         const __m256i ab = _mm256_hadd_epi32(_mm256_madd_epi16(zge_widen(x[0]), error),

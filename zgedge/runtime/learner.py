@@ -15,6 +15,9 @@ from zgedge.runtime import core_library as core
 from zgedge.runtime.model import Model
 
 
+REWIRE_UNTIL = 0.75
+
+
 class Learner:
     """Learns from labelled samples, one tick at a time (`core/zge.h`, zge_learner_step).
 
@@ -34,7 +37,7 @@ class Learner:
 
         rate      learning rate in units of the float network, 0 < rate <= 8
         strategy  rewiring: "rigl", "set" or "static"
-        swaps     blocks replaced at each visit of a row, 1..255
+        swaps     blocks replaced at each visit of a row, 0..255
         gather    samples whose gradient a row gathers before its visit, 1..4,096
 
         Raises ModelError where the file was written with --no-learning, UsageError for a bad option.
@@ -91,6 +94,20 @@ class Learner:
         core.check(
             core.lib.zge_learner_configure(self.model._handle, ctypes.byref(c)),
             f"{self.model.name}: the learner's settings",
+        )
+
+    def anneal(self, done: float, *, rate: float = 0.5) -> None:
+        """Set rate and swaps for a run of known length of which the share `done` (0..1) is over.
+
+        The rate falls from `rate` to a tenth of it, by a constant factor a step; the blocks replaced
+        at a visit fall from half a row's to none at three quarters of the run (the shape of RigL's
+        schedule, Evci et al. 2020; the constants are measured, docs/results/adaptation.md).
+        """
+        rows = [x.per_row for x in self.model.arena.network.layers if x.per_row]
+        most = min(255, max(rows) / 2) if rows else 1
+        left = 1 - done / REWIRE_UNTIL
+        self.configure(
+            rate=rate * 0.1**done, swaps=max(1, round(most * left)) if left > 0 else 0, gather=32
         )
 
     def freeze(self, what: str = "all") -> None:

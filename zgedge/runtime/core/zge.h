@@ -172,7 +172,7 @@ typedef struct zge_config {
     float rate;              /* learning rate, 0 < rate <= 8, in units of the float network */
     uint32_t learn;          /* ZGE_LEARN_* */
     uint32_t strategy;       /* ZGE_REWIRE_* */
-    uint32_t swaps;          /* blocks replaced at a visit of a row, 1..255 */
+    uint32_t swaps;          /* blocks replaced at a visit of a row, 0..255; 0: none */
     uint32_t gather;         /* samples whose gradient a row gathers before its visit, 1..4096 */
 } zge_config;
 

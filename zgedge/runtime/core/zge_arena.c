@@ -403,7 +403,7 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
     uint32_t swaps = zge_get16(k + ZGE_K_SWAPS);
     uint32_t gather = zge_get16(k + ZGE_K_GATHER);
     if (!(rate > 0.0f && rate <= 8.0f) || zge_get16(k + ZGE_K_LEARN) > ZGE_LEARN_NONE ||
-        zge_get16(k + ZGE_K_STRATEGY) > ZGE_REWIRE_RIGL || swaps < 1 || swaps > 255 || gather < 1 ||
+        zge_get16(k + ZGE_K_STRATEGY) > ZGE_REWIRE_RIGL || swaps > 255 || gather < 1 ||
         gather > 4096 || (rows == 0 ? cursor != 0 : cursor >= rows) ||
         zge_get32(k + ZGE_K_GATHERED) > 4096 + ZGE_MAX_BATCH || zge_get32(k + ZGE_K_RESERVED) != 0) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_LEARNER, 0, at);

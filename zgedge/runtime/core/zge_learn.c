@@ -148,7 +148,7 @@ zge_status zge_learner_configure(zge_model *m, const zge_config *c) {
         return ZGE_E_NO_LEARNING;
     }
     if (!(c->rate > 0.0f && c->rate <= 8.0f) || c->learn > ZGE_LEARN_NONE || c->strategy > ZGE_REWIRE_RIGL ||
-        c->swaps < 1 || c->swaps > 255 || c->gather < 1 || c->gather > 4096) {
+        c->swaps > 255 || c->gather < 1 || c->gather > 4096) {
         return ZGE_E_ARGUMENT;
     }
     uint8_t *k = m->learner;
@@ -419,7 +419,9 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
         }
         uint32_t row = 0;
         const uint32_t cursor = zge_get32(k + ZGE_K_CURSOR);
-        const zge_layer *l = lowest > 0 || strategy == ZGE_REWIRE_STATIC ? NULL : zge_under_cursor(m, cursor, &row);
+        const uint32_t swaps = zge_get16(k + ZGE_K_SWAPS);
+        const int32_t rewires = lowest == 0 && strategy != ZGE_REWIRE_STATIC && swaps > 0;
+        const zge_layer *l = rewires ? zge_under_cursor(m, cursor, &row) : NULL;
         if (l != NULL && strategy == ZGE_REWIRE_RIGL) {
             kernels->gradient(l, row, s, m->grad);
         }
@@ -435,7 +437,7 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
         if (l != NULL) {
             uint32_t gathered = zge_get32(k + ZGE_K_GATHERED) + total;
             if (gathered >= zge_get16(k + ZGE_K_GATHER)) {
-                rewired = zge_visit(m, l, row, zge_get16(k + ZGE_K_SWAPS), strategy) * l->block;
+                rewired = zge_visit(m, l, row, swaps, strategy) * l->block;
                 memset(m->grad, 0, (size_t)l->inputs * sizeof *m->grad);
                 zge_put32(k + ZGE_K_CURSOR, cursor + 1 == zge_rewirable_rows(m) ? 0 : cursor + 1);
                 gathered = 0;

@@ -1,0 +1,280 @@
+"""From a task's shape and a byte budget to a network: arithmetic of bytes only, nothing is trained.
+
+The rules below were read off trial trainings (docs/planner.md says which); they choose among
+networks whose file length is known to the byte beforehand, so a plan never overruns its budget.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from zgedge import network as net
+from zgedge.arena import names_blob
+from zgedge.errors import BudgetError, DataError, UsageError
+from zgedge.network import KB, Layer, Network, dense, sparse
+
+if TYPE_CHECKING:
+    from zgedge.data import Dataset
+
+SMALLEST, LARGEST = 2 * KB, 16 * KB * KB
+_UNITS = {"": 1, "B": 1, "K": KB, "KB": KB, "KIB": KB, "M": KB**2, "MB": KB**2, "MIB": KB**2}
+
+MAX_UNITS = 4096
+WEIGHTS_PER_SAMPLE = 16
+MAX_REPLAY_SAMPLES = 4096
+REPLAY_SHARE = 0.2
+WIDE_ALIGN_FROM = 32 * KB
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of a size such as "256KB", "1MB" or "2048"; KB is 1,024 bytes.
+
+    Raises UsageError for anything else, and for sizes outside 2 KB .. 16 MB.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    if match is None or match[2].upper() not in _UNITS:
+        raise UsageError(
+            f"{text!r} is not a size.", "Write it as 256KB or 1MB; a bare number is bytes."
+        )
+    size = math.floor(float(match[1]) * _UNITS[match[2].upper()])
+    if not SMALLEST <= size <= LARGEST:
+        raise UsageError(
+            f"A budget of {text} ({size:,} bytes) is outside what zgedge plans for.",
+            "Budgets go from 2KB to 16MB; a bare number is bytes.",
+        )
+    return size
+
+
+def format_size(size: int) -> str:
+    """A size as people write it: 262,144 -> "256 KB"."""
+    if size >= KB * KB:
+        return f"{size / KB / KB:.4g} MB"
+    return f"{size / KB:.4g} KB" if size >= KB else f"{size} bytes"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the planner must know of the data.
+
+    `shape` is (height, width, channels); `names_bytes` the length of the names in the file; `groups`
+    1 where one scale serves all inputs, else the number of inputs; `samples` the training samples.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    names_bytes: int
+    groups: int
+    kind: str
+    samples: int
+
+    @property
+    def inputs(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Task:
+        """The task of a data set. Raises DataError where the format cannot hold it."""
+        inputs = data.shape[0] * data.shape[1] * data.shape[2]
+        if inputs > net.MAX_INPUTS:
+            raise DataError(
+                f"{data.name} has {inputs:,} features; a model takes at most {net.MAX_INPUTS:,}.",
+                "Drop columns, or make the pictures smaller.",
+            )
+        if not 2 <= len(data.classes) <= net.MAX_CLASSES:
+            raise DataError(
+                f"{data.name} has {len(data.classes):,} classes; a model takes 2 to "
+                f"{net.MAX_CLASSES:,}.",
+                "Check that the label column is the right one.",
+            )
+        return cls(
+            shape=data.shape,
+            classes=len(data.classes),
+            names_bytes=len(names_blob(data.classes)),
+            groups=1 if data.kind == "picture" else inputs,
+            kind=data.kind,
+            samples=len(data.x_train),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network for a budget. `reasons` are pairs (what was chosen, why)."""
+
+    network: Network
+    budget: int
+    saturated: bool
+    reasons: tuple[tuple[str, str], ...]
+
+    @property
+    def bytes(self) -> int:
+        """Length of the file."""
+        return self.network.file_bytes
+
+
+def fan_in_for(inputs: int, block: int) -> int:
+    """Fan-in of a hidden unit: some 2.3 times the root of the inputs, a multiple of the block."""
+    wanted = max(4, 2.3 * math.sqrt(inputs))
+    return min(inputs, max(block, round(wanted / block) * block))
+
+
+def block_for(task: Task) -> int:
+    """Inputs that share an index: 4 where neighbours belong together, else 1."""
+    return 4 if task.kind != "table" and task.inputs % 4 == 0 and task.inputs >= 32 else 1
+
+
+def hidden_layer(task: Task, units: int, fan_in: int, block: int) -> Layer:
+    """A sparse layer, or a dense one where that costs no more bytes a row."""
+    if fan_in * (block + 2) >= task.inputs * block:
+        return dense(task.inputs, units)
+    return sparse(task.inputs, units, fan_in, block)
+
+
+def _network(task: Task, budget: int, learning: bool, batch: int, layers: tuple[Layer, ...]) -> Network:
+    return Network(
+        shape=task.shape,
+        classes=task.classes,
+        layers=layers,
+        names_bytes=task.names_bytes,
+        groups=task.groups,
+        task=task.kind,
+        learning=learning,
+        batch=batch if learning else 1,
+        align=64 if budget >= WIDE_ALIGN_FROM else 8,
+    )
+
+
+def _most_units(task: Task, budget: int, learning: bool, batch: int, limit: int) -> int:
+    """Most hidden units whose file has at most `budget` bytes; 0 where none has."""
+    block = block_for(task)
+    fan_in = fan_in_for(task.inputs, block)
+
+    def fits(units: int) -> bool:
+        layers = (hidden_layer(task, units, fan_in, block), dense(units, task.classes))
+        return _network(task, budget, learning, batch, layers).file_bytes <= budget
+
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _smallest(task: Task, learning: bool) -> Network:
+    """The smallest network worth training: one layer, each class looking at a few inputs."""
+    block = block_for(task)
+    fan_in = min(task.inputs, max(block, 8))
+    layer = (
+        dense(task.inputs, task.classes)
+        if fan_in * (block + 2) >= task.inputs * block
+        else sparse(task.inputs, task.classes, fan_in, block)
+    )
+    return _network(task, SMALLEST, learning, 1, (layer,))
+
+
+def _linear(task: Task, budget: int, learning: bool) -> Network:
+    """One layer with the largest fan-in that fits."""
+    block = block_for(task)
+    best = _smallest(task, learning)
+    for fan_in in range(block, task.inputs + 1, block):
+        if fan_in * (block + 2) < task.inputs * block:
+            layer = sparse(task.inputs, task.classes, fan_in, block)
+        else:
+            layer = dense(task.inputs, task.classes)
+        candidate = _network(task, budget, learning, 1, (layer,))
+        if candidate.file_bytes <= budget:
+            best = candidate
+    return best
+
+
+def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
+    """The network for a task in at most `budget` bytes.
+
+    Raises BudgetError, with the smallest budget that works, where none fits.
+    """
+    smallest = _smallest(task, learning).file_bytes
+    if smallest > budget:
+        hint = f"The smallest budget that works is {max(smallest, SMALLEST):,} bytes"
+        if learning:
+            without = _smallest(task, False).file_bytes
+            hint += f", or {max(without, SMALLEST):,} with --no-learning"
+        raise BudgetError(
+            f"{budget:,} bytes are too few for {task.inputs:,} inputs and {task.classes:,} classes.",
+            hint + ".",
+            smallest=max(smallest, SMALLEST),
+        )
+    block = block_for(task)
+    fan_in = fan_in_for(task.inputs, block)
+    most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
+    limit = max(8, min(MAX_UNITS, math.ceil(most_weights / (fan_in + task.classes))))
+    share = budget if not learning else math.floor(budget * (1 - REPLAY_SHARE))
+    batch, units = 1, _most_units(task, share, learning, 1, limit)
+    for wider in (2, 4, 8, 16) if learning else ():
+        more = _most_units(task, share, learning, wider, limit)
+        if more >= 0.6 * _most_units(task, share, learning, 1, limit):
+            batch, units = wider, more
+    reasons = []
+    if units < max(4, task.classes // 2):
+        chosen = _linear(task, budget, learning)
+        layer = chosen.layers[0]
+        reasons.append(
+            (f"one {layer.kind} layer, fan-in {layer.width}", "no room for hidden units")
+        )
+        saturated = layer.width == task.inputs
+    else:
+        layer = hidden_layer(task, units, fan_in, block)
+        chosen = _network(task, budget, learning, batch, (layer, dense(units, task.classes)))
+        saturated = units == limit
+        reasons.append(
+            (
+                f"{units:,} hidden units",
+                f"more would not help {task.samples:,} samples" if saturated else "as many as fit",
+            )
+        )
+        reasons.append(_why_connections(task, layer))
+        reasons.append((f"dense head {units:,} x {task.classes:,}", "each class sees every unit"))
+    if learning:
+        reasons.append(
+            (f"learning in steps of {chosen.batch}", "the most that leaves room for the units")
+        )
+        chosen, reason = _with_replay(task, budget, chosen)
+        reasons.append(reason)
+        saturated = saturated and chosen.replay_samples >= min(task.samples, MAX_REPLAY_SAMPLES)
+    else:
+        reasons.append(("no learning", "asked for: weights, wiring and activations only"))
+    if saturated:
+        reasons.append(
+            (
+                f"{format_size(chosen.file_bytes)} of {format_size(budget)}",
+                "the task is saturated: more bytes would not be used",
+            )
+        )
+    return Plan(chosen, budget, saturated, tuple(reasons))
+
+
+def _why_connections(task: Task, layer: Layer) -> tuple[str, str]:
+    if layer.kind == net.DENSE:
+        return (f"dense, {layer.width:,} inputs a unit", "cheaper than indices at this fan-in")
+    what = f"fan-in {layer.width:,} of {layer.inputs:,} ({layer.density:.1%})"
+    if layer.block == 1:
+        return (what, "one index a connection: columns next to each other need not belong together")
+    return (
+        f"{what}, in {layer.per_row} blocks of {layer.block}",
+        "neighbours share an index: 1.5 bytes a connection instead of 3",
+    )
+
+
+def _with_replay(task: Task, budget: int, network: Network) -> tuple[Network, tuple[str, str]]:
+    """The network with as much replay as is left, at 4 bits a value."""
+    one = replace(network, replay_bits=4, replay_samples=1)
+    room = budget - one.file_bytes
+    if room < 0:
+        return network, ("no replay", "no room for a remembered sample")
+    wanted = min(task.samples, MAX_REPLAY_SAMPLES, net.MAX_REPLAY)
+    samples = min(wanted, 1 + room // one.replay_sample_bytes)
+    why = "all of the training data" if samples == task.samples else "what is left of the budget"
+    if samples == MAX_REPLAY_SAMPLES < task.samples:
+        why = "more would slow each step"
+    return replace(one, replay_samples=samples), (f"replay of {samples:,} samples", why)

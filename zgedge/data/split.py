@@ -70,7 +70,8 @@ def by_time(y: Array, window: int, hop: int, fraction: float) -> tuple[Indices, 
     train = _without_overlap(once, window, hop)
     values, counts = np.unique(y, return_counts=True)
     repeated = set(values[counts > 1].tolist())
-    if set(y[train].tolist()) == set(values.tolist()) and repeated <= set(y[once].tolist()):
+    trained, tested = set(y[train].tolist()), set(y[once].tolist())
+    if tested and trained == set(values.tolist()) and repeated <= tested:
         return np.flatnonzero(train), np.flatnonzero(once), True
     per_class = np.zeros(len(y), dtype=bool)
     for value in values:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zgedge.data.dataset import Array, Part, Request, label_text
+from zgedge.data.dataset import Array, Part, Raw, Request, label_text
 from zgedge.data.findings import Findings
 from zgedge.errors import DataError
 
@@ -34,12 +35,12 @@ READ_ERRORS = (
 
 def unreadable(where: str, error: BaseException) -> DataError:
     """The error for an array file that numpy refuses. `where` names the file and the array."""
-    if "allow_pickle" in str(error) or "pickle" in str(error):
+    if "pickle" in str(error) or "Python objects" in str(error):
         return DataError(
             f"{where} holds Python objects, which are not loaded because they can run code.",
             _SAVE_HINT,
         )
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return DataError(f"{where} cannot be read: {reason}.", _SAVE_HINT)
 
 
@@ -59,12 +60,23 @@ def load_npy(path: Path) -> Array:
         raise unreadable(str(path), error) from error
 
 
-def part(x: Array, y: Array | None, names: tuple[str, str], path: str, request: Request) -> Part:
-    """Rows and labels of one part, checked.
+def parts(arrays: Mapping[str, Array], path: str, request: Request) -> Raw:
+    """The arrays `x`, `y`, `x_test`, `y_test` (all but `x` may be absent), checked.
 
-    `names` are the names of the two arrays in messages. `y` may be None only when predicting.
-    Raises `DataError` (when strict) for wrong shapes, types, NaN, infinities, unequal lengths.
+    Raises `DataError` (when strict) for wrong shapes, types, NaN, infinities, unequal lengths,
+    and where training needs labels that are not there.
     """
+    if request.training and ("x_test" in arrays) != ("y_test" in arrays):
+        there, missing = ("x_test", "y_test") if "x_test" in arrays else ("y_test", "x_test")
+        raise DataError(f"{path} has {there} but no {missing}.", "Save both or neither.")
+    train = _part(arrays["x"], arrays.get("y"), ("x", "y"), path, request)
+    if "x_test" not in arrays:
+        return Raw(train)
+    names = ("x_test", "y_test")
+    return Raw(train, _part(arrays["x_test"], arrays.get("y_test"), names, path, request))
+
+
+def _part(x: Array, y: Array | None, names: tuple[str, str], path: str, request: Request) -> Part:
     x_name, y_name = names
     findings = request.findings
     x = _numbers(x, f"{path}, {x_name}", x_name, findings)

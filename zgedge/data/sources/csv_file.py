@@ -79,19 +79,27 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def _find_column(wanted: str, first_row: list[str], index: int) -> int | None:
+    """The column of that name, or of that number counted from 1.
+
+    In a row of data a number may stand anywhere, so it is a name only in a header that counts.
+    """
+    numbered = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= len(first_row)
+    if numbered and not _counts(first_row[index:]):
+        return int(wanted) - 1
+    return first_row.index(wanted) if wanted in first_row else None
+
+
 def _label_column(first_row: list[str], index: int, request: Request) -> int | None:
     """Where the labels are, or None for rows without any. `index` is 1 with a row index."""
     path, wanted, width = request.spec, request.label, len(first_row) - index
     unlabelled = request.features == width
-    if wanted is not None and wanted in first_row:
-        column: int | None = first_row.index(wanted)
-    elif unlabelled:
+    column: int | None = len(first_row) - 1
+    if wanted is not None:
+        column = _find_column(wanted, first_row, index)
+    if unlabelled and (wanted is None or column is None or first_row[column] != wanted):
         return None
-    elif wanted is None:
-        column = len(first_row) - 1
-    elif wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= len(first_row):
-        column = int(wanted) - 1
-    else:
+    if column is None:
         raise DataError(
             f"{path} has no column {wanted!r}; its first row is {', '.join(first_row)}.",
             "Name a column of the header, or a column number counted from 1.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zgedge.data.dataset import Raw, Request, Source
-from zgedge.data.sources.arrays import load_npy, part
+from zgedge.data.sources.arrays import load_npy, parts
 from zgedge.errors import DataError
 
 
@@ -23,8 +23,6 @@ def _read(request: Request) -> Raw:
     if folder.is_dir():
         there = {n: folder / f"{n}.npy" for n in ("x", "y", "x_test", "y_test")}
         files = {name: path for name, path in there.items() if path.is_file()}
-        if "x_test" in files and "y_test" not in files and request.training:
-            raise DataError(f"{folder} has x_test.npy but no y_test.npy.", "Save both or neither.")
     else:
         paths = [Path(name) for name in _pair(request.spec)]
         if len(paths) > 2:
@@ -35,12 +33,7 @@ def _read(request: Request) -> Raw:
         if missing is not None:
             raise DataError(f"{missing} does not exist.", "Name a pair as x.npy,y.npy.")
         files = dict(zip(("x", "y"), paths, strict=False))
-    arrays = {name: load_npy(path) for name, path in files.items()}
-    train = part(arrays["x"], arrays.get("y"), ("x", "y"), request.spec, request)
-    if "x_test" not in arrays:
-        return Raw(train)
-    names = ("x_test", "y_test")
-    return Raw(train, part(arrays["x_test"], arrays.get("y_test"), names, request.spec, request))
+    return parts({name: load_npy(path) for name, path in files.items()}, request.spec, request)
 
 
 def _accepts(spec: str) -> bool:

@@ -125,7 +125,8 @@ class Learner:
         """Class numbers [n] of labels y [n]. Raises DataError for a label the model has not."""
         y = np.atleast_1d(np.asarray(y))
         if self._plain and y.dtype.kind in "iu":
-            if len(y) and not (int(y.min()) >= 0 and int(y.max()) < len(self._index)):
+            # Seen without its sign a negative label is a large one: one pass checks both ends.
+            if len(y) and int(y.astype(np.uint64).max()) >= len(self._index):
                 self._no_class(y[(y < 0) | (y >= len(self._index))][0])
             return y.astype(np.uint16)
         numbers = np.empty(len(y), np.uint16)

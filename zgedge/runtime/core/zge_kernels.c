@@ -239,32 +239,50 @@ ZGE_INLINE uint8_t zge_requantize(int32_t acc, float multiplier) {
     return (uint8_t)(int32_t)zge_rne(v);
 }
 
+/* y[i] of sums that have a bias and a multiplier each. */
+ZGE_INLINE void zge_requantize_rows(const int32_t *restrict acc, const int32_t *restrict bias,
+                                    const float *restrict multiplier, uint32_t n, uint8_t *restrict y) {
+#if defined(ZGE_HAVE_REQUANTIZE16)
+    if (n == 16) {
+        zge_requantize16(acc, bias, multiplier, 1, y);
+        return;
+    }
+#endif
+    for (uint32_t i = 0; i < n; i++) {
+        y[i] = zge_requantize(acc[i] + bias[i], multiplier[i]);
+    }
+}
+
+/* y[i] of the sums of one row. */
+ZGE_INLINE void zge_requantize_samples(const int32_t *restrict acc, const int32_t *bias, const float *multiplier,
+                                       uint32_t n, uint8_t *restrict y) {
+#if defined(ZGE_HAVE_REQUANTIZE16)
+    if (n == 16) {
+        zge_requantize16(acc, bias, multiplier, 0, y);
+        return;
+    }
+#endif
+    for (uint32_t i = 0; i < n; i++) {
+        y[i] = zge_requantize(acc[i] + *bias, *multiplier);
+    }
+}
+
 static void zge_hidden(const zge_layer *l, uint32_t s, uint8_t *y) {
     int32_t acc[ZGE_MAX_BATCH];
     uint32_t r = 0;
+    for (; s == 1 && r + 16 <= l->outputs; r += 16) {
 #if defined(ZGE_HAVE_ROWS)
-    int32_t sums[16];
-    if (s == 1) {
-        for (; r + 16 <= l->outputs && zge_rows_vector(l, r, sums); r += 16) {
-            for (uint32_t i = 0; i < 16; i++) {
-                y[r + i] = zge_requantize(sums[i] + l->bias[r + i], l->multiplier[r + i]);
-            }
+        zge_rows_vector(l, r, acc);
+#else
+        for (uint32_t i = 0; i < 16; i++) {
+            zge_sums(l, r + i, 1, acc + i);
         }
-    }
 #endif
+        zge_requantize_rows(acc, l->bias + r, l->multiplier + r, 16, y + r);
+    }
     for (; r < l->outputs; r++) {
         zge_sums(l, r, s, acc);
-        const int32_t bias = l->bias[r];
-        const float multiplier = l->multiplier[r];
-        if (s == 16) {
-            for (uint32_t c = 0; c < 16; c++) {
-                y[(size_t)r * 16 + c] = zge_requantize(acc[c] + bias, multiplier);
-            }
-        } else {
-            for (uint32_t c = 0; c < s; c++) {
-                y[(size_t)r * s + c] = zge_requantize(acc[c] + bias, multiplier);
-            }
-        }
+        zge_requantize_samples(acc, l->bias + r, l->multiplier + r, s, y + (size_t)r * s);
     }
 }
 
@@ -384,6 +402,11 @@ ZGE_INLINE void zge_run(const uint8_t *x, const int8_t *d, uint32_t n, uint32_t 
 
 /* What the zero point of the inputs takes from every gradient of a row. */
 ZGE_INLINE int32_t zge_error_sum(const int8_t *d, uint32_t s) {
+#if defined(ZGE_HAVE_ERROR_SUM16)
+    if (s == 16) {
+        return zge_error_sum16(d);
+    }
+#endif
     int32_t sum = 0;
     for (uint32_t c = 0; c < s; c++) {
         sum += d[c];
@@ -392,6 +415,11 @@ ZGE_INLINE int32_t zge_error_sum(const int8_t *d, uint32_t s) {
 }
 
 ZGE_INLINE int32_t zge_any(const int8_t *d, uint32_t s) {
+    if (s == 16) {
+        uint64_t half[2];
+        memcpy(half, d, sizeof half);
+        return (half[0] | half[1]) != 0;
+    }
     int32_t any = 0;
     for (uint32_t c = 0; c < s; c++) {
         any |= d[c];

@@ -57,6 +57,16 @@ static inline void zge_transpose16(const uint8_t *in, uint8_t *out) {
     }
 }
 
+/* Sum of 16 signed bytes: sums of absolute differences of them, raised by 128, to zero. */
+#define ZGE_HAVE_ERROR_SUM16 1
+static inline int32_t zge_error_sum16(const int8_t *d) {
+    const __m128i v = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)d), _mm_set1_epi8((char)0x80));
+    const __m128i sad = _mm_sad_epu8(v, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sad) + _mm_extract_epi32(sad, 2) - 16 * 128;
+}
+
+#define ZGE_HAVE_REQUANTIZE16 1
+
 #if defined(__AVX512VNNI__)
 
 #define ZGE_NEEDS                                                                                            \
@@ -88,6 +98,18 @@ static inline __m512i zge_load_four(const zge_layer *l, const uint16_t *index, u
     const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
     const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(c), d, 1);
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* 16 sums to activations; bias and multiplier of each where `apart`, else one for all. */
+static inline void zge_requantize16(const int32_t *acc, const int32_t *bias, const float *multiplier,
+                                    int32_t apart, uint8_t *y) {
+    const __m512 magic = _mm512_set1_ps(12582912.0f);
+    const __m512i b = apart ? _mm512_loadu_si512(bias) : _mm512_set1_epi32(bias[0]);
+    const __m512 m = apart ? _mm512_loadu_ps(multiplier) : _mm512_set1_ps(multiplier[0]);
+    __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(acc), b)), m);
+    v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(255.0f));
+    v = _mm512_sub_ps(_mm512_add_ps(v, magic), magic);
+    _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtusepi32_epi8(_mm512_cvttps_epi32(v)));
 }
 
 /* 16 vectors to the vector of their sums. */
@@ -174,7 +196,7 @@ static inline __m512i zge_row_partial(const zge_layer *l, uint32_t row, int32_t 
 
 /* Sums of rows row .. row + 15 for one sample. */
 #define ZGE_HAVE_ROWS 1
-static inline int32_t zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *sums) {
+static inline void zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *sums) {
     __m512i part[16], weight_part[16];
     __m512i out;
     if (l->z_in == 0) {
@@ -191,7 +213,6 @@ static inline int32_t zge_rows_vector(const zge_layer *l, uint32_t row, int32_t 
                                _mm512_mullo_epi32(zge_sum16(weight_part), _mm512_set1_epi32(l->z_in)));
     }
     _mm512_storeu_si512(sums, out);
-    return 1;
 }
 
 /* Sums of one row for 1 or 16 samples; 0 where this shape is left to the plain loop. */
@@ -296,6 +317,28 @@ static inline void zge_codes16(__m512 x, __m512 center, __m512 scale, __m512 z, 
 
 #define ZGE_NEEDS zge_x86_has(bit_AVX2, 0, 0x6)
 
+static inline __m256i zge_requantize8(__m256i acc, __m256i bias, __m256 multiplier) {
+    const __m256 magic = _mm256_set1_ps(12582912.0f);
+    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(acc, bias)), multiplier);
+    v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(255.0f));
+    return _mm256_cvttps_epi32(_mm256_sub_ps(_mm256_add_ps(v, magic), magic));
+}
+
+/* 16 sums to activations; bias and multiplier of each where `apart`, else one for all. */
+static inline void zge_requantize16(const int32_t *acc, const int32_t *bias, const float *multiplier,
+                                    int32_t apart, uint8_t *y) {
+    __m256i half[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        half[i] = zge_requantize8(
+            _mm256_loadu_si256((const __m256i *)(const void *)(acc + 8 * i)),
+            apart ? _mm256_loadu_si256((const __m256i *)(const void *)(bias + 8 * i)) : _mm256_set1_epi32(bias[0]),
+            apart ? _mm256_loadu_ps(multiplier + 8 * i) : _mm256_set1_ps(multiplier[0]));
+    }
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(half[0], half[1]), 0xd8);
+    _mm_storeu_si128((__m128i *)(void *)y,
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
 static inline __m256i zge_widen(const uint8_t *p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
@@ -358,7 +401,7 @@ static inline __m256i zge_row_partial(const zge_layer *l, uint32_t row, int32_t 
 
 /* Sums of rows row .. row + 15 for one sample. */
 #define ZGE_HAVE_ROWS 1
-static inline int32_t zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *sums) {
+static inline void zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *sums) {
     for (uint32_t half = 0; half < 16; half += 8) {
         __m256i part[8];
         int32_t tail[8];
@@ -368,7 +411,6 @@ static inline int32_t zge_rows_vector(const zge_layer *l, uint32_t row, int32_t 
         const __m256i all = _mm256_add_epi32(zge_sum8(part), _mm256_loadu_si256((const __m256i *)(const void *)tail));
         _mm256_storeu_si256((__m256i *)(void *)(sums + half), all);
     }
-    return 1;
 }
 
 /* Sums of one row for 1 or 16 samples; 0 where this shape is left to the plain loop. */

@@ -1,0 +1,57 @@
+# make demo   set up, train a network into 256 KB, look at it, prove that it cannot grow
+# make test   set up, then lint, types and all tests
+#
+# Both make .venv when it is missing. PYTHON=... takes another Python, PIP_ARGS=... goes to every
+# `pip install` (an index with the CPU build of torch, for instance; see README.md).
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint slow bench clean
+
+PIP_ARGS ?=
+bin := .venv/bin
+pip = $(bin)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
+
+# What an installation depends on. Python sources are not among them: they run from this folder.
+sources := pyproject.toml CMakeLists.txt $(wildcard zgedge/runtime/core/*.[ch])
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+.venv/bin/python:
+	@tools/make_venv.sh .venv $(PYTHON)
+
+.venv/zgedge-train: $(sources) | .venv/bin/python
+	$(pip) -q -e '.[train]'
+	@touch $@
+
+.venv/zgedge-all: $(sources) | .venv/bin/python
+	$(pip) -q -e '.[all]'
+	@touch $@ .venv/zgedge-train
+
+demo: .venv/zgedge-train
+	$(bin)/zgedge train --budget 256KB
+	$(bin)/zgedge info model.zge
+	$(bin)/zgedge prove model.zge --steps 100000
+
+lint: .venv/zgedge-all
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+# OMP_NUM_THREADS: two test processes on two cores; more threads than that only wait for each other.
+test: lint
+	@tools/get_qemu.sh
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 -q
+
+slow: .venv/zgedge-all
+	@tools/get_qemu.sh
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m slow
+
+clean:
+	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf CMakeCache.txt CMakeFiles CMakeInit.txt cmake_install.cmake build.ninja .ninja_deps .ninja_log \
+		.cmake .skbuild-info.json
+	rm -f zgedge/runtime/libzge.so libzge.a
+	find zgedge tests -name __pycache__ -prune -exec rm -rf {} +

@@ -77,7 +77,9 @@ def buffer(data: bytes) -> npt.NDArray[np.uint8]:
     return out
 
 
-def samples(net: Network, n: int, seed: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def samples(
+    net: Network, n: int, seed: int = 1
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Samples of clustered classes, in the raw units that the parameters expect."""
     rng = np.random.default_rng(seed)
     centers = rng.uniform(0, 1, (net.classes, net.inputs))

@@ -117,8 +117,8 @@ def names_blob(class_names: Iterable[str], feature_names: Iterable[str] | None =
 def learning_coefficients(layers: Sequence[LayerParameters]) -> list[tuple[float, float]]:
     """Step of a weight and of a bias for integer error 1, input 1 and rate 1, for each layer.
 
-    An error of the head is 1/127; one layer down it is multiplied by that layer's weight scale. A
-    weight moves in units of s_w / 16, a bias in units of s_in * s_w (docs/arithmetic.md, section 5).
+    An error of the head is 1/127; one layer down it is multiplied by that layer's weight scale.
+    A weight moves in units of s_w / 16, a bias in units of s_in * s_w (docs/arithmetic.md).
     """
     out = []
     error = 1.0 / 127.0
@@ -245,7 +245,8 @@ def sign(buffer: bytearray | npt.NDArray[np.uint8]) -> None:
 def replace_file(path: str | os.PathLike[str], data: bytes | UInt8) -> None:
     """Write a file so that `path` is at every moment either the old file or the whole new one.
 
-    Raises ZgedgeError where the folder is missing, read-only or full; the old file is untouched then.
+    Raises ZgedgeError where the folder is missing, read-only or full; the old file is untouched
+    then.
     """
     path = Path(path)
     temporary = None
@@ -304,7 +305,7 @@ def aligned(size: int) -> UInt8:
 
 
 class Arena:
-    """Views onto the bytes of a file that the core has accepted. Writing to a view writes the arena.
+    """Views onto the bytes of a file that the core has accepted; writing to one writes the arena.
 
     `buffer` is uint8 [bytes]. The views stay valid for as long as the buffer does.
     """

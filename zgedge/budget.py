@@ -59,8 +59,9 @@ def format_size(size: int) -> str:
 class Task:
     """What the planner must know of the data.
 
-    `shape` is (height, width, channels); `names_bytes` the length of the names in the file; `groups`
-    1 where one scale serves all inputs, else the number of inputs; `samples` the training samples.
+    `shape` is (height, width, channels); `names_bytes` the length of the names in the file;
+    `groups` 1 where one scale serves all inputs, else the number of inputs; `samples` the training
+    samples.
     """
 
     shape: tuple[int, int, int]
@@ -132,7 +133,9 @@ def hidden_layer(task: Task, units: int, fan_in: int, block: int) -> Layer:
     return sparse(task.inputs, units, fan_in, block)
 
 
-def _network(task: Task, budget: int, learning: bool, batch: int, layers: tuple[Layer, ...]) -> Network:
+def _network(
+    task: Task, budget: int, learning: bool, batch: int, layers: tuple[Layer, ...]
+) -> Network:
     return Network(
         shape=task.shape,
         classes=task.classes,
@@ -201,7 +204,8 @@ def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
             without = _smallest(task, False).file_bytes
             hint += f", or {max(without, SMALLEST):,} with --no-learning"
         raise BudgetError(
-            f"{budget:,} bytes are too few for {task.inputs:,} inputs and {task.classes:,} classes.",
+            f"{budget:,} bytes are too few for {task.inputs:,} inputs and "
+            f"{task.classes:,} classes.",
             hint + ".",
             smallest=max(smallest, SMALLEST),
         )

@@ -21,7 +21,9 @@ SPARSE, DENSE = "sparse", "dense"
 TASKS = ("table", "picture", "series")
 
 # Sections in the order in which they stand in a file; the numbers are the format's.
-NET, NAMES, INPUT, WEIGHTS, INDICES, ROWS, ACTIVATIONS, RESIDUAL, SCRATCH, REPLAY, LEARNER = range(1, 12)
+NET, NAMES, INPUT, WEIGHTS, INDICES, ROWS, ACTIVATIONS, RESIDUAL, SCRATCH, REPLAY, LEARNER = range(
+    1, 12
+)
 ORDER = (
     NET, NAMES, INPUT, ROWS, WEIGHTS, INDICES, ACTIVATIONS, RESIDUAL, LEARNER, SCRATCH, REPLAY,
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """The C core behind ctypes: one shared library, its calls typed, its errors turned into ours.
 
-`core/zge.h` is the manual of every call. Pointers that a hot loop passes are made once by the caller
-and kept; a call then costs some 200 ns.
+`core/zge.h` is the manual of every call. Pointers that a hot loop passes are made once by the
+caller and kept; a call then costs some 200 ns.
 """
 
 from __future__ import annotations

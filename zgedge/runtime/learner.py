@@ -14,7 +14,6 @@ from zgedge.errors import DataError, ModelError, UsageError
 from zgedge.runtime import core_library as core
 from zgedge.runtime.model import Model
 
-
 REWIRE_UNTIL = 0.75
 
 
@@ -40,7 +39,8 @@ class Learner:
         swaps     blocks replaced at each visit of a row, 0..255
         gather    samples whose gradient a row gathers before its visit, 1..4,096
 
-        Raises ModelError where the file was written with --no-learning, UsageError for a bad option.
+        Raises ModelError where the file was written with --no-learning, UsageError for a bad
+        option.
         """
         self.model = model if isinstance(model, Model) else Model.open(model)
         network = self.model.arena.network
@@ -99,9 +99,10 @@ class Learner:
     def anneal(self, done: float, *, rate: float = 0.5) -> None:
         """Set rate and swaps for a run of known length of which the share `done` (0..1) is over.
 
-        The rate falls from `rate` to a tenth of it, by a constant factor a step; the blocks replaced
-        at a visit fall from half a row's to none at three quarters of the run (the shape of RigL's
-        schedule, Evci et al. 2020; the constants are measured, docs/results/adaptation.md).
+        The rate falls from `rate` to a tenth of it, by a constant factor a step; the blocks
+        replaced at a visit fall from half a row's to none at three quarters of the run (the shape
+        of RigL's schedule, Evci et al. 2020; the constants are measured,
+        docs/results/adaptation.md).
         """
         rows = [x.per_row for x in self.model.arena.network.layers if x.per_row]
         most = min(255, max(rows) / 2) if rows else 1
@@ -154,8 +155,8 @@ class Learner:
         """One tick: learn sample x [inputs] of label y together with `replay` remembered ones
         (as many as a batch has room for where it is None), rewire, remember it.
 
-        Returns the label that was predicted before learning. Raises DataError for a wrong shape, NaN,
-        infinities or a label that the model has not; nothing is learned then.
+        Returns the label that was predicted before learning. Raises DataError for a wrong shape,
+        NaN, infinities or a label that the model has not; nothing is learned then.
         """
         if type(x) is not np.ndarray or x.shape != self.model._shape:
             x = self.model.rows(np.reshape(np.asarray(x), (1, -1)))[0]
@@ -165,10 +166,11 @@ class Learner:
         return self.model._labels[self._was[0]]
 
     def learn_many(self, x: Any, y: Any, *, replay: int = 0) -> npt.NDArray[Any]:
-        """Learn samples x [n, inputs] of labels y [n] in batches, each with `replay` remembered ones.
+        """Learn samples x [n, inputs] of labels y [n] in batches, each with `replay` remembered.
 
-        Returns the labels [n] that were predicted before learning. Raises as `learn_one` does, before
-        anything is learned where it is the shape or a label; at the batch with NaN or infinities.
+        Returns the labels [n] that were predicted before learning. Raises as `learn_one` does,
+        before anything is learned where it is the shape or a label; at the batch with NaN or
+        infinities.
         """
         x = self.model.rows(x)
         numbers = self.label_numbers(y)

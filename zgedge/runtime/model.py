@@ -22,8 +22,8 @@ UNKNOWN_INT = -1
 class Model:
     """An open model.
 
-    Everything that predicting touches is in one buffer of the file's length, held privately: the file
-    itself is not written. A model serves one thread at a time.
+    Everything that predicting touches is in one buffer of the file's length, held privately: the
+    file itself is not written. A model serves one thread at a time.
     """
 
     def __init__(self, buffer: files.UInt8, name: str = "model") -> None:
@@ -105,9 +105,7 @@ class Model:
         classes = np.empty(len(x), np.int32)
         scores = np.empty(len(x), np.uint16)
         call = (
-            core.lib.zge_model_predict_u8
-            if x.dtype == np.uint8
-            else core.lib.zge_model_predict_f32
+            core.lib.zge_model_predict_u8 if x.dtype == np.uint8 else core.lib.zge_model_predict_f32
         )
         status = call(self._handle, x.ctypes.data, len(x), classes.ctypes.data, scores.ctypes.data)
         core.check(status, self.name)

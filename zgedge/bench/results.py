@@ -1,0 +1,62 @@
+"""What result files share: their heading, means with spread, and paired gains."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from zgedge.bench import timing
+
+# Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom, n = 2 .. 10.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation of shares, in percent."""
+    mean = 100 * statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {100 * statistics.stdev(values):.2f}"
+
+
+def gain(after: Sequence[float], before: Sequence[float]) -> str:
+    """Mean gain in points, paired over seeds, and its 95 % interval; "no gain" where it has 0."""
+    each = [100 * (a - b) for a, b in zip(after, before, strict=True)]
+    mean = statistics.fmean(each)
+    if len(each) < 2:
+        return f"{mean:+.2f} (one seed)"
+    half = _T95[len(each) - 2] * statistics.stdev(each) / math.sqrt(len(each))
+    text = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    return f"no gain: {text}" if mean - half <= 0 <= mean + half else text
+
+
+def heading(
+    title: str, command: str, seeds: Sequence[int], *, packages: Sequence[str]
+) -> list[str]:
+    """The first lines of a results file: what regenerates it, where and when it was measured."""
+    about = timing.machine()
+    versions = timing.versions(*packages)
+    return [
+        f"# {title}",
+        "",
+        f"Written by `{command}`; do not edit.",
+        "",
+        f"- Machine: {about['processor']}, {about['cores']} cores, {about['system']}.",
+        f"- Versions: {', '.join(f'{name} {number}' for name, number in versions.items())}.",
+        f"- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. "
+        f"Seeds: {', '.join(map(str, seeds))}; figures are means ± standard deviation over them.",
+    ]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+
+def write(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Networks that tests make: random but fixed by their seed, over the shapes that the format allows."""
+"""Networks that tests make: random but fixed by their seed, over the shapes of the format."""
 
 from __future__ import annotations
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,7 +183,7 @@ def write(network: Network, p: Parameters) -> bytes:
     for i, (kind, offset, size) in enumerate(sections):
         at = net.HEADER_BYTES + i * net.ENTRY_BYTES
         _ENTRY.pack_into(out, at, kind, 0, offset, size, 0)
-    sign(out)
+    sign(memoryview(out))
     return bytes(out)
 
 
@@ -229,9 +227,8 @@ def _replay_bytes(network: Network, codes: UInt8, labels: npt.NDArray[np.int64])
     return counts.tobytes() + held.tobytes() + data.tobytes()
 
 
-def sign(buffer: bytearray | npt.NDArray[np.uint8]) -> None:
+def sign(view: memoryview) -> None:
     """Renew every checksum of a laid-out file, in place."""
-    view = memoryview(buffer)
     sections = struct.unpack_from("<H", view, 6)[0]
     for i in range(sections):
         at = net.HEADER_BYTES + i * net.ENTRY_BYTES
@@ -248,22 +245,25 @@ def replace_file(path: str | os.PathLike[str], data: bytes | UInt8) -> None:
     Raises ZgedgeError where the folder is missing, read-only or full; the old file is untouched
     then.
     """
-    path = Path(path)
+    import tempfile  # not at the top: it costs a device 0.6 MB that predicting does not need
+
+    path = os.fspath(path)
+    folder = os.path.dirname(path) or "."
     temporary = None
     try:
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
         with os.fdopen(fd, "wb") as f:
-            f.write(data)
+            f.write(data if isinstance(data, bytes) else data.data)
             f.flush()
             os.fchmod(f.fileno(), 0o666 & ~_umask())
             os.fsync(f.fileno())
         os.replace(temporary, path)
         temporary = None
-        folder = os.open(path.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
     except OSError as e:
         raise ZgedgeError(
             f"Cannot write {path}: {e.strerror}.",
@@ -271,7 +271,7 @@ def replace_file(path: str | os.PathLike[str], data: bytes | UInt8) -> None:
         ) from e
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            os.unlink(temporary)
 
 
 def _umask() -> int:
@@ -289,7 +289,7 @@ def read_file(path: str | os.PathLike[str]) -> UInt8:
         with open(path, "rb") as f:
             size = os.fstat(f.fileno()).st_size
             buffer = aligned(size)
-            read = f.readinto(memoryview(buffer))
+            read = f.readinto(buffer.data)
     except OSError as e:
         raise ModelError(f"Cannot read {path}: {e.strerror}.", "Check the path.") from e
     if read != size:
@@ -312,12 +312,12 @@ class Arena:
 
     def __init__(self, buffer: UInt8) -> None:
         self.buffer = buffer
-        (_, version, count, _, align, _, _, flags) = _HEADER.unpack_from(buffer, 0)
+        (_, version, count, _, align, _, _, flags) = _HEADER.unpack_from(buffer.data, 0)
         self.version: int = version
         self.offsets: dict[int, tuple[int, int]] = {}
         for i in range(count):
             kind, _, offset, size, _ = _ENTRY.unpack_from(
-                buffer, net.HEADER_BYTES + i * net.ENTRY_BYTES
+                buffer.data, net.HEADER_BYTES + i * net.ENTRY_BYTES
             )
             self.offsets[kind] = (offset, size)
         at = self.offsets[net.NET][0]
@@ -325,14 +325,14 @@ class Arena:
             _, classes, layers, groups, height, width, channels, task, batch, self.unknown,
             replay_samples, replay_bits, names, self.budget, self.seed, self.steps, accuracy,
             self.samples,
-        ) = _NET.unpack_from(buffer, at)  # fmt: skip
+        ) = _NET.unpack_from(buffer.data, at)  # fmt: skip
         self.accuracy: float | None = None if accuracy < 0 else float(accuracy)
         self.int_classes = bool(names & 1)
         self.scales: list[tuple[float, float, float, int]] = []
         shapes = []
         for i in range(layers):
             kind, block, _, z_in, inputs, outputs, fan_in, s_in, s_w, s_out = _LAYER.unpack_from(
-                buffer, at + net.NET_BYTES + i * net.LAYER_BYTES
+                buffer.data, at + net.NET_BYTES + i * net.LAYER_BYTES
             )
             shapes.append(Layer(KIND_NAMES[kind], inputs, outputs, fan_in, block))
             self.scales.append((s_in, s_w, s_out, z_in))
@@ -353,7 +353,7 @@ class Arena:
 
     @property
     def generation(self) -> int:
-        return int(_HEADER.unpack_from(self.buffer, 0)[5])
+        return int(_HEADER.unpack_from(self.buffer.data, 0)[5])
 
     def weights(self, i: int) -> npt.NDArray[np.int8]:
         """int8 [outputs, width] of layer i."""
@@ -398,7 +398,7 @@ class Arena:
         (
             step, samples, rewired, clamped, key, cursor, rate, learn, strategy, swaps, gather, _,
             filled, correct,
-        ) = _LEARNER.unpack_from(self.section(net.LEARNER))  # fmt: skip
+        ) = _LEARNER.unpack_from(self.section(net.LEARNER).data)  # fmt: skip
         return {
             "steps": step, "samples": samples, "rewired": rewired, "clamped": clamped, "key": key,
             "cursor": cursor, "rate": rate, "learn": LEARN[learn],

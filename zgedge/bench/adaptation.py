@@ -1,9 +1,9 @@
 """The adaptation table: a network wired for one order of inputs meets another.
 
 MNIST with 3,000 distractors, all inputs in one random order; 64 sparse units of fan-in 16 are
-trained on it. Then all inputs are put into a second random order, and the core goes on learning, in
-its own integers, from 2,000 labelled samples: re-reading them in steps of 16, or each once with what
-the replay inside the arena holds.
+trained on it. Then all inputs are put into a second random order, and the core goes on learning,
+in its own integers, from 2,000 labelled samples: re-reading them in steps of 16, or each once with
+what the replay inside the arena holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 
 from zgedge import arena, data
 from zgedge.bench import results, timing
-from zgedge.budget import Plan
 from zgedge.data import Dataset, shifts
 from zgedge.network import Network, dense, sparse
 from zgedge.runtime import Learner, Model
@@ -69,9 +68,7 @@ def world(mnist: Dataset, seed: int, epochs: int = EPOCHS) -> World:
         shifts.distractors(mnist, DISTRACTORS, seed=1000 + seed), seed=2000 + seed
     )
     after = shifts.permute(before, seed=3000 + seed)
-    net = network()
-    plan = Plan(net, net.file_bytes, False, ())
-    result = train(before, plan, strategy="rigl", seed=seed, epochs=epochs)
+    result = train(before, network(), strategy="rigl", seed=seed, epochs=epochs)
     return World(before, after, result.network, result.parameters)
 
 

@@ -7,8 +7,8 @@ caller and kept; a call then costs some 200 ns.
 from __future__ import annotations
 
 import ctypes
+import os
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
-from pathlib import Path
 
 from zgedge import network as net
 from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
@@ -82,15 +82,15 @@ _CALLS = {
 }
 
 
-def library_path() -> Path:
+def library_path() -> str:
     """Where the shared library is."""
-    return Path(__file__).with_name("libzge.so")
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "libzge.so")
 
 
 def _load() -> ctypes.CDLL:
     path = library_path()
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(path)
     except OSError as e:
         raise ZgedgeError(
             f"The core {path} cannot be loaded: {e}.", "Install zgedge again: pip install ."

@@ -129,7 +129,8 @@ class Learner:
             # Seen without its sign a negative label is a large one: one pass checks both ends.
             if len(y) and int(y.astype(np.uint64).max()) >= len(self._index):
                 self._no_class(y[(y < 0) | (y >= len(self._index))][0])
-            return y.astype(np.uint16)
+            small: npt.NDArray[np.uint16] = y.astype(np.uint16)
+            return small
         numbers = np.empty(len(y), np.uint16)
         for i, label in enumerate(y.tolist()):
             numbers[i] = self._label_number(label)

@@ -150,7 +150,8 @@ class Model:
         )
         core.check(status, self.name)
         share = scores.astype(np.float64)
-        return share / share.sum(axis=1, keepdims=True)
+        proba: npt.NDArray[np.float64] = share / share.sum(axis=1, keepdims=True)
+        return proba
 
     def logits(self, x: Any) -> npt.NDArray[np.int32]:
         """Integer logits [n, classes] of samples x [n, inputs], in steps of s_in * s_w."""

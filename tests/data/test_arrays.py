@@ -32,9 +32,10 @@ def fails(path: str, *parts: str) -> DataError:
     "dtype", ["f2", "f4", ">f4", "f8", "i1", "u1", "i2", ">i4", "i8", "u8", "?", "g"]
 )
 def test_every_real_dtype(savez: Savez, dtype: str) -> None:
-    data = load(savez(x=X.astype(dtype), y=Y))
+    path = savez(x=X.astype(dtype), y=Y)
+    assert load_inputs(path, features=3)[0].dtype.isnative
+    data = load(path)
     assert data.x_train.dtype == (np.uint8 if dtype == "?" else np.dtype(dtype).newbyteorder("="))
-    assert data.x_train.dtype.isnative
     every = np.concatenate([data.x_train, data.x_test])
     wanted = X.astype(dtype).astype(float)
     assert sorted(map(tuple, every.astype(float))) == sorted(map(tuple, wanted))

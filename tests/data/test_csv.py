@@ -62,6 +62,20 @@ def test_header_names_the_inputs(write: Write) -> None:
     assert rows_of(path, label="kind")[0] == [[1, 2], [3, 4], [5, 6], [7, 8]]
 
 
+def test_byte_order_mark_is_no_part_of_the_first_cell(write: Write) -> None:
+    assert rows_of(write("a.csv", "\ufeff" + ROWS))[0][0] == [1, 2]
+    names = load(write("b.csv", "\ufeffleft,right,kind\n" + ROWS)).feature_names
+    assert names == ("left", "right")
+
+
+def test_header_with_numbers_for_names(write: Write) -> None:
+    path = write("a.csv", "2019,2020,kind\n" + ROWS)
+    assert rows_of(path, label="kind")[0] == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert load(path, label="kind").feature_names == ("2019", "2020")
+    with pytest.raises(DataError, match="row 1"):
+        load(write("b.csv", "2019,temperature,kind\n" + ROWS))
+
+
 def test_label_column_by_number(write: Write) -> None:
     path = write("a.csv", "a,1,2\nb,3,4\na,5,6\n")
     assert rows_of(path, label="1") == ([[1, 2], [3, 4], [5, 6]], ["a", "b", "a"])

@@ -100,9 +100,11 @@ def test_class_with_one_sample_is_trained_on(savez: Savez) -> None:
 
 
 def test_labels_have_one_spelling() -> None:
-    assert [label_text(v) for v in (3, "3", 3.0, " 3.0 ", "3.", "-0", "03", "3.5", "+3", "3e1")] == [
-        "3", "3", "3", "3", "3", "0", "03", "3.5", "+3", "3e1",
-    ]  # fmt: skip
+    three = (3, "3", 3.0, " 3.0 ", "3.")
+    assert {label_text(v) for v in three} == {"3"}
+    assert label_text("-0") == "0"
+    for kept in ("03", "3.5", "+3", "3e1", "3.0.1"):
+        assert label_text(kept) == kept
     names = class_names(["10", "9", "x", "9"])
     assert names == ("10", "9", "x")
     assert encode(["x", "9"], names).tolist() == [2, 1]

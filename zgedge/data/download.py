@@ -32,7 +32,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """The connection ended early; what arrived is kept and the next attempt goes on from there."""
 
 
@@ -116,7 +116,7 @@ def _fetch(
         resumed = part.exists() and part.stat().st_size > 0
         try:
             _receive(url, part, state_path, progress, timeout)
-        except _Broken as error:
+        except _BrokenError as error:
             failure = str(error)
             continue
         found = _digest(part) if sha256 is not None else None
@@ -142,7 +142,7 @@ def _fetch(
 def _receive(
     url: str, part: Path, state_path: Path, progress: Progress | None, timeout: float
 ) -> None:
-    """One attempt. Returns when the file is whole; raises `_Broken` when it may be gone on with."""
+    """One attempt: returns when the file is whole, raises `_BrokenError` when another may help."""
     state = _State.load(state_path)
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
@@ -157,7 +157,7 @@ def _receive(
             if have and not _continues(response, have, state):
                 if response.status == 206:
                     part.unlink()
-                    raise _Broken("the server sent another piece than was asked for")
+                    raise _BrokenError("the server sent another piece than was asked for")
                 have = 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length and length.isdecimal() else None
@@ -172,15 +172,15 @@ def _receive(
                 ):
                     return
                 part.unlink()
-                raise _Broken("the file on the server has changed") from error
+                raise _BrokenError("the file on the server has changed") from error
             raise ZgedgeError(
                 f"{url} could not be fetched: the server answered {error.code} {error.reason}.",
                 "Check the address.",
             ) from error
     except urllib.error.URLError as error:
-        raise _Broken(f"{error.reason}") from error
+        raise _BrokenError(f"{error.reason}") from error
     except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise _Broken(f"no answer came ({type(error).__name__})") from error
+        raise _BrokenError(f"no answer came ({type(error).__name__})") from error
 
 
 def _continues(response: Any, have: int, state: _State | None) -> bool:
@@ -211,7 +211,9 @@ def _store(
             try:
                 piece = response.read(_PIECE)
             except (OSError, http.client.HTTPException) as error:
-                raise _Broken(f"the connection ended early ({type(error).__name__})") from error
+                raise _BrokenError(
+                    f"the connection ended early ({type(error).__name__})"
+                ) from error
             if not piece:
                 break
             file.write(piece)
@@ -221,7 +223,7 @@ def _store(
         file.flush()
         os.fsync(file.fileno())
     if total is not None and done < total:
-        raise _Broken(f"the connection ended after {done} of {total} bytes")
+        raise _BrokenError(f"the connection ended after {done} of {total} bytes")
 
 
 def _digest(path: Path) -> str:

@@ -100,8 +100,9 @@ def _label_column(first_row: list[str], index: int, request: Request) -> int | N
     if unlabelled and (wanted is None or column is None or first_row[column] != wanted):
         return None
     if column is None:
+        shown = ", ".join(first_row[:12]) + (", ..." if len(first_row) > 12 else "")
         raise DataError(
-            f"{path} has no column {wanted!r}; its first row is {', '.join(first_row)}.",
+            f"{path} has no column {wanted!r}; its first row is {shown}.",
             "Name a column of the header, or a column number counted from 1.",
         )
     if request.features is not None and request.features != width - 1:

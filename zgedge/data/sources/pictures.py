@@ -76,7 +76,7 @@ def _labelled(folder: Path, request: Request) -> list[tuple[Path, str]]:
         if not paths:
             request.findings.error(
                 f"{class_folder} holds no picture.",
-                f"A class folder holds files such as .png or .jpg ({', '.join(sorted(_SUFFIXES))}).",
+                f"Pictures are files such as {', '.join(sorted(_SUFFIXES))}.",
                 value=class_folder.name,
             )
         found += [(path, label_text(class_folder.name)) for path in paths]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,14 @@ def test_options_that_mean_nothing(options: dict[str, Any], message: str) -> Non
 def test_other_number_of_inputs_than_the_model() -> None:
     with pytest.raises(DataError, match="64 inputs a row; the model has 784"):
         load_inputs("digits", features=784)
+
+
+def test_importing_needs_numpy_alone() -> None:
+    """A device that reads its data must not hold packages or network modules that it never uses."""
+    code = (
+        "import sys, zgedge.data, zgedge.data.shifts\n"
+        "heavy = {'sklearn', 'scipy', 'PIL', 'torch', 'urllib.request', 'ssl'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from zgedge.data import get\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

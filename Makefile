@@ -23,11 +23,13 @@ help:
 	@tools/make_venv.sh .venv $(PYTHON)
 
 .venv/zgedge-train: $(sources) | .venv/bin/python
-	$(pip) -q -e '.[train]'
+	@echo "Installing zgedge and what training needs into .venv (torch is some 200 MB) ..."
+	@$(pip) -q -e '.[train]'
 	@touch $@
 
 .venv/zgedge-all: $(sources) | .venv/bin/python
-	$(pip) -q -e '.[all]'
+	@echo "Installing zgedge and all that its tests need into .venv ..."
+	@$(pip) -q -e '.[all]'
 	@touch $@ .venv/zgedge-train
 
 demo: .venv/zgedge-train

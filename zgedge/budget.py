@@ -213,7 +213,7 @@ def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
     fan_in = fan_in_for(task.inputs, block)
     most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
     limit = max(8, min(MAX_UNITS, math.ceil(most_weights / (fan_in + task.classes))))
-    share = budget if not learning else math.floor(budget * (1 - REPLAY_SHARE))
+    share = budget - _replay_bytes(task, budget) if learning else budget
     batch, units = 1, _most_units(task, share, learning, 1, limit)
     for wider in (2, 4, 8, 16) if learning else ():
         more = _most_units(task, share, learning, wider, limit)
@@ -268,6 +268,13 @@ def _why_connections(task: Task, layer: Layer) -> tuple[str, str]:
         f"{what}, in {layer.per_row} blocks of {layer.block}",
         "neighbours share an index: 1.5 bytes a connection instead of 3",
     )
+
+
+def _replay_bytes(task: Task, budget: int) -> int:
+    """What the replay may take: a share of the budget, or less where that holds every sample."""
+    held = min(task.samples, MAX_REPLAY_SAMPLES)
+    sample = (task.inputs + 1) // 2 + (2 if task.classes > 256 else 1)
+    return min(math.floor(budget * REPLAY_SHARE), 2 * task.classes + held * sample + 64)
 
 
 def _with_replay(task: Task, budget: int, network: Network) -> tuple[Network, tuple[str, str]]:

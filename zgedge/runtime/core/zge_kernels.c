@@ -270,6 +270,17 @@ ZGE_INLINE void zge_requantize_samples(const int32_t *restrict acc, const int32_
 static void zge_hidden(const zge_layer *l, uint32_t s, uint8_t *y) {
     int32_t acc[ZGE_MAX_BATCH];
     uint32_t r = 0;
+#if defined(ZGE_HAVE_TABLES)
+    zge_tables tables;
+    tables.count = 0;
+    if (s == 1) {
+        zge_fill_tables(l, &tables);
+    }
+    for (; tables.count > 0 && r + 16 <= l->outputs; r += 16) {
+        zge_rows_picked(l, &tables, r, acc);
+        zge_requantize_rows(acc, l->bias + r, l->multiplier + r, 16, y + r);
+    }
+#endif
     for (; s == 1 && r + 16 <= l->outputs; r += 16) {
 #if defined(ZGE_HAVE_ROWS)
         zge_rows_vector(l, r, acc);
@@ -352,6 +363,11 @@ static void zge_backward(const zge_layer *l, uint32_t s, int32_t *back) {
 static uint32_t zge_error(const zge_layer *l, uint32_t s, uint32_t noise, int32_t *back, int8_t *delta) {
     const uint32_t n = l->inputs * s;
     zge_backward(l, s, back);
+#if defined(ZGE_HAVE_ERROR)
+    if (n % 16 == 0) {
+        return zge_error_vector(l->x, n, noise, back, delta);
+    }
+#endif
     uint32_t most = 0;
     for (uint32_t i = 0; i < n; i++) {
         int32_t b = l->x[i] != 0 ? back[i] : 0;
@@ -445,6 +461,12 @@ ZGE_INLINE void zge_weight_gradients(const zge_layer *l, uint32_t row, uint32_t 
     const uint16_t *index = l->indices + (size_t)row * l->per_row + at / l->block;
     if (s == 1 && l->block == 1) {
         const int32_t error = d[0];
+#if defined(ZGE_HAVE_GRADIENTS_ONE)
+        if (n % 16 == 0) {
+            zge_gradients_one(l, index, n, error, base, g);
+            return;
+        }
+#endif
         for (uint32_t i = 0; i < n; i++) {
             g[i] = base + error * (int32_t)l->x[index[i] & l->index_mask];
         }
@@ -542,6 +564,11 @@ static void zge_update_layer(const zge_layer *l, uint32_t s, const zge_update *u
             uint32_t n = l->width - i < ZGE_CHUNK ? l->width - i : ZGE_CHUNK;
             size_t at = (size_t)r * l->width + i;
             zge_weight_gradients(l, r, i, n, s, base, g);
+#if defined(ZGE_HAVE_MOVE)
+            if (zge_move_vector(l, at, n, g, u->weight, u->noise)) {
+                continue;
+            }
+#endif
             zge_load_residuals(l, at, n, e);
             zge_move(l->weights + at, e, g, n, u->weight, u->noise, (uint32_t)at);
             zge_store_residuals(l, at, n, e);

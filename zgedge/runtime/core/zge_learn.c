@@ -300,6 +300,19 @@ static uint32_t zge_steepest(const zge_layer *l, const int32_t *grad) {
     uint32_t blocks = l->inputs / l->block;
     uint32_t best = blocks;
     uint32_t most = 0;
+    if (l->block == 1) { /* the same in two loops without a branch on data, which compilers vectorize */
+        int32_t size = 0;
+        for (uint32_t i = 0; i < blocks; i++) {
+            const int32_t g = grad[i] < 0 ? -grad[i] : grad[i];
+            size = g > size ? g : size;
+        }
+        for (uint32_t i = 0; size > 0 && i < blocks; i++) {
+            if (grad[i] == size || grad[i] == -size) {
+                return i;
+            }
+        }
+        return blocks;
+    }
     for (uint32_t i = 0; i < blocks; i++) {
         uint32_t sum = 0;
         for (uint32_t b = 0; b < l->block; b++) {

@@ -108,14 +108,13 @@ uint32_t zge_side(const zge_model *m, uint32_t n) {
 
 zge_status zge_check_finite(const zge_model *m, const float *x, uint32_t n) {
     size_t count = (size_t)n * m->inputs;
-    uint32_t worst = 0;
+    uint32_t carried = 0;
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
-        bits &= 0x7fffffffu;
-        worst = bits > worst ? bits : worst;
+        carried |= (bits & 0x7fffffffu) + 0x00800000u; /* an exponent of all ones carries into the sign */
     }
-    return worst >= 0x7f800000u ? ZGE_E_INPUT : ZGE_OK;
+    return carried >> 31 ? ZGE_E_INPUT : ZGE_OK;
 }
 
 void zge_forward(const zge_model *m, uint32_t s) {

@@ -215,6 +215,129 @@ static inline void zge_rows_vector(const zge_layer *l, uint32_t row, int32_t *su
     _mm512_storeu_si512(sums, out);
 }
 
+/* The inputs of one sample in registers' worth of tables, 128 bytes each, so that single inputs are picked
+ * by byte permutes; some three times faster than gathers. */
+#define ZGE_HAVE_TABLES 1
+enum { ZGE_TABLES = 8 };
+typedef struct zge_tables {
+    __m512i half[2 * ZGE_TABLES];
+    uint32_t count;
+} zge_tables;
+
+/* Fill the tables; none are filled (count 0) for layers that are served better by other paths. */
+static inline void zge_fill_tables(const zge_layer *l, zge_tables *t) {
+    t->count = 0;
+    if (l->indices == NULL || l->block != 1 || l->z_in != 0 || l->inputs > 128 * ZGE_TABLES) {
+        return;
+    }
+    t->count = (l->inputs + 127) / 128;
+    for (uint32_t i = 0; i < 2 * t->count; i++) {
+        const uint32_t at = i * 64;
+        const uint32_t left = l->inputs > at ? l->inputs - at : 0;
+        const __mmask64 live = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+        t->half[i] = _mm512_maskz_loadu_epi8(live, l->x + at);
+    }
+}
+
+/* The inputs at 64 indices; those that `live` leaves out give anything. */
+static inline __m512i zge_pick(const zge_tables *t, const uint16_t *index, __mmask64 live, __m512i mask) {
+    const __m512i even = _mm512_set_epi8(
+        126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88, 86, 84, 82,
+        80, 78, 76, 74, 72, 70, 68, 66, 64, 62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28,
+        26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i a = _mm512_and_si512(_mm512_maskz_loadu_epi16((__mmask32)live, index), mask);
+    const __m512i b = _mm512_and_si512(_mm512_maskz_loadu_epi16((__mmask32)(live >> 32), index + 32), mask);
+    const __m512i table =
+        _mm512_permutex2var_epi8(_mm512_srli_epi16(a, 7), even, _mm512_srli_epi16(b, 7));
+    /* A permute under a mask leaves the other bytes as they are: indices that wait for their table. */
+    __m512i out = _mm512_permutex2var_epi8(a, even, b);
+#define ZGE_PICK(k)                                                                                          \
+    if (t->count > (k)) {                                                                                    \
+        out = _mm512_mask2_permutex2var_epi8(t->half[2 * (k)], out,                                          \
+                                             _mm512_cmpeq_epi8_mask(table, _mm512_set1_epi8(k)),             \
+                                             t->half[2 * (k) + 1]);                                          \
+    }
+    ZGE_PICK(0) ZGE_PICK(1) ZGE_PICK(2) ZGE_PICK(3) ZGE_PICK(4) ZGE_PICK(5) ZGE_PICK(6) ZGE_PICK(7)
+#undef ZGE_PICK
+    return out;
+}
+
+/* As zge_row_partial, inputs picked from tables. */
+static inline __m512i zge_row_picked(const zge_layer *l, const zge_tables *t, uint32_t row) {
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    const uint16_t *index = l->indices + (size_t)row * l->per_row;
+    const __m512i mask = _mm512_set1_epi16((int16_t)l->index_mask);
+    __m512i acc = _mm512_setzero_si512();
+    for (uint32_t i = 0; i < l->width; i += 64) {
+        const uint32_t left = l->width - i;
+        const __mmask64 live = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+        acc = _mm512_dpbusd_epi32(acc, zge_pick(t, index + i, live, mask), _mm512_maskz_loadu_epi8(live, w + i));
+    }
+    return acc;
+}
+
+/* Sums of rows row .. row + 15 of 32 weights each. */
+static inline __m512i zge_rows_of_32(const zge_layer *l, const zge_tables *t, uint32_t row) {
+    const int8_t *w = l->weights + (size_t)row * 32;
+    const uint16_t *index = l->indices + (size_t)row * 32;
+    const __m512i mask = _mm512_set1_epi16((int16_t)l->index_mask);
+    __m512i v[8], u[4];
+    for (int i = 0; i < 8; i++) { /* rows 2i and 2i + 1 in the halves */
+        v[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), zge_pick(t, index + 64 * i, ~(__mmask64)0, mask),
+                                   _mm512_loadu_si512(w + 64 * i));
+    }
+    for (int i = 0; i < 4; i++) {
+        u[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    }
+    for (int i = 0; i < 2; i++) {
+        v[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(u[2 * i], u[2 * i + 1]),
+                                _mm512_unpackhi_epi64(u[2 * i], u[2 * i + 1]));
+    }
+    const __m512i sums =
+        _mm512_add_epi32(_mm512_shuffle_i32x4(v[0], v[1], 0x88), _mm512_shuffle_i32x4(v[0], v[1], 0xdd));
+    const __m512i order = _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
+    return _mm512_permutexvar_epi32(order, sums);
+}
+
+/* Sums of rows row .. row + 15 of fewer than 64 weights each: inputs are picked for all of them first, so
+ * that no pick is half empty. */
+static inline __m512i zge_rows_short(const zge_layer *l, const zge_tables *t, uint32_t row) {
+    uint8_t x[16 * 64];
+    __m512i part[16];
+    const uint16_t *index = l->indices + (size_t)row * l->width;
+    const int8_t *w = l->weights + (size_t)row * l->width;
+    const __m512i mask = _mm512_set1_epi16((int16_t)l->index_mask);
+    const __mmask64 live = ((__mmask64)1 << l->width) - 1;
+    for (uint32_t i = 0; i < 16 * l->width; i += 64) {
+        const uint32_t left = 16 * l->width - i;
+        const __mmask64 some = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+        _mm512_storeu_si512(x + i, zge_pick(t, index + i, some, mask));
+    }
+    for (uint32_t i = 0; i < 16; i++) {
+        part[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_maskz_loadu_epi8(live, x + i * l->width),
+                                      _mm512_maskz_loadu_epi8(live, w + i * l->width));
+    }
+    return zge_sum16(part);
+}
+
+/* As zge_rows_vector, inputs picked from tables. */
+static inline void zge_rows_picked(const zge_layer *l, const zge_tables *t, uint32_t row, int32_t *sums) {
+    __m512i out;
+    if (l->width == 32) {
+        out = zge_rows_of_32(l, t, row);
+    } else if (l->width < 64) {
+        out = zge_rows_short(l, t, row);
+    } else {
+        __m512i part[16];
+        for (uint32_t i = 0; i < 16; i++) {
+            part[i] = zge_row_picked(l, t, row + i);
+        }
+        out = zge_sum16(part);
+    }
+    _mm512_storeu_si512(sums, out);
+}
+
 /* Sums of one row for 1 or 16 samples; 0 where this shape is left to the plain loop. */
 #define ZGE_HAVE_SUMS 1
 static inline int32_t zge_sums_vector(const zge_layer *l, uint32_t row, uint32_t s, int32_t *acc) {
@@ -275,6 +398,112 @@ static inline void zge_gradients_vector(const zge_layer *l, const uint16_t *inde
         const __m512i sums = _mm512_add_epi32(zge_sum_lanes(a, zero, zero, zero), start);
         _mm_storeu_si128((__m128i *)(void *)(g + i), _mm512_castsi512_si128(sums));
     }
+}
+
+/* Gradients of n weights of a sparse row from `at` on for one sample; n a multiple of 16, blocks of 1. */
+#define ZGE_HAVE_GRADIENTS_ONE 1
+static inline void zge_gradients_one(const zge_layer *l, const uint16_t *index, uint32_t n, int32_t d, int32_t base,
+                                     int32_t *g) {
+    const __m512i mask = _mm512_set1_epi32((int32_t)l->index_mask);
+    const __m512i low = _mm512_set1_epi32(255);
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __m512i at = _mm512_and_si512(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(index + i))), mask);
+        const __m512i x = _mm512_and_si512(_mm512_i32gather_epi32(at, l->x, 1), low);
+        _mm512_storeu_si512(g + i, _mm512_add_epi32(_mm512_mullo_epi32(x, _mm512_set1_epi32(d)),
+                                                    _mm512_set1_epi32(base)));
+    }
+}
+
+/* zge_random of 16 numbers that follow each other: the hash's inputs, and a turn of the generator. */
+static inline __m512i zge_counters(uint32_t noise, uint32_t at) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const uint32_t golden = 0x9e3779b9u;
+    return _mm512_add_epi32(_mm512_set1_epi32((int32_t)(noise + at * golden)),
+                            _mm512_mullo_epi32(lanes, _mm512_set1_epi32((int32_t)golden)));
+}
+static inline __m512i zge_random16(__m512i *counter) {
+    __m512i r = _mm512_xor_si512(*counter, _mm512_srli_epi32(*counter, 16));
+    r = _mm512_mullo_epi32(r, _mm512_set1_epi32(0x7feb352d));
+    r = _mm512_xor_si512(r, _mm512_srli_epi32(r, 15));
+    *counter = _mm512_add_epi32(*counter, _mm512_set1_epi32((int32_t)(16u * 0x9e3779b9u)));
+    return _mm512_mullo_epi32(r, _mm512_set1_epi32((int32_t)0x846ca68bu));
+}
+
+/* As the end of zge_error, for n errors, a multiple of 16: where x is above 0, what flows back, in int8. */
+#define ZGE_HAVE_ERROR 1
+static inline uint32_t zge_error_vector(const uint8_t *x, uint32_t n, uint32_t noise, int32_t *back, int8_t *delta) {
+    __m512i most = _mm512_setzero_si512();
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __m128i xi = _mm_loadu_si128((const __m128i *)(const void *)(x + i));
+        const __m512i b = _mm512_maskz_loadu_epi32(_mm_test_epi8_mask(xi, xi), back + i);
+        _mm512_storeu_si512(back + i, b);
+        most = _mm512_max_epu32(most, _mm512_abs_epi32(b));
+    }
+    uint32_t shift = 0;
+    while ((_mm512_reduce_max_epu32(most) >> shift) > 126u) { /* rounding up may add one */
+        shift++;
+    }
+    /* Shifted by 32, the noise is gone. */
+    const __m128i down = _mm_cvtsi32_si128((int32_t)(32u - shift));
+    const __m128i cut = _mm_cvtsi32_si128((int32_t)shift);
+    __m512i counter = zge_counters(noise, 0);
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __m512i up = _mm512_srl_epi32(zge_random16(&counter), down);
+        const __m512i v = _mm512_sra_epi32(_mm512_add_epi32(_mm512_loadu_si512(back + i), up), cut);
+        _mm_storeu_si128((__m128i *)(void *)(delta + i), _mm512_cvtepi32_epi8(v));
+    }
+    return shift;
+}
+
+/* zge_move of n weights, a multiple of 16, from weight `at` of the layer on, residuals included. Returns 0
+ * where the residuals lie so that the plain loop must do it. */
+#define ZGE_HAVE_MOVE 1
+static inline int32_t zge_move_vector(const zge_layer *l, size_t at, uint32_t n, const int32_t *g, zge_rate rate,
+                                      uint32_t noise) {
+    if (n % 16 != 0 || (l->residual != ZGE_R_INDEX && at % 2 != 0)) {
+        return 0;
+    }
+    const __m512i mantissa = _mm512_set1_epi32(rate.mantissa);
+    const __m128i shift = _mm_cvtsi32_si128((int32_t)rate.shift);
+    const __m128i down = _mm_cvtsi32_si128(rate.shift > 0 ? (int32_t)(32u - rate.shift) : 32); /* 32: all gone */
+    const __m512i most = _mm512_set1_epi32(ZGE_V_MAX);
+    const __m512i least = _mm512_set1_epi32(-ZGE_V_MAX);
+    __m512i counter = zge_counters(noise, (uint32_t)at);
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __m512i r = zge_random16(&counter);
+        __m128i *w = (__m128i *)(void *)(l->weights + at + i);
+        __m512i e;
+        if (l->residual == ZGE_R_INDEX) {
+            const __m256i *p = (const __m256i *)(const void *)(l->indices + at + i);
+            e = _mm512_srai_epi32(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p)), 12);
+        } else {
+            const __m128i p = _mm_loadl_epi64((const __m128i *)(const void *)(l->nibbles + (at + i) / 2));
+            const __m128i low = _mm_set1_epi8(15);
+            const __m128i halves = _mm_unpacklo_epi8(_mm_and_si128(p, low), _mm_and_si128(_mm_srli_epi16(p, 4), low));
+            const __m128i eight = _mm_set1_epi8(8);
+            e = _mm512_cvtepi8_epi32(_mm_sub_epi8(_mm_xor_si128(halves, eight), eight));
+        }
+        const __m512i moved = _mm512_sra_epi32(
+            _mm512_add_epi32(_mm512_mullo_epi32(_mm512_loadu_si512(g + i), mantissa), _mm512_srl_epi32(r, down)), shift);
+        __m512i v = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(w)), 4);
+        v = _mm512_sub_epi32(_mm512_add_epi32(v, e), moved);
+        v = _mm512_max_epi32(_mm512_min_epi32(v, most), least);
+        const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(8)), 4);
+        _mm_storeu_si128(w, _mm512_cvtepi32_epi8(high));
+        if (l->residual == ZGE_R_INDEX) {
+            /* The four low bits of v are those of its residual. */
+            __m256i *p = (__m256i *)(void *)(l->indices + at + i);
+            const __m256i bits = _mm256_slli_epi16(_mm512_cvtepi32_epi16(v), 12);
+            _mm256_storeu_si256(
+                p, _mm256_or_si256(_mm256_and_si256(_mm256_loadu_si256(p), _mm256_set1_epi16(0x0fff)), bits));
+        } else {
+            const __m128i bits = _mm_and_si128(_mm512_cvtepi32_epi8(v), _mm_set1_epi8(15));
+            const __m128i pairs = _mm_maddubs_epi16(bits, _mm_set1_epi16(0x1001));
+            _mm_storel_epi64((__m128i *)(void *)(l->nibbles + (at + i) / 2), _mm_packus_epi16(pairs, pairs));
+        }
+    }
+    return 1;
 }
 
 /* back [n][16] = error [rows][16] times weights [rows][n], of a dense layer. */

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SMALLEST, LARGEST = 2 * KB, 16 * KB * KB
 _UNITS = {"": 1, "B": 1, "K": KB, "KB": KB, "KIB": KB, "M": KB**2, "MB": KB**2, "MIB": KB**2}
 
+# Fewer hidden units than this, or than some more than the classes, do worse than none.
+MOST_OF_FEW = 16
 MAX_UNITS = 4096
 WEIGHTS_PER_SAMPLE = 16
 MAX_REPLAY_SAMPLES = 4096
@@ -220,7 +222,7 @@ def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
         if more >= 0.6 * _most_units(task, share, learning, 1, limit):
             batch, units = wider, more
     reasons = []
-    if units < max(4, task.classes // 2):
+    if units < min(MOST_OF_FEW, 1.2 * task.classes):
         chosen = _linear(task, budget, learning)
         layer = chosen.layers[0]
         reasons.append(

@@ -45,7 +45,7 @@ lint: .venv/zgedge-all
 # OMP_NUM_THREADS: two test processes on two cores; more threads than that only wait for each other.
 test: lint
 	@tools/get_qemu.sh
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadgroup -q
 
 slow: .venv/zgedge-all
 	@tools/get_qemu.sh

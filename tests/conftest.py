@@ -47,7 +47,7 @@ def cc() -> str:
 
 @pytest.fixture(scope="session")
 def zig() -> str:
-    """The zig program of the ziglang package; `zig cc -target ...` compiles C for other processors."""
+    """The zig program of the ziglang package: `zig cc -target ...` compiles for all processors."""
     spec = importlib.util.find_spec("ziglang")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("ziglang is not installed (pip install 'zgedge[deploy]')")

@@ -21,10 +21,10 @@ tag=manylinux_2_28_$processor
 
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
-# By its path: pip builds in an environment that does not see this one's packages.
+# By its path, so that CMake need not know this Python.
 ZIG=$("$python" -c "import importlib.util as u; print(*u.find_spec('ziglang').submodule_search_locations)")/zig
 export ZIG
-"$python" -m pip --disable-pip-version-check -q wheel "$here" --no-deps -w "$build" \
+"$python" -m pip --disable-pip-version-check -q wheel "$here" --no-deps --no-build-isolation -w "$build" \
     -C "cmake.args=-DCMAKE_TOOLCHAIN_FILE=$here/cmake/$target.cmake" -C install.strip=false
 # The build names this machine; the file inside is for the other one.
 wheel=$("$python" -m wheel tags --remove --platform-tag "$tag" "$build"/zgedge-*.whl)

@@ -1,5 +1,7 @@
 """zgedge: neural networks that cannot grow."""
 
+from typing import TYPE_CHECKING, Any
+
 from zgedge.errors import (
     BudgetError,
     DataError,
@@ -10,6 +12,9 @@ from zgedge.errors import (
     ZgedgeError,
 )
 from zgedge.runtime import Learner, Model
+
+if TYPE_CHECKING:
+    from zgedge.train.estimator import ZeroGrowthClassifier
 
 __version__ = "0.1.0"
 
@@ -22,6 +27,16 @@ __all__ = [
     "ModelError",
     "ProofError",
     "UsageError",
+    "ZeroGrowthClassifier",
     "ZgedgeError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The estimator needs scikit-learn and torch; a device has neither.
+    if name == "ZeroGrowthClassifier":
+        from zgedge.train.estimator import ZeroGrowthClassifier
+
+        return ZeroGrowthClassifier
+    raise AttributeError(f"module 'zgedge' has no attribute {name!r}")

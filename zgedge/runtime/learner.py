@@ -228,13 +228,12 @@ class Learner:
         return self.model.arena.learner() or {}
 
     def seal(self) -> None:
-        """Make the arena's bytes a valid file: checksums renewed, generation counted up."""
-        core.check(core.lib.zge_model_seal(self.model._handle), self.model.name)
+        """See `Model.seal`."""
+        self.model.seal()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the arena as a file, atomically. Raises ZgedgeError where that fails."""
-        self.seal()
-        files.replace_file(path, self.model.arena.buffer)
+        self.model.save(path)
 
 
 def _number(what: str, value: str, of: tuple[str, ...]) -> int:

@@ -162,3 +162,18 @@ class Model:
         )
         core.check(status, self.name)
         return logits
+
+    def seal(self) -> None:
+        """Make the arena's bytes a valid file again: scratch zeroed, checksums renewed, the
+        generation counted up. Predicting and learning write into the arena."""
+        core.check(core.lib.zge_model_seal(self._handle), self.name)
+
+    def to_bytes(self) -> bytes:
+        """The arena as a file's bytes."""
+        self.seal()
+        return self.arena.buffer.tobytes()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the arena as a file, atomically. Raises ZgedgeError where that fails."""
+        self.seal()
+        files.replace_file(path, self.arena.buffer)

@@ -1,0 +1,366 @@
+"""A second learner, in plain numpy and Python integers, written from docs/arithmetic.md.
+
+Slow and simple: every weight one by one where that is clearer. The core must leave the very bytes that
+this leaves. It shares no code with the core and reads its settings from the file's sections.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from zgedge import arena as files
+from zgedge import network as net
+from zgedge.arena import Arena
+
+M32 = 0xFFFFFFFF
+EXP = [round(32768 * math.exp(-i / 16)) for i in range(256)]
+DRAW, KEEP, SOFTMAX, GROW, LAYER = 0, 1, 2, 3, 8
+WEIGHT, BIAS, ERROR = 0, 1, 2
+V_MAX = 127 * 16
+
+Ints = npt.NDArray[np.int64]
+
+
+def mix(x: int) -> int:
+    x ^= x >> 16
+    x = x * 0x7FEB352D & M32
+    x ^= x >> 15
+    return x * 0x846CA68B & M32
+
+
+def random(base: int, i: int) -> int:
+    return mix((base + i * 0x9E3779B9) & M32)
+
+
+def stream(key: int, step: int, number: int) -> int:
+    x = mix(key ^ (step & M32))
+    x = mix(x ^ (x >> 16) ^ (step >> 32))
+    return mix(x ^ (x >> 15) ^ (number * 0x9E3779B9 & M32))
+
+
+def below(value: int, n: int) -> int:
+    return value * n >> 32
+
+
+def rate_of(coefficient: np.float32, doublings: int) -> tuple[int, int]:
+    """Mantissa 0..255 and shift 0..30 of coefficient * 2^doublings."""
+    bits = int(np.float32(coefficient).view(np.uint32))
+    mantissa = (bits & 0x7FFFFF | 0x800000) >> 16
+    shift = 7 - ((bits >> 23) - 127) - doublings
+    if bits < 0x00800000 or shift > 38:
+        return 0, 0
+    if shift > 30:
+        return mantissa >> (shift - 30), 30
+    return (255, 0) if shift < 0 else (mantissa, shift)
+
+
+def step_of(g: int, rate: tuple[int, int], noise: int) -> int:
+    mantissa, shift = rate
+    up = noise >> (32 - shift) if shift else 0
+    return (g * mantissa + up) >> shift
+
+
+@dataclass
+class Layer:
+    spec: net.Layer
+    inputs_of: Ints  # [outputs, width] the input that each weight looks at
+    v: Ints  # [outputs, width] 16 * weight + residual
+    bias: Ints
+    multiplier: npt.NDArray[np.float32]
+    z: int
+    coef: tuple[np.float32, np.float32]
+    x: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # [inputs, samples]
+    delta: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # [outputs, samples]
+
+    @property
+    def w(self) -> Ints:
+        return (self.v + 8) >> 4
+
+    def dense(self) -> Ints:
+        full = np.zeros((self.spec.outputs, self.spec.inputs), np.int64)
+        np.put_along_axis(full, self.inputs_of, self.w, 1)
+        return full
+
+
+class Learner:
+    """Reads a file's bytes; `step` does what zge_learner_step does; `check` compares with an arena."""
+
+    def __init__(self, buffer: npt.NDArray[np.uint8]) -> None:
+        a = Arena(buffer.copy())
+        self.arena = a
+        self.network = a.network
+        state = a.learner()
+        assert state is not None
+        self.key, self.now = state["key"], state["steps"]
+        self.cursor, self.gathered = state["cursor"], 0
+        self.rate = np.float32(state["rate"])
+        self.strategy, self.swaps, self.gather = state["strategy"], state["swaps"], state["gather"]
+        self.learn = state["learn"]
+        tail = a.section(net.LEARNER)[net.LEARNER_BYTES :].view("<f4").reshape(-1, 2)
+        nibbles = a.section(net.RESIDUAL)
+        at = 0
+        self.layers: list[Layer] = []
+        for i, spec in enumerate(self.network.layers):
+            raw, indices = a.raw_indices(i), a.indices(i)
+            if raw is None or indices is None:
+                inputs_of = np.tile(np.arange(spec.inputs), (spec.outputs, 1))
+            else:
+                inputs_of = (
+                    indices.astype(np.int64)[:, :, None] * spec.block + np.arange(spec.block)
+                ).reshape(spec.outputs, spec.width)
+            if spec.residual_in_index:
+                assert raw is not None
+                e = raw.view(np.int16).astype(np.int64) >> 12
+            else:
+                part = nibbles[at : at + (spec.weights + 1) // 2]
+                at += len(part)
+                both = np.stack([part & 15, part >> 4], 1).reshape(-1)[: spec.weights]
+                e = ((both.astype(np.int64) ^ 8) - 8).reshape(spec.outputs, spec.width)
+            bias, multiplier = a.rows(i)
+            self.layers.append(
+                Layer(
+                    spec, inputs_of, a.weights(i).astype(np.int64) * 16 + e,
+                    bias.astype(np.int64), multiplier.copy(), a.scales[i][3],
+                    (tail[i][0], tail[i][1]),
+                )
+            )  # fmt: skip
+        widest = max((x.spec.inputs for x in self.layers if x.spec.kind == net.SPARSE), default=0)
+        self.grad = np.zeros(widest, np.int64)
+        self.labels: list[int] = []
+        self.memory: list[Ints] = []  # codes as the replay holds them
+        self.rewired = self.clamped = self.correct = self.samples = 0
+
+    def codes(self, x: npt.NDArray[np.float32]) -> Ints:
+        scale, center = self.arena.input_coding()
+        v = ((x.astype(np.float32) - center).astype(np.float32) * scale).astype(np.float32)
+        code = np.rint(np.clip(v, -512, 512)).astype(np.int64) + self.layers[0].z
+        self.clamped += int(((code < 0) | (code > 255)).sum())
+        return np.clip(code, 0, 255)
+
+    def forward(self, codes: Ints) -> Ints:
+        """Logits [classes, samples] of codes [inputs, samples]; keeps every layer's input."""
+        for i, layer in enumerate(self.layers):
+            layer.x = codes
+            acc = layer.dense() @ (codes - layer.z) + layer.bias[:, None]
+            if i + 1 == len(self.layers):
+                return acc
+            y = acc.astype(np.float32) * layer.multiplier[:, None]
+            codes = np.rint(np.clip(y, 0, 255)).astype(np.int64)
+        raise AssertionError("a network has a head")
+
+    def head_error(self, logits: Ints, labels: list[int], fresh: int) -> None:
+        head = self.layers[-1]
+        s_in, s_w, _, _ = self.arena.scales[-1]
+        to_table = np.float32(np.float32(16) * np.float32(s_in)) * np.float32(s_w)
+        base = stream(self.key, self.now, SOFTMAX)
+        classes = self.network.classes
+        head.delta = np.zeros(logits.shape, np.int64)
+        for c, label in enumerate(labels):
+            column = logits[:, c]
+            below_top = np.float32(column.max() - column) * to_table
+            weights = [EXP[int(np.rint(np.float32(min(b, 255))))] for b in below_top]
+            total = sum(weights)
+            for j in range(classes):
+                noise = below(random(base, c * classes + j), total)
+                e = (weights[j] * 127 + noise) // total
+                head.delta[j, c] = e - 127 if j == label else e
+            if c < fresh:
+                self.correct += int(np.argmax(column)) == label
+
+    def hidden_error(self, above: int) -> int:
+        upper = self.layers[above]
+        back = upper.dense().T @ upper.delta
+        back[upper.x == 0] = 0
+        most = int(np.abs(back).max())
+        shift = 0
+        while most >> shift > 126:
+            shift += 1
+        base = stream(self.key, self.now, LAYER + 4 * (above - 1) + ERROR)
+        side = self._side(back.shape[1])
+        delta = np.zeros(back.shape, np.int64)
+        for i in range(back.shape[0]):
+            for c in range(back.shape[1]):
+                noise = random(base, i * side + c) >> (32 - shift) if shift else 0
+                delta[i, c] = (int(back[i, c]) + noise) >> shift
+        self.layers[above - 1].delta = delta
+        return shift
+
+    def _side(self, n: int) -> int:
+        side = 1
+        while side < n:
+            side *= 2
+        return side
+
+    def update(self, i: int, scale: np.float32, doublings: int) -> None:
+        layer = self.layers[i]
+        weight = rate_of(layer.coef[0] * scale, doublings)
+        bias = rate_of(layer.coef[1] * scale, doublings)
+        noise = stream(self.key, self.now, LAYER + 4 * i + WEIGHT)
+        bias_noise = stream(self.key, self.now, LAYER + 4 * i + BIAS)
+        most = 2**31 - 1 - layer.spec.width * 255 * 127
+        for r in range(layer.spec.outputs):
+            d = layer.delta[r]
+            if not d.any():
+                continue
+            seen = layer.x[layer.inputs_of[r]] - layer.z
+            for k, g in enumerate((seen @ d).tolist()):
+                moved = step_of(g, weight, random(noise, r * layer.spec.width + k))
+                layer.v[r, k] = min(V_MAX, max(-V_MAX, int(layer.v[r, k]) - moved))
+            b = int(layer.bias[r]) - step_of(int(d.sum()), bias, random(bias_noise, r))
+            layer.bias[r] = min(most, max(-most, b))
+
+    def under_cursor(self) -> tuple[int, int] | None:
+        left = self.cursor
+        for i, layer in enumerate(self.layers):
+            if layer.spec.kind == net.SPARSE:
+                if left < layer.spec.outputs:
+                    return i, left
+                left -= layer.spec.outputs
+        return None
+
+    def visit(self, i: int, row: int) -> None:
+        layer = self.layers[i]
+        block, per_row = layer.spec.block, layer.spec.per_row
+        blocks = layer.spec.inputs // block
+        wired = (layer.inputs_of[row, ::block] // block).tolist()
+        score = np.abs(self.grad[: layer.spec.inputs].reshape(blocks, block)).astype(np.int64)
+        score[wired] = 0
+        steep = score.sum(1)
+        base = stream(self.key, self.now, GROW)
+        taken: set[int] = set()
+        for swap in range(min(self.swaps, blocks - per_row, per_row)):
+            if self.strategy == "rigl":
+                if not steep.any():
+                    return
+                grown = int(np.argmax(steep))
+                steep[grown] = 0
+            else:
+                grown = self.anywhere(wired, blocks, random(base, swap))
+            size = np.abs(layer.v[row].reshape(per_row, block)).sum(1)
+            place = min((k for k in range(per_row) if k not in taken), key=lambda k: (size[k], k))
+            taken.add(place)
+            wired[place] = grown
+            at = slice(place * block, (place + 1) * block)
+            layer.v[row, at] = 0
+            layer.inputs_of[row, at] = grown * block + np.arange(block)
+            self.rewired += block
+
+    def anywhere(self, wired: list[int], blocks: int, seed: int) -> int:
+        index = 0
+        for i in range(16):
+            index = below(random(seed, i), blocks)
+            if index not in wired:
+                return index
+        while index in wired:
+            index = (index + 1) % blocks
+        return index
+
+    def keep(self, codes: Ints, labels: list[int]) -> None:
+        base = stream(self.key, self.now, KEEP)
+        room = self.network.replay_samples
+        for c, label in enumerate(labels):
+            packed = codes[:, c]
+            if self.network.replay_bits == 4:
+                packed = (packed + 8) // 17 * 17
+            if len(self.labels) < room:
+                self.labels.append(label)
+                self.memory.append(packed)
+                continue
+            counts = [self.labels.count(k) for k in range(self.network.classes)]
+            fullest = counts.index(max(counts))
+            victim = fullest if counts[label] < counts[fullest] else label
+            slot = below(random(base, c), room)
+            while self.labels[slot] != victim:
+                slot = (slot + 1) % room
+            self.labels[slot], self.memory[slot] = label, packed
+
+    def step(self, x: npt.NDArray[np.float32], y: list[int], replay: int) -> None:
+        new = self.codes(x).T
+        labels, columns = list(y), [new]
+        if self.labels and self.learn != "none":
+            base = stream(self.key, self.now, DRAW)
+            for c in range(len(y), len(y) + replay):
+                slot = below(random(base, c), len(self.labels))
+                columns.append(self.memory[slot][:, None])
+                labels.append(self.labels[slot])
+        total = len(labels)
+        self.head_error(self.forward(np.concatenate(columns, 1)), labels, len(y))
+        if self.learn != "none":
+            self._learn(total)
+            if self.network.replay_samples:
+                self.keep(new, y)
+        self.now += 1
+        self.samples += len(y)
+
+    def _learn(self, total: int) -> None:
+        last = len(self.layers) - 1
+        lowest = last if self.learn == "head" else 0
+        scale = np.float32(self.rate / np.float32(total))
+        doublings = [0] * (last + 1)
+        for i in range(last, lowest, -1):
+            doublings[i - 1] = doublings[i] + self.hidden_error(i)
+        moves = lowest == 0 and self.strategy != "static" and self.swaps > 0
+        under = self.under_cursor() if moves else None
+        if under is not None and self.strategy == "rigl":
+            layer = self.layers[under[0]]
+            self.grad[: layer.spec.inputs] += (layer.x - layer.z) @ layer.delta[under[1]]
+        for i in range(lowest, last + 1):
+            self.update(i, scale, doublings[i])
+        if under is None:
+            return
+        self.gathered += total
+        if self.gathered >= self.gather:
+            self.visit(*under)
+            self.grad[:] = 0
+            rows = sum(x.spec.outputs for x in self.layers if x.spec.kind == net.SPARSE)
+            self.cursor = (self.cursor + 1) % rows
+            self.gathered = 0
+
+    def check(self, buffer: npt.NDArray[np.uint8]) -> None:
+        """Assert that an arena holds what this learner holds."""
+        a = Arena(buffer)
+        nibbles = a.section(net.RESIDUAL)
+        at = 0
+        for i, layer in enumerate(self.layers):
+            spec = layer.spec
+            assert np.array_equal(a.weights(i), layer.w), f"weights of layer {i}"
+            assert np.array_equal(a.rows(i)[0], layer.bias), f"biases of layer {i}"
+            indices = a.indices(i)
+            if indices is not None:
+                assert np.array_equal(indices, layer.inputs_of[:, :: spec.block] // spec.block)
+            e = (layer.v - 16 * layer.w).reshape(-1)
+            if spec.residual_in_index:
+                raw = a.raw_indices(i)
+                assert raw is not None
+                assert np.array_equal(raw.reshape(-1).view(np.int16) >> 12, e), "residual bits"
+            else:
+                part = nibbles[at : at + (spec.weights + 1) // 2]
+                at += len(part)
+                both = np.stack([part & 15, part >> 4], 1).reshape(-1)[: spec.weights]
+                assert np.array_equal((both.astype(np.int64) ^ 8) - 8, e), f"residuals of layer {i}"
+        hidden = max((x.spec.inputs for x in self.layers[1:]), default=0)
+        start = 4 * hidden * self.network.batch
+        grad = a.section(net.SCRATCH)[start : start + 4 * len(self.grad)].view("<i4")
+        assert np.array_equal(grad, self.grad), "the gathered gradient"
+        state = a.learner()
+        assert state is not None
+        found = {
+            k: state[k] for k in ("steps", "samples", "rewired", "clamped", "cursor", "correct")
+        }
+        assert found == {
+            "steps": self.now, "samples": self.samples, "rewired": self.rewired,
+            "clamped": self.clamped, "cursor": self.cursor, "correct": self.correct,
+        }  # fmt: skip
+        if self.network.replay_samples and self.labels:
+            codes = np.stack(self.memory).astype(np.uint8)
+            packed = files.pack_codes(codes, self.network.replay_bits)
+            room = self.network.replay_samples
+            head = (2 * self.network.classes + 3) // 4 * 4
+            section = a.section(net.REPLAY)
+            assert section[head : head + len(self.labels)].tolist() == self.labels
+            held = section[head + room :].reshape(room, -1)[: len(packed)]
+            assert np.array_equal(held, packed), "the replay"

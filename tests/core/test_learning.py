@@ -1,0 +1,196 @@
+"""The core learns, rewires and remembers exactly as the reference does, over geometry and variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import nets
+from tests.core import reference
+from zgedge import arena
+from zgedge import network as net
+from zgedge.network import Network, dense, sparse
+from zgedge.runtime import Learner, Model
+from zgedge.runtime import core_library as core
+
+VARIANTS = [name for name, usable in core.variants().items() if usable]
+
+# One name for each geometry; a failure's id replays it.
+NETWORKS: dict[str, Network] = {
+    "one-sparse-b1": nets.network((1, 24, 1), (sparse(24, 9, 5),), 4),
+    "one-sparse-b1-wide": nets.network((1, 300, 1), (sparse(300, 20, 32),), 5),
+    "one-sparse-b4": nets.network((1, 24, 1), (sparse(24, 12, 8, 4),), 4),
+    "one-sparse-b8": nets.network((1, 64, 1), (sparse(64, 7, 24, 8),), 3),
+    "one-sparse-b16": nets.network((1, 64, 1), (sparse(64, 17, 32, 16),), 3),
+    "odd-everything": nets.network((1, 33, 1), (sparse(33, 17, 5), sparse(17, 9, 3)), 3, batch=8),
+    "two-hidden-mixed": nets.network((1, 32, 1), (sparse(32, 24, 12, 4), dense(24, 11)), 6),
+    "dense-only": nets.network((1, 10, 1), (dense(10, 6),), 3),
+    "no-hidden": nets.network((1, 12, 1), (), 4),
+    "no-hidden-sparse": Network((1, 40, 1), 4, (sparse(40, 4, 8),), 8),
+    "table": nets.network((1, 21, 1), (sparse(21, 18, 6),), 4, groups=21, task="table"),
+    "table-b4-batch-4": nets.network((1, 28, 1), (sparse(28, 9, 8, 4),), 4, groups=28, batch=4),
+    "batch-1": nets.network((1, 24, 1), (sparse(24, 12, 6),), 4, batch=1),
+    "batch-2": nets.network((1, 24, 1), (sparse(24, 12, 6),), 4, batch=2),
+    "batch-32": nets.network((1, 24, 1), (sparse(24, 12, 6),), 4, batch=32),
+    "batch-64": nets.network((1, 20, 1), (sparse(20, 8, 8, 4),), 4, batch=64),
+    "replay-4-bit": nets.network(
+        (1, 25, 1), (sparse(25, 12, 6),), 4, replay_samples=13, replay_bits=4
+    ),
+    "replay-8-bit": nets.network(
+        (1, 24, 1), (sparse(24, 12, 8, 4),), 4, replay_samples=9, replay_bits=8, batch=8
+    ),
+}
+
+
+def _start(name: str, **learner: Any) -> tuple[Model, reference.Learner]:
+    network = NETWORKS[name]
+    parameters = nets.parameters(network, seed=len(name))
+    options = {"rate": 0.3, "swaps": 2, "gather": 16, "strategy": "rigl", **learner}
+    parameters.learner = arena.LearnerParameters(key=0xC0FFEE + len(name), **options)
+    buffer = nets.buffer(arena.write(network, parameters))
+    return Model(buffer, name), reference.Learner(buffer)
+
+
+def _run(model: Model, twin: reference.Learner, steps: int) -> None:
+    """Steps of every size with all of the replay that fits, compared after each few."""
+    network = model.arena.network
+    learner = Learner(model)
+    x, y = nets.samples(network, 4 * network.batch, seed=5)
+    x = x * np.float32(1.3) - np.float32(0.1)  # some values outside what the coding expresses
+    rng = np.random.default_rng(7)
+    for step in range(steps):
+        n = int(rng.integers(1, network.batch + 1))
+        chosen = rng.integers(0, len(x), n)
+        replay = network.batch - n
+        learner._y[:n] = y[chosen]
+        learner._step(x[chosen], n, replay)
+        twin.step(x[chosen], y[chosen].tolist(), replay)
+        if step % 5 == 0 or step == steps - 1:
+            twin.check(model.arena.buffer)
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> Any:
+    before = core.variant()
+    core.select_variant(request.param)
+    yield request.param
+    core.select_variant(before)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_core_leaves_what_the_reference_leaves(name: str, variant: str) -> None:
+    model, twin = _start(name)
+    _run(model, twin, 30)
+    assert twin.rewired > 0 or all(x.kind != net.SPARSE for x in model.arena.network.layers)
+    model.seal()
+    Model(nets.buffer(model.arena.buffer.tobytes()))
+
+
+@pytest.mark.parametrize("learn", ["head", "none"])
+def test_frozen_parts_stay(learn: str, variant: str) -> None:
+    model, twin = _start("replay-4-bit", learn=learn)
+    before = model.arena.weights(0).copy(), model.arena.raw_indices(0)
+    _run(model, twin, 20)
+    assert np.array_equal(before[0], model.arena.weights(0))
+    assert twin.rewired == 0
+
+
+@pytest.mark.parametrize("name", ["one-sparse-b1", "one-sparse-b4", "replay-4-bit"])
+@pytest.mark.parametrize("strategy", ["set", "static"])
+def test_strategies(name: str, strategy: str, variant: str) -> None:
+    model, twin = _start(name, strategy=strategy, gather=8, swaps=3)
+    _run(model, twin, 40)
+    assert (twin.rewired > 0) == (strategy == "set")
+
+
+@pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-9])
+def test_rates_at_the_ends_of_their_range(rate: float, variant: str) -> None:
+    model, twin = _start("one-sparse-b4", rate=rate)
+    _run(model, twin, 20)
+
+
+def test_zero_swaps_rewire_nothing(variant: str) -> None:
+    model, twin = _start("one-sparse-b1", swaps=0)
+    _run(model, twin, 20)
+    assert twin.rewired == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_equals_dense_integers(name: str, variant: str) -> None:
+    network = NETWORKS[name]
+    parameters = nets.parameters(network, seed=3)
+    model = Model(nets.buffer(arena.write(network, parameters)))
+    x, _ = nets.samples(network, 150)
+    expected = nets.reference_logits(network, parameters, x)
+    assert np.array_equal(model.logits(x), expected)
+    found, _ = model.predict_index(x)
+    assert np.array_equal(found, expected.argmax(axis=1))
+    one = [model.predict_one(row) for row in x[:20]]
+    assert one == model.predict(x[:20]).tolist()
+
+
+def _assert_sparse(model: Model, before: Network) -> None:
+    """What holds of every sparse network at any time."""
+    assert model.arena.network == before
+    for i, layer in enumerate(before.layers):
+        indices = model.arena.indices(i)
+        if indices is None:
+            continue
+        assert indices.shape == (layer.outputs, layer.per_row)
+        assert all(len(set(row)) == layer.per_row for row in indices.tolist()), "duplicate index"
+        assert int(indices.max()) < layer.inputs // layer.block
+        assert int(np.abs(model.arena.weights(i).astype(int)).max()) <= 127
+
+
+@pytest.mark.parametrize("strategy", ["rigl", "set"])
+@pytest.mark.parametrize("name", ["one-sparse-b1-wide", "one-sparse-b16", "odd-everything"])
+def test_invariants_hold_through_two_thousand_steps(name: str, strategy: str) -> None:
+    model, _ = _start(name, strategy=strategy, gather=1, swaps=3)
+    learner = Learner(model)
+    network, size = model.arena.network, len(model.arena.buffer)
+    x, y = nets.samples(network, 64)
+    for i in range(2000):
+        learner.learn_one(x[i % 64], int(y[i % 64]))
+    _assert_sparse(model, network)
+    assert len(model.arena.buffer) == size
+    assert learner.status()["rewired"] > 100
+    model.seal()
+    Model(nets.buffer(model.arena.buffer.tobytes()))
+
+
+def test_new_wire_starts_at_weight_zero_and_leaves_the_answer_but_for_the_dropped() -> None:
+    model, _ = _start("one-sparse-b1-wide", gather=1, swaps=1, rate=1e-9)
+    learner = Learner(model)
+    x, y = nets.samples(model.arena.network, 8)
+    before = [model.arena.raw_indices(0).copy(), model.arena.weights(0).copy()]  # type: ignore[union-attr]
+    learner.learn_many(x[:1], y[:1])
+    indices, weights = model.arena.indices(0), model.arena.weights(0)
+    mask = np.uint16((1 << model.arena.network.layers[0].index_bits) - 1)
+    moved = np.argwhere(indices != before[0] & mask)
+    assert len(moved) <= 1
+    for row, place in moved:
+        assert weights[row, place] == 0
+        others = np.delete(np.arange(weights.shape[1]), place)
+        assert np.array_equal(weights[row, others], before[1][row, others])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_variants_leave_the_same_bytes_after_thousands_of_steps(name: str) -> None:
+    left = {}
+    before = core.variant()
+    try:
+        for variant in VARIANTS:
+            core.select_variant(variant)
+            model, _ = _start(name, gather=4)
+            learner = Learner(model)
+            x, y = nets.samples(model.arena.network, 50)
+            for i in range(60):
+                learner.learn_many(x, y)
+                learner.learn_one(x[i % 50], int(y[i % 50]))
+            model.seal()
+            left[variant] = model.arena.buffer.tobytes()
+    finally:
+        core.select_variant(before)
+    assert len(set(left.values())) == 1, f"variants differ: {list(left)}"

@@ -1,7 +1,7 @@
 """A second learner, in plain numpy and Python integers, written from docs/arithmetic.md.
 
-Slow and simple: every weight one by one where that is clearer. The core must leave the very bytes that
-this leaves. It shares no code with the core and reads its settings from the file's sections.
+Slow and simple: every weight one by one where that is clearer. The core must leave the very bytes
+that this leaves. It shares no code with the core and reads its settings from the file's sections.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Layer:
 
 
 class Learner:
-    """Reads a file's bytes; `step` does what zge_learner_step does; `check` compares with an arena."""
+    """Reads a file; `step` does what zge_learner_step does; `check` compares with an arena."""
 
     def __init__(self, buffer: npt.NDArray[np.uint8]) -> None:
         a = Arena(buffer.copy())

@@ -395,7 +395,7 @@ def _touch(learner: Learner) -> None:
 def _wires(model: Model) -> tuple[int, int]:
     """Checksums of the weights and of the wiring."""
     arena = model.arena
-    return zlib.crc32(arena.section(net.WEIGHTS)), zlib.crc32(arena.section(net.INDICES))
+    return zlib.crc32(arena.section(net.WEIGHTS).data), zlib.crc32(arena.section(net.INDICES).data)
 
 
 def _learn(

@@ -169,7 +169,7 @@ def main() -> None:
             x, y, what = memory.stream_for(learner.model)
         else:
             x = np.empty(given["shape"], given["dtype"])
-            orders.readinto(memoryview(x).cast("B"))
+            x[...] = np.frombuffer(orders.read(x.nbytes), x.dtype).reshape(x.shape)
             y, what = given["labels"], "given"
         proof = memory.prove(
             learner, x, y, order["steps"], leak=order["leak"], started=started, reading=reading

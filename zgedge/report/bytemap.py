@@ -1,0 +1,133 @@
+"""The byte map: what each byte of a file, and of its budget, is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zgedge import network as net
+from zgedge.budget import format_size
+from zgedge.network import Network
+from zgedge.report.screen import Screen, table
+
+PREDICT, LEARN, UNUSED = "to predict", "to learn", "not used"
+
+# Section: the letter that draws it, its colour, what it is for.
+_LOOK = {
+    0: ("h", "bright_black", "header, section table, alignment"),
+    net.NET: ("n", "white", "shapes and scales"),
+    net.NAMES: ("m", "white", "names of the classes"),
+    net.INPUT: ("i", "white", "how raw values become 8-bit codes"),
+    net.ROWS: ("r", "bright_blue", "bias and multiplier of every unit"),
+    net.WEIGHTS: ("W", "blue", "8-bit weights"),
+    net.INDICES: ("X", "cyan", "which inputs each unit looks at"),
+    net.ACTIVATIONS: ("A", "green", "room for activations"),
+    net.RESIDUAL: ("e", "yellow", "4 more bits of each weight, for small steps"),
+    net.LEARNER: ("l", "bright_red", "counters, rates, random generator"),
+    net.SCRATCH: ("S", "bright_yellow", "errors and gradients of a step"),
+    net.REPLAY: ("P", "magenta", "remembered samples"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of bytes: the section's name, how many, and which of the three groups it is in."""
+
+    name: str
+    bytes: int
+    group: str
+    letter: str
+    colour: str
+    purpose: str
+
+
+def parts(network: Network, budget: int = 0) -> list[Part]:
+    """Every byte of the file in file order, then what is left of the budget."""
+    sizes = network.section_bytes()
+    found = {0: network.file_bytes - sum(sizes.values()), **sizes}
+    out = []
+    for kind, size in found.items():
+        letter, colour, purpose = _LOOK[kind]
+        group = LEARN if kind in net.LEARNING_SECTIONS else PREDICT
+        name = net.SECTION_NAMES.get(kind, "header")
+        out.append(Part(name, size, group, letter, colour, purpose))
+    if budget > network.file_bytes:
+        left = budget - network.file_bytes
+        out.append(Part("unused", left, UNUSED, ".", "bright_black", "left of the budget"))
+    return out
+
+
+def cells(amounts: list[int], width: int) -> list[int]:
+    """Share `width` cells among amounts in proportion; the rounding goes to the largest rests."""
+    total = sum(amounts)
+    exact = [width * amount / total for amount in amounts]
+    out = [int(share) for share in exact]
+    rests = sorted(range(len(amounts)), key=lambda i: out[i] - exact[i])
+    for i in rests[: width - sum(out)]:
+        out[i] += 1
+    return out
+
+
+def draw(out: Screen, network: Network, budget: int = 0) -> None:
+    """Print the map: one bar for the whole budget, then a line for each part."""
+    found = parts(network, budget)
+    width = out.width - 4
+    counts = cells([part.bytes for part in found], width)
+    bar = [
+        (part.letter * n, f"black on {part.colour}" if part.group != UNUSED else part.colour)
+        for part, n in zip(found, counts, strict=True)
+    ]
+    out.spans([("  ", ""), *bar])
+    total = sum(part.bytes for part in found)
+    for group in (PREDICT, LEARN, UNUSED):
+        members = [part for part in found if part.group == group]
+        if not members:
+            continue
+        size = sum(part.bytes for part in members)
+        out.line(f"  {group:<14}{size:>12,}  {size / total:>6.1%}", "bold")
+        if group == UNUSED:
+            continue
+        for part in members:
+            share = part.bytes / total
+            out.spans(
+                [
+                    ("  ", ""),
+                    (part.letter, f"black on {part.colour}"),
+                    (f" {part.name:<12}{part.bytes:>12,}  {share:>6.1%}  {part.purpose}", ""),
+                ]
+            )
+
+
+def layer_rows(network: Network) -> list[dict[str, object]]:
+    """Each layer as plain values: what `train --json` and `info --json` list."""
+    return [
+        {
+            "kind": layer.kind,
+            "inputs": layer.inputs,
+            "outputs": layer.outputs,
+            "fan_in": layer.width,
+            "block": layer.block,
+            "connections": layer.weights,
+            "sparsity": round(1 - layer.density, 4),
+            "bytes": layer.inference_bytes,
+        }
+        for layer in network.layers
+    ]
+
+
+def draw_layers(out: Screen, network: Network) -> None:
+    """Print the layers: shape, wiring, and how much of a dense layer is left out."""
+    rows = []
+    for i, layer in enumerate(network.layers):
+        wiring = "every input" if layer.kind == net.DENSE else f"{layer.width:,} of {layer.inputs:,}"
+        if layer.block > 1:
+            wiring += f", in blocks of {layer.block}"
+        left_out = round(16 * (1 - layer.density))
+        rows.append(
+            [
+                str(i + 1), layer.kind, f"{layer.inputs:,} -> {layer.outputs:,}", wiring,
+                f"{layer.weights:,}", f"{1 - layer.density:.1%}",
+                "#" * (16 - left_out) + "." * left_out, format_size(layer.inference_bytes),
+            ]
+        )  # fmt: skip
+    heads = ["layer", "kind", "shape", "a unit looks at", "connections", "sparsity", "", "size"]
+    table(out, heads, rows, right=(4, 5, 7))

@@ -1,0 +1,110 @@
+"""Pictures of a training, drawn from its log (`zgedge.train.log`) with matplotlib."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from zgedge.errors import DataError, MissingExtraError, ZgedgeError
+
+
+def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The events of a training log. Raises DataError where the file is none."""
+    events = []
+    try:
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                event = json.loads(line)
+                if not isinstance(event, dict) or "event" not in event:
+                    raise DataError(f"{path}, line {number}: not an event of a training log.")
+                events.append(event)
+    except OSError as e:
+        raise DataError(f"Cannot read {path}: {e.strerror}.", "Check the path.") from e
+    except (ValueError, UnicodeDecodeError) as e:
+        raise DataError(
+            f"{path} is not a training log: {e}.", "`zgedge train --log FILE` writes one."
+        ) from e
+    if not any(event["event"] == "epoch" for event in events):
+        raise DataError(f"{path} holds no epoch.", "Let a training run for at least one epoch.")
+    return events
+
+
+def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Draw a training: accuracy and loss, connections rewired, and where the wires went.
+
+    The form of the picture follows from the end of `out`'s name (.png, .svg, .pdf).
+    Raises DataError for a log that is none, MissingExtraError without matplotlib, ZgedgeError where
+    the picture cannot be written.
+    """
+    events = read_log(log)
+    try:
+        # The object interface draws without a display and leaves no global state behind.
+        figure_module = importlib.import_module("matplotlib.figure")
+    except ImportError as e:
+        raise MissingExtraError("report", "matplotlib") from e
+    epochs = [event for event in events if event["event"] == "epoch"]
+    wires = [event for event in events if event["event"] == "wires"]
+    start = next((event for event in events if event["event"] == "start"), {})
+    rows = 2 if wires else 1
+    figure = figure_module.Figure(figsize=(11, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False)
+    _accuracy(axes[0][0], epochs)
+    _rewired(axes[0][1], epochs)
+    for axis, event in zip(axes[-1] if wires else [], wires, strict=False):
+        _wires(figure, axis, event)
+    for axis in axes[-1][len(wires) :] if wires else []:
+        axis.axis("off")
+    figure.suptitle(f"{start.get('data', 'training')}, {start.get('strategy', '')}".rstrip(", "))
+    try:
+        figure.savefig(out, dpi=120)
+    except ValueError as e:
+        raise ZgedgeError(f"Cannot draw {out}: {e}.", "Name it .png, .svg or .pdf.") from e
+    except OSError as e:
+        raise ZgedgeError(
+            f"Cannot write {out}: {e.strerror}.", "Check that its folder exists and has room."
+        ) from e
+
+
+def _accuracy(axis: Any, epochs: list[dict[str, Any]]) -> None:
+    numbers = [event["epoch"] for event in epochs]
+    axis.plot(numbers, [100 * event["accuracy"] for event in epochs], color="tab:blue")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("accuracy on held-out rows, %", color="tab:blue")
+    other = axis.twinx()
+    other.plot(numbers, [event["loss"] for event in epochs], color="tab:orange")
+    other.set_ylabel("loss, nats", color="tab:orange")
+    other.set_ylim(bottom=0)
+
+
+def _rewired(axis: Any, epochs: list[dict[str, Any]]) -> None:
+    numbers = [event["epoch"] for event in epochs]
+    counts = np.array([event["rewired"] for event in epochs])
+    below = np.zeros(len(numbers))
+    for layer in range(counts.shape[1]):
+        if counts[:, layer].any():
+            axis.bar(numbers, counts[:, layer], 1.0, below, label=f"layer {layer + 1}")
+            below += counts[:, layer]
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("connections rewired")
+    if below.any():
+        axis.legend()
+    else:
+        axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center")
+
+
+def _wires(figure: Any, axis: Any, event: dict[str, Any]) -> None:
+    counts = np.asarray(event["counts"], float)
+    height, width, channels = event["shape"]
+    axis.set_title(f"wires on each input, {event['when']} of training")
+    if height > 1:
+        grid = counts.reshape(height, width, channels).sum(axis=2)
+        figure.colorbar(axis.imshow(grid, cmap="viridis"), ax=axis)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    else:
+        axis.bar(np.arange(counts.size), counts.reshape(-1), 1.0)
+        axis.set_xlabel("input")

@@ -1,0 +1,95 @@
+"""A terminal to print on: rich where it is installed, plain text where it is not (on a device).
+
+The text is the same on both; rich adds colour, and nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+WIDEST = 100
+
+
+class Screen(Protocol):
+    """What both kinds of terminal can do. `style` is a rich style such as "bold green"."""
+
+    width: int
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line, never broken."""
+
+    def spans(self, spans: Iterable[tuple[str, str]]) -> None:
+        """One line made of pairs (text, style)."""
+
+
+class Plain:
+    """Text without colour."""
+
+    def __init__(self) -> None:
+        self.width = min(WIDEST, shutil.get_terminal_size((80, 24)).columns)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        self.spans([(text, style)])
+
+    def spans(self, spans: Iterable[tuple[str, str]]) -> None:
+        sys.stdout.write("".join(text for text, _ in spans).rstrip() + "\n")
+        sys.stdout.flush()
+
+
+class Rich:
+    """Text in colour where the terminal has colours. Raises ImportError without rich."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.text import Text
+
+        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._text = Text
+        self.width = min(WIDEST, self._console.width)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        self.spans([(text, style)])
+
+    def spans(self, spans: Iterable[tuple[str, str]]) -> None:
+        spans = list(spans)
+        while spans and not spans[-1][0].rstrip():
+            spans.pop()
+        if spans:
+            spans[-1] = (spans[-1][0].rstrip(), spans[-1][1])
+        self._console.print(self._text.assemble(*spans), soft_wrap=True)
+
+
+def screen() -> Screen:
+    """The terminal of this process."""
+    try:
+        return Rich()
+    except ImportError:
+        return Plain()
+
+
+def table(
+    out: Screen,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    indent: int = 2,
+) -> None:
+    """Print columns under their heads; those numbered in `right` are flush right."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+
+    def text(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return " " * indent + "  ".join(cells)
+
+    if any(heads):
+        out.line(text(heads), "bold")
+    for row in rows:
+        out.line(text(row))

@@ -1,0 +1,75 @@
+"""Training on the host: quantization-aware, sparse, rewired while it trains.
+
+torch is imported when `train` is called, so that importing this package needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+
+from zgedge.data.dataset import Dataset
+from zgedge.errors import MissingExtraError
+from zgedge.network import Network
+from zgedge.train.analytic import AnalyticHead, fit_analytic
+from zgedge.train.result import Epoch, TrainResult
+
+__all__ = ["AnalyticHead", "Epoch", "TrainResult", "fit_analytic", "strategies", "train"]
+
+
+def train(
+    dataset: Dataset,
+    network: Network,
+    *,
+    strategy: str = "rigl",
+    seed: int = 0,
+    epochs: int | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    unknown: bool = False,
+) -> TrainResult:
+    """Train `network` on a data set and return the integers that its file holds.
+
+    strategy  how connections are replaced while training: a name in `strategies()`
+    seed      same data, network, strategy, seed and epochs on one machine: same bytes
+    epochs    passes over the training rows; None chooses by the size of the task
+    progress  called after every epoch
+    log       path of a JSON-lines log (`zgedge.train.log`); replaced where it exists
+    unknown   store a threshold under which a prediction is *unknown*
+
+    A tenth of the training rows, at most 5,000, is held out; the epoch that is best on them is
+    returned. The test rows are looked at once, at the end. Ctrl-C ends training early and the best
+    epoch so far is returned, with `interrupted` set.
+
+    Raises MissingExtraError without torch, UsageError for an unknown strategy or epochs below 1,
+    DataError where data and network do not fit each other or hold NaN or infinities, ZgedgeError
+    where the log cannot be written.
+    """
+    _need_torch()
+    fit = importlib.import_module("zgedge.train.fit")
+    result: TrainResult = fit.fit(
+        dataset,
+        network,
+        strategy=strategy,
+        seed=seed,
+        epochs=epochs,
+        progress=progress,
+        log=log,
+        unknown=unknown,
+    )
+    return result
+
+
+def strategies() -> tuple[str, ...]:
+    """Names of the rewiring strategies. Raises MissingExtraError without torch."""
+    _need_torch()
+    rewiring = importlib.import_module("zgedge.train.rewiring")
+    return tuple(rewiring.STRATEGIES)
+
+
+def _need_torch() -> None:
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise MissingExtraError("train", "torch") from error

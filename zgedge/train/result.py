@@ -1,0 +1,61 @@
+"""What training reports and returns: plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zgedge.arena import Parameters
+from zgedge.network import Network
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training rows.
+
+    epoch     1..epochs
+    accuracy  of the integer network on the held-out rows, 0..1
+    loss      mean cross-entropy of the training steps, in nats
+    rate      learning rate at the end of the epoch
+    rewired   connections (weights) replaced in this epoch, for each layer
+    seconds   since training began
+    """
+
+    epoch: int
+    epochs: int
+    accuracy: float
+    loss: float
+    rate: float
+    rewired: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained network.
+
+    parameters           what `zgedge.arena.write(network, parameters)` writes
+    accuracy             of the integer network on the test rows; None where there are none
+    validation_accuracy  of the same on the held-out rows
+    shadow_accuracy      of the float network behind it on the test rows
+    history              every epoch that was completed
+    best_epoch           the epoch whose network this is; 0: none was completed
+    steps                optimizer steps up to the end of that epoch
+    interrupted          True where Ctrl-C ended training early
+    """
+
+    network: Network
+    parameters: Parameters
+    accuracy: float | None
+    validation_accuracy: float
+    shadow_accuracy: float | None
+    history: Sequence[Epoch]
+    best_epoch: int
+    steps: int
+    seconds: float
+    interrupted: bool
+
+    @property
+    def rewired(self) -> int:
+        """Connections replaced in all of training."""
+        return sum(sum(epoch.rewired) for epoch in self.history)

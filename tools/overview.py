@@ -183,13 +183,14 @@ def _shift(axis: Any, shift: dict[str, Any], theme: str) -> None:
             va="center", fontsize=8.5, color=colour, fontweight="bold", annotation_clip=False,
         )  # fmt: skip
     axis.set_xlim(0, x[-1])
+    axis.set_xticks(x[::5], [f"{at:,}" for at in x[::5]])
     axis.set_ylim(0, 100)
     axis.set_xlabel("labelled samples, each seen once")
     axis.set_ylabel("test accuracy, %")
     _title(
         axis,
         "Every input moved: it rewires",
-        "MNIST among 3,000 distractor inputs, learned in the arena",
+        "MNIST among 3,000 distractor inputs; mean and range of five seeds",
         theme,
     )
 
@@ -203,7 +204,7 @@ def _memory(axis: Any, proof: dict[str, Any], theme: str) -> None:
     after = stop - leaking["steps"][0]
     axis.annotate(
         f"with a planted leak of 64 bytes a step:\nstopped by the kernel after {after:,} steps",
-        (stop, top), (10, 0), textcoords="offset points", va="center", fontsize=8.5, color=bad,
+        (stop, top), (10, -16), textcoords="offset points", va="center", fontsize=8.5, color=bad,
     )  # fmt: skip
     axis.plot(sound["steps"], np.array(sound["growth"]) / 1024, color=good, linewidth=2.5,
               clip_on=False)  # fmt: skip
@@ -217,7 +218,9 @@ def _memory(axis: Any, proof: dict[str, Any], theme: str) -> None:
     axis.set_xticks([0, end // 2, end], ["0", f"{end // 2:,}", f"{end:,}"])
     axis.set_xlabel("learning steps")
     axis.set_ylabel("growth of unshared memory, KB")
-    _title(axis, "It learns and does not grow", "read 240 times while it learns", theme)
+    _title(
+        axis, "It learns and does not grow", "the file on the left; memory read 240 times", theme
+    )
 
 
 @click.group()

@@ -1,7 +1,12 @@
 # make demo   set up, train a network into 256 KB, look at it, prove that it cannot grow
 # make test   set up, then lint, types and all tests
 #
-# Both make .venv when it is missing. PYTHON=... takes another Python, PIP_ARGS=... goes to every
+# make lint   ruff and mypy alone
+# make slow   the tests that take minutes
+# make bench  measure the tables in docs/results again (hours; needs MNIST)
+# make clean  remove all that was made here
+#
+# demo and test make .venv when it is missing. PYTHON=... takes another Python, PIP_ARGS=... goes to every
 # `pip install` (an index with the CPU build of torch, for instance; see README.md).
 
 SHELL := /bin/bash
@@ -42,10 +47,11 @@ lint: .venv/zgedge-all
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 
-# OMP_NUM_THREADS: two test processes on two cores; more threads than that only wait for each other.
+# A test file goes whole to one of two processes, so that what it sets up is made once. Each has one
+# thread: with more, two processes on two cores would only wait for each other.
 test: lint
 	@tools/get_qemu.sh
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadgroup -q
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile -q
 
 slow: .venv/zgedge-all
 	@tools/get_qemu.sh

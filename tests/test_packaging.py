@@ -21,8 +21,6 @@ import pytest
 import zgedge
 from tests import nets
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one process makes the wheel, once
-
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "sklearn", "scipy", "onnx", "onnxruntime", "tflite", "ai_edge_litert", "PIL",
          "matplotlib", "rich", "rich_click")  # fmt: skip

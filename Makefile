@@ -22,7 +22,7 @@ pip = $(bin)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 sources := pyproject.toml CMakeLists.txt $(wildcard zgedge/runtime/core/*.[ch])
 
 help:
-	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+	@sed -n '/^SHELL/q;s/^# \{0,1\}//p' Makefile
 
 .venv/bin/python:
 	@tools/make_venv.sh .venv $(PYTHON)

@@ -1,4 +1,4 @@
-"""The accuracy and adaptation tables, on short runs: every row is there, counted from real files."""
+"""The accuracy and adaptation tables on short runs: every row, counted from real files."""
 
 from __future__ import annotations
 

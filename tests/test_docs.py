@@ -33,13 +33,13 @@ def commands(page: Path) -> Iterator[str]:
 def check(words: list[str]) -> None:
     """Walk a zgedge command line: every verb and every option must be one."""
     command: click.Command = main
-    context = click.Context(command, info_name="zgedge")
+    context = command.context_class(command, info_name="zgedge")
     rest = words[1:]
     while isinstance(command, click.Group) and rest:
         found = command.get_command(context, rest[0])
         assert found is not None, f"`{rest[0]}` is no command of `{context.command_path}`"
         command, rest = found, rest[1:]
-        context = click.Context(command, info_name=command.name, parent=context)
+        context = command.context_class(command, info_name=command.name, parent=context)
     options = {name for p in command.get_params(context) for name in (*p.opts, *p.secondary_opts)}
     for word in rest:
         if word.startswith("-") and not re.fullmatch(r"-\d+.*", word):

@@ -95,13 +95,15 @@ def load_inputs(
     label: str | None = None,
     window: int | None = None,
     hop: int | None = None,
+    part: str = "test",
 ) -> tuple[Array, list[str] | None]:
     """Read rows for a trained model of `features` inputs: (n, features) and their labels as text.
 
     Takes what `load` takes, and also data without labels (the second value is then None), a
     folder of pictures without class folders, and a single picture or .npy file. A table with
     `features` columns has no labels; with one column more it has. Data with a test part of their
-    own (every named set, .npz with x_test) give that part, all others give every row.
+    own (every named set, .npz with x_test) give that part, or with `part` "train" the other one;
+    all others give every row.
 
     Raises `DataError` for data that cannot be used; where the number of inputs differs, the
     message names both numbers.
@@ -115,8 +117,8 @@ def load_inputs(
     width = features if window is None else features // window
     request = Request(os.fspath(spec), data_folder(data_dir), label, width, Findings())
     _, raw = _read(request)
-    part = raw.test or raw.train
-    x = _flat(part.x)
+    chosen = raw.train if part == "train" else raw.test or raw.train
+    x = _flat(chosen.x)
     if not len(x):
         raise DataError(f"{request.spec} has no rows.")
     if x.shape[1] != width:
@@ -126,8 +128,8 @@ def load_inputs(
             "Use data of the same form as the model was trained on.",
         )
     if window is None:
-        return x, part.labels
-    return split.windows(x, part.labels, window, hop or window)
+        return x, chosen.labels
+    return split.windows(x, chosen.labels, window, hop or window)
 
 
 def check(

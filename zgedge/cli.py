@@ -1,0 +1,864 @@
+"""The command line: a command for each verb, which parses, calls one function, and prints.
+
+With `--json` a command prints one object on standard output and nothing else; progress goes to
+standard error. On a device without rich the same commands print plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+import zgedge
+from zgedge import arena as files
+from zgedge.budget import Plan, Task, format_size, parse_size, plan
+from zgedge.errors import DataError, ProofError, UsageError, ZgedgeError
+from zgedge.report import bytemap
+from zgedge.report.screen import Screen, screen, table
+from zgedge.runtime import Learner, Model
+
+if TYPE_CHECKING:
+    from zgedge.train import Epoch
+
+try:
+    from rich_click import RichCommand as Command
+    from rich_click import RichGroup as Group
+except ImportError:  # a device: click alone
+    from click import Command, Group
+
+INTERRUPTED = 128 + signal.SIGINT
+ENDS = """\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
+5 budget too small, 6 proof failed, 130 interrupted."""
+
+
+class Commands(Group):  # type: ignore[misc]
+    """Turns our errors into a message and their exit code."""
+
+    command_class = Command
+    group_class = type
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZgedgeError as e:
+            if "--json" in sys.argv or _asked_for_json(ctx):
+                found = {"error": e.message, "hint": e.hint, "exit_code": e.exit_code}
+                click.echo(json.dumps(found))
+            else:
+                click.echo(f"Error: {e.message}", err=True)
+                if e.hint:
+                    click.echo(f"       {e.hint}", err=True)
+            ctx.exit(e.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader has gone, as `head` does; there is nobody to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def _asked_for_json(ctx: click.Context) -> bool:
+    return bool(ctx.find_root().meta.get("zgedge.json"))
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.find_root().meta["zgedge.json"] = value
+    return value
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_remember_json,
+    help="Print one JSON object and nothing else.",
+)  # fmt: skip
+data_dir_option = click.option(
+    "--data-dir", metavar="DIR", help="Folder of mnist and cifar10 [default: $ZGEDGE_DATA]."
+)
+label_option = click.option("--label", help="Label column of a table [default: the last].")
+hop_option = click.option("--hop", type=int, metavar="M", help="Rows between two windows.")
+file_argument = click.argument("file", type=click.Path(dir_okay=False))
+
+
+@click.group(cls=Commands, epilog=ENDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(zgedge.__version__, prog_name="zgedge")
+def main() -> None:
+    """Neural networks that fit a byte budget, keep learning on the device, and cannot grow."""
+
+
+# ---- train ----
+
+
+@main.command(epilog=ENDS)
+@click.argument("data", default="digits", metavar="[DATA]")
+@click.option("--budget", required=True, metavar="SIZE", help="Size of the file, such as 256KB.")
+@click.option(
+    "--out", default="model.zge", show_default=True, metavar="FILE", help="File to write."
+)
+@click.option(
+    "--rewire", default="rigl", show_default=True, type=click.Choice(files.STRATEGIES),
+    help="How connections are replaced.",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Passes over the data [default: by its size]."
+)
+@click.option("--no-learning", is_flag=True, help="Leave out what only learning on a device needs.")
+@click.option(
+    "--unknown", is_flag=True, help="Store a threshold under which the answer is unknown."
+)
+@click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
+@click.option("--log", type=click.Path(dir_okay=False), help="Write a training log (JSON lines).")
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def train(
+    data: str,
+    budget: str,
+    out: str,
+    rewire: str,
+    seed: int,
+    epochs: int | None,
+    no_learning: bool,
+    unknown: bool,
+    window: int | None,
+    log: str | None,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Plan and train a network for DATA inside a byte budget, and write it to one file.
+
+    DATA is digits (the default), mnist, cifar10, or yours: a .csv or .npz file, x.npy,y.npy, or a
+    folder with a folder of pictures for each class.
+    """
+    from zgedge import data as sources
+    from zgedge.train import train as run
+
+    size = parse_size(budget)
+    _check_writable(out)
+    dataset = sources.load(data, data_dir=data_dir, label=label, window=window, hop=hop)
+    planned = plan(Task.of(dataset), size, learning=not no_learning)
+    to = screen()
+    if not as_json:
+        _say_data(to, dataset)
+        _say_plan(to, planned)
+    with _epochs(quiet=as_json) as progress:
+        result = run(
+            dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs,
+            progress=progress, log=log, unknown=unknown,
+        )  # fmt: skip
+    if result.interrupted and not result.best_epoch:
+        raise KeyboardInterrupt
+    blob = files.write(result.network, replace(result.parameters, budget=size))
+    files.replace_file(out, blob)
+    if as_json:
+        _print({
+            "path": out, "bytes": len(blob), "budget": size, "accuracy": result.accuracy,
+            "seconds": round(result.seconds, 3), "layers": bytemap.layer_rows(result.network),
+            "inference_bytes": result.network.inference_bytes, "saturated": planned.saturated,
+            "rewired": result.rewired, "epochs": len(result.history), "steps": result.steps,
+            "validation_accuracy": result.validation_accuracy, "seed": seed,
+            "interrupted": result.interrupted,
+        })  # fmt: skip
+        return
+    to.line()
+    if result.interrupted:
+        to.line(f"Interrupted: the best of {len(result.history)} epochs is kept.", "yellow")
+    spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
+    if result.accuracy is not None:
+        spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
+    to.spans([*spans, (f", {result.seconds:.0f} s.", "")])
+    to.line()
+    to.line("What next:")
+    source = "" if data == "digits" else f" {data}"
+    rows = [(f"zgedge info {out}", "what every byte is for")]
+    rows.append((f"zgedge predict {out}{source or ' digits'}", "answers, one a line"))
+    if not no_learning:
+        rows.append((f"zgedge adapt {out} NEW_DATA", "go on learning, in the same bytes"))
+        rows.append((f"zgedge prove {out} --steps 100000", "see that its memory never grows"))
+    table(to, ("", ""), rows)
+
+
+def _check_writable(out: str) -> None:
+    """Raise before an hour of training what would be raised after it."""
+    folder = os.path.dirname(out) or "."
+    if not os.path.isdir(folder):
+        raise ZgedgeError(f"Cannot write {out}: there is no folder {folder}.", "Make it first.")
+    if os.path.isdir(out) or not os.access(folder, os.W_OK):
+        raise ZgedgeError(
+            f"Cannot write {out}.", "Choose a file in a folder that you may write to."
+        )
+
+
+def _say_data(to: Screen, dataset: Any) -> None:
+    height, width, channels = dataset.shape
+    form = {
+        "picture": f"pictures of {height} x {width}" + (f" x {channels}" if channels > 1 else ""),
+        "table": f"rows of {width:,} values",
+        "series": f"windows of {height:,} rows of {width:,} values",
+    }[dataset.kind]
+    to.spans([
+        (dataset.name, "bold"),
+        (f": {len(dataset.x_train):,} {form} to train on, {len(dataset.x_test):,} to test, "
+         f"{len(dataset.classes):,} classes", ""),
+    ])  # fmt: skip
+
+
+def _say_plan(to: Screen, planned: Plan) -> None:
+    to.spans([
+        ("Plan", "bold"),
+        (f" for {format_size(planned.budget)}: a file of {planned.bytes:,} bytes; "
+         f"{planned.network.inference_bytes:,} would do to predict", ""),
+    ])  # fmt: skip
+    table(to, ("", ""), planned.reasons)
+    to.line()
+
+
+@contextmanager
+def _epochs(quiet: bool) -> Iterator[Callable[[Epoch], None] | None]:
+    """A callback that shows epochs: a bar where rich and a terminal are, else a few lines."""
+    if quiet:
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        Console = None  # type: ignore[assignment,misc]  # noqa: N806
+    console = None if Console is None else Console(stderr=True)
+    if console is None or not console.is_terminal:
+        yield _lines()
+        return
+    columns = (
+        TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TextColumn("accuracy [bold]{task.fields[accuracy]:.2%}[/]  loss {task.fields[loss]:.3f}"
+                   "  rewired {task.fields[rewired]:,}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, accuracy=0.0, loss=0.0, rewired=0, start=True)
+        rewired = 0
+
+        def show(epoch: Epoch) -> None:
+            nonlocal rewired
+            rewired += sum(epoch.rewired)
+            bar.update(
+                task, total=epoch.epochs, completed=epoch.epoch, accuracy=epoch.accuracy,
+                loss=epoch.loss, rewired=rewired,
+            )  # fmt: skip
+
+        yield show
+
+
+def _lines() -> Callable[[Epoch], None]:
+    """A callback that prints some ten of all epochs, a line each."""
+    rewired = 0
+
+    def show(epoch: Epoch) -> None:
+        nonlocal rewired
+        rewired += sum(epoch.rewired)
+        if epoch.epoch in (1, epoch.epochs) or epoch.epoch % max(1, epoch.epochs // 10) == 0:
+            click.echo(
+                f"  epoch {epoch.epoch:>4} of {epoch.epochs}: accuracy {epoch.accuracy:7.2%}, "
+                f"loss {epoch.loss:.3f}, rewired so far {rewired:,}",
+                err=True,
+            )
+
+    return show
+
+
+# ---- info ----
+
+
+@main.command(epilog=ENDS)
+@file_argument
+@click.option("--out", type=click.Path(dir_okay=False), help="Write a copy (with --strip-samples).")
+@click.option("--strip-samples", is_flag=True, help="Take the remembered samples out of the copy.")
+@json_option
+def info(file: str, out: str | None, strip_samples: bool, as_json: bool) -> None:
+    """Show what a model file is and what every byte of it is for."""
+    if strip_samples != (out is not None):
+        raise UsageError("--strip-samples and --out FILE go together: the copy is written to FILE.")
+    model = Model.open(file)
+    found = _about(model, file)
+    if out is not None:
+        if model.arena.network.learning:
+            Learner(model).forget()
+        model.save(out)
+        found["copy"] = {"path": out, "remembered": 0}
+    if as_json:
+        _print(found)
+        return
+    to = screen()
+    _say_about(to, model, found)
+    if out is not None:
+        to.line()
+        to.line(f"Wrote {out}, without samples.")
+
+
+def _about(model: Model, file: str) -> dict[str, Any]:
+    a, network = model.arena, model.arena.network
+    learner = a.learner()
+    return {
+        "path": file,
+        "bytes": len(a.buffer),
+        "budget": a.budget,
+        "inference_bytes": network.inference_bytes,
+        "format": a.version,
+        "generation": a.generation,
+        "task": network.task,
+        "shape": list(network.shape),
+        "classes": model.classes.tolist(),
+        "accuracy": a.accuracy,
+        "trained": {"seed": a.seed, "steps": a.steps, "samples": a.samples},
+        "unknown_below": a.unknown / 32768 if a.unknown else None,
+        "connections": network.connections,
+        "layers": bytemap.layer_rows(network),
+        "sections": {p.name: p.bytes for p in bytemap.parts(network)},
+        "learning": network.learning,
+        "remembered": learner["remembered"] if learner else 0,
+        "replay_samples": network.replay_samples,
+        "replay_bits": network.replay_bits,
+        "learner": learner,
+    }
+
+
+def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
+    network = model.arena.network
+    names = [str(c) for c in found["classes"]]
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    to.spans([(found["path"], "bold"), (f": {found['bytes']:,} bytes", "")])
+    rows = [("classes", f"{len(names):,}: {shown}")]
+    if found["accuracy"] is not None:
+        rows.append(("test accuracy", f"{found['accuracy']:.2%} when it was trained"))
+    trained = found["trained"]
+    rows.append(
+        ("trained", f"{trained['samples']:,} samples, {trained['steps']:,} steps, "
+                    f"seed {trained['seed']}")
+    )  # fmt: skip
+    rows.append(("to predict", f"{found['inference_bytes']:,} bytes would do"))
+    if found["unknown_below"]:
+        rows.append(("unknown", f"below a score of {found['unknown_below']:.3f}"))
+    if network.learning:
+        learner = found["learner"]
+        rows.append(
+            ("remembers", f"{found['remembered']:,} samples of {network.replay_samples:,} that "
+                          f"fit, at {network.replay_bits} bits a value")
+        )  # fmt: skip
+        rows.append(
+            ("has learned", f"{learner['samples']:,} samples in {learner['steps']:,} steps; "
+                            f"{learner['rewired']:,} connections rewired ({learner['strategy']})")
+        )  # fmt: skip
+    else:
+        rows.append(("learning", "none: written with --no-learning"))
+    table(to, ("", ""), rows)
+    to.line()
+    to.line("Byte map", "bold")
+    bytemap.draw(to, network, found["budget"])
+    to.line()
+    bytemap.draw_layers(to, network)
+
+
+# ---- predict, eval ----
+
+
+@main.command(epilog=ENDS)
+@file_argument
+@click.argument("data")
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def predict(
+    file: str, data: str, hop: int | None, label: str | None, data_dir: str | None, as_json: bool
+) -> None:
+    """Classify every row of DATA: a label and its score a line."""
+    model = Model.open(file)
+    x, _ = _inputs(model, data, hop, label, data_dir)
+    numbers, scores = model.predict_index(x)
+    labels = model._label_array[numbers].tolist()
+    if as_json:
+        shares = [round(int(s) / 32768, 5) for s in scores]
+        found = {"samples": len(labels), "labels": labels, "scores": shares}
+        _print({**found, "unknown": int((numbers < 0).sum())})
+        return
+    for text, score in zip(labels, scores, strict=True):
+        click.echo(f"{text}\t{int(score) / 32768:.3f}")
+
+
+@main.command("eval", epilog=ENDS)
+@file_argument
+@click.argument("data")
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def evaluate(
+    file: str, data: str, hop: int | None, label: str | None, data_dir: str | None, as_json: bool
+) -> None:
+    """Measure the accuracy on labelled DATA. A named data set gives its test part."""
+    model = Model.open(file)
+    x, y = _labelled(model, data, hop, label, data_dir)
+    found, _ = model.predict_index(x)
+    accuracy = float((found == y).mean())
+    right = Counter(y[found == y].tolist())
+    each = {
+        str(name): {"samples": int((y == i).sum()), "right": right[i]}
+        for i, name in enumerate(model.classes.tolist())
+    }
+    unknown = int((found < 0).sum())
+    if as_json:
+        _print({"accuracy": accuracy, "samples": len(y), "unknown": unknown, "classes": each})
+        return
+    to = screen()
+    error = (accuracy * (1 - accuracy) / len(y)) ** 0.5
+    to.spans([
+        ("accuracy ", ""), (f"{accuracy:.2%}", "bold green"),
+        (f" ± {error:.2%} (one standard error) on {len(y):,} samples", ""),
+    ])  # fmt: skip
+    if unknown:
+        to.line(f"{unknown:,} were called unknown")
+    rows = [
+        (name, f"{c['samples']:,}", f"{c['right'] / c['samples']:.1%}" if c["samples"] else "-")
+        for name, c in each.items()
+    ]
+    table(to, ("class", "samples", "right"), rows, right=(1, 2))
+
+
+def _inputs(
+    model: Model,
+    data: str,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    part: str = "test",
+) -> tuple[npt.NDArray[Any], list[str] | None]:
+    """Rows for a model, windows where it was trained on windows."""
+    from zgedge import data as sources
+
+    network = model.arena.network
+    window = network.shape[0] if network.task == "series" else None
+    return sources.load_inputs(
+        data, features=model.inputs, data_dir=data_dir, label=label, window=window,
+        hop=hop if window else None, part=part,
+    )  # fmt: skip
+
+
+def _labelled(
+    model: Model,
+    data: str,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    part: str = "test",
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Rows and class numbers. Raises DataError for no labels, or labels the model has not."""
+    x, y = _inputs(model, data, hop, label, data_dir, part)
+    if y is None:
+        raise DataError(
+            f"{data} has no labels.", f"Give one column more than the model's {model.inputs:,}."
+        )
+    names = model.arena.class_names
+    number = {name: i for i, name in enumerate(names)}
+    unseen = sorted(set(y) - set(number))
+    if unseen:
+        raise DataError(
+            f"{data} has labels that the model has not: {', '.join(unseen[:10])}.",
+            f"Its classes are {', '.join(names[:20])}; a network that cannot grow knows all its "
+            "classes from the start.",
+        )
+    return x, np.array([number[text] for text in y], np.int64)
+
+
+# ---- adapt ----
+
+
+@main.command(epilog=ENDS)
+@file_argument
+@click.argument("data")
+@click.option("--out", metavar="FILE", help="File to write [default: the model file itself].")
+@click.option("--rewire", type=click.Choice(files.STRATEGIES), help="[default: as in the file]")
+@click.option("--steps", type=click.IntRange(1), help="Re-read the samples for so many steps.")
+@click.option("--eval", "evaluation", metavar="DATA", help="Measure on these [default: a fifth].")
+@click.option("--rate", type=float, help="Rate to begin with; it falls to a tenth.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def adapt(
+    file: str,
+    data: str,
+    out: str | None,
+    rewire: str | None,
+    steps: int | None,
+    evaluation: str | None,
+    rate: float | None,
+    seed: int,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Go on learning from labelled DATA, rewiring on the way, inside the same bytes.
+
+    Each sample is learned once, with remembered ones, or with --steps again and again in batches.
+    """
+    from zgedge.runtime.adapting import adapt as run
+
+    out = file if out is None else out
+    _check_writable(out)
+    model = Model.open(file)
+    learner = Learner(model)
+    x, y = _labelled(model, data, hop, label, data_dir, part="train")
+    if evaluation is not None:
+        x_held, y_held = _labelled(model, evaluation, hop, label, data_dir)
+    else:
+        x_held, y_held = _labelled(model, data, hop, label, data_dir)
+        if x.shape == x_held.shape and np.array_equal(x, x_held):  # no test part of their own
+            order = np.random.default_rng(seed).permutation(len(x))
+            held, kept = order[: len(x) // 5], order[len(x) // 5 :]
+            x_held, y_held, x, y = x[held], y[held], x[kept], y[kept]
+    if not len(x_held):
+        raise DataError(f"{data} has too few rows to keep some back.", "Give --eval DATA.")
+
+    def accuracy() -> float:
+        return float((model.predict_index(x_held)[0] == y_held).mean())
+
+    before = accuracy()
+    labels = np.array(model.classes)[y]
+    with _steps("learning", quiet=as_json) as progress:
+        done = run(
+            learner, x, labels, steps=steps, rate=rate, strategy=rewire, seed=seed,
+            progress=lambda step, total, _: progress(step, total),
+        )  # fmt: skip
+    after = accuracy()
+    model.save(out)
+    if as_json:
+        _print({
+            "before": before, "after": after, "steps": done.steps, "rewired": done.rewired,
+            "samples": done.samples, "held_out": len(y_held), "path": out,
+            "bytes": len(model.arena.buffer), "generation": model.arena.generation,
+        })  # fmt: skip
+        return
+    to = screen()
+    style = "bold green" if after >= before else "bold red"
+    to.spans([
+        (f"accuracy {before:.2%} -> ", ""), (f"{after:.2%}", style),
+        (f" on {len(y_held):,} samples kept back", ""),
+    ])  # fmt: skip
+    to.line(f"{done.steps:,} steps, {done.samples:,} samples, {done.rewired:,} connections rewired")
+    to.line(f"Wrote {out}: {len(model.arena.buffer):,} bytes, as before.")
+
+
+@contextmanager
+def _steps(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) that moves a bar on standard error, where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with click.progressbar(length=1000, label=what, file=sys.stderr, show_pos=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.update(1000 * done // max(1, total) - bar.pos)
+
+        yield show
+        bar.update(1000 - bar.pos)
+
+
+# ---- prove ----
+
+
+@main.command(epilog=ENDS)
+@file_argument
+@click.option("--steps", required=True, type=int, metavar="N", help="Learning steps to run.")
+@click.option("--data", metavar="DATA", help="Learn from these [default: what the file remembers].")
+@click.option("--leak", default=0, metavar="BYTES", help="Plant a leak: the proof must fail.")
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def prove(
+    file: str,
+    steps: int,
+    data: str | None,
+    leak: int,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Learn and rewire for N steps under a ceiling that the kernel enforces; prove that memory does
+    not grow. The file is not changed."""
+    from zgedge.runtime import prover
+
+    model = Model.open(file)
+    Learner(model)
+    samples = None
+    if data is not None:
+        x, y = _labelled(model, data, hop, label, data_dir, part="train")
+        samples = x[:4096], model.classes[y[:4096]].tolist()
+    with _steps("proving", quiet=as_json) as progress:
+        found = prover.prove(
+            file, steps, samples=samples, leak=leak,
+            reading=lambda row: progress(row["step"], steps),
+        )  # fmt: skip
+    if as_json:
+        record = found.pop("record")
+        _print({**found, "record": record})
+    else:
+        _say_proof(screen(), found)
+    if not found["passed"]:
+        click.get_current_context().exit(ProofError.exit_code)
+
+
+def _say_proof(to: Screen, found: dict[str, Any]) -> None:
+    from zgedge.report.chart import growth_chart
+
+    record = found["record"]
+    growth = [max(0, value - record["rss"][0]) for value in record["rss"]]
+    to.line(f"RSS beyond its value after warm-up ({found['warmup_steps']:,} steps)", "bold")
+    encoding = (sys.stdout.encoding or "").lower()
+    for line in growth_chart(
+        record["step"], growth, width=to.width - 2, unicode="utf" in encoding, text=format_size
+    ):
+        to.line("  " + line)
+    to.line()
+    rows = [
+        ("steps", f"{found['steps']:,} ({found['steps_per_second']:,} a second)"),
+        ("connections rewired", f"{found['rewired']:,}"),
+        ("arena changed", "yes" if found["arena_changed"] else "no"),
+        ("RSS growth", f"{found['rss_growth']:,} bytes"),
+        ("USS growth", f"{found['uss_growth']:,} bytes"),
+        ("peak", format_size(found["peak"])),
+        ("ceiling of data memory", f"{found['ceiling']:,} bytes, enforced by the kernel"),
+        ("page faults", f"{found['minor_faults']:,} minor, {found['major_faults']:,} major"),
+        (
+            "threads, open files",
+            "{} -> {}, {} -> {}".format(*found["threads"], *found["open_files"]),
+        ),
+        ("learned from", f"{found['data']} samples"),
+    ]
+    table(to, ("", ""), rows)
+    to.line()
+    if found["passed"]:
+        to.line("PROVED: it learned and rewired, and its memory did not grow.", "bold green")
+        return
+    to.line("NOT PROVED:", "bold red")
+    for reason in found["reasons"]:
+        to.line(f"  - {reason}")
+
+
+# ---- data ----
+
+
+@main.group(cls=Commands, epilog=ENDS)
+def data() -> None:
+    """List data sets, check a person's file, fetch a data set."""
+
+
+@data.command("list", cls=Command, epilog=ENDS)
+@data_dir_option
+@json_option
+def data_list(data_dir: str | None, as_json: bool) -> None:
+    """List the named data sets, and the forms of files that can be read."""
+    from zgedge import data as sources
+
+    entries = sources.catalog(data_dir)
+    if as_json:
+        rows = [
+            {"name": e.name, "summary": e.summary, "named": e.named, "place": e.place}
+            for e in entries
+        ]
+        _print({"data": rows, "folder": str(sources.data_folder(data_dir))})
+        return
+    to = screen()
+    to.line("Named data sets", "bold")
+    named = [(e.name, e.summary, e.place or "not here") for e in entries if e.named]
+    table(to, ("name", "what", "where"), named)
+    to.line()
+    to.line("Your own data", "bold")
+    table(to, ("form", "what"), [(e.name, e.summary) for e in entries if not e.named])
+    to.line(f"Named sets are looked for in {sources.data_folder(data_dir)} (--data-dir).")
+
+
+@data.command("check", cls=Command, epilog=ENDS)
+@click.argument("data")
+@click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def data_check(
+    data: str,
+    window: int | None,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Say everything that is wrong with DATA: row, column and value."""
+    from zgedge import data as sources
+
+    report = sources.check(data, data_dir=data_dir, label=label, window=window, hop=hop)
+    if as_json:
+        _print(report.as_dict())
+    else:
+        to = screen()
+        to.line(f"{data}: {report.rows:,} rows of {report.features:,} values", "bold")
+        table(to, ("class", "rows"), [(n, f"{c:,}") for n, c in report.class_counts.items()])
+        for note in report.notes:
+            to.line(f"note: {note.message}" + (f" {note.hint}" if note.hint else ""), "yellow")
+        for error in report.errors:
+            to.line(f"fault: {error.message}" + (f" {error.hint}" if error.hint else ""), "red")
+        more = report.error_count - len(report.errors)
+        if more:
+            to.line(f"and {more:,} more")
+        if report.ok:
+            to.line("Good to train on.", "bold green")
+    if not report.ok:
+        click.get_current_context().exit(DataError.exit_code)
+
+
+@data.command("get", cls=Command, epilog=ENDS)
+@click.argument("name")
+@click.option("--url", help="Address of the file, http or https.")
+@click.option("--sha256", help="Checksum that the file must have.")
+@data_dir_option
+@json_option
+def data_get(
+    name: str, url: str | None, sha256: str | None, data_dir: str | None, as_json: bool
+) -> None:
+    """Fetch a file of data set NAME from a stated address; an interrupted fetch is resumed."""
+    from zgedge import data as sources
+    from zgedge.data import get
+
+    with _steps("fetching", quiet=as_json) as progress:
+        path = get(
+            name, url, sha256, dest=sources.data_folder(data_dir) / name,
+            progress=lambda done, total: progress(done, total or 2 * done + 1),
+        )  # fmt: skip
+    size = path.stat().st_size
+    if as_json:
+        _print({"path": str(path), "bytes": size})
+    else:
+        click.echo(f"{path}: {size:,} bytes")
+
+
+# ---- doctor ----
+
+
+@main.command(epilog=ENDS)
+@data_dir_option
+@json_option
+def doctor(data_dir: str | None, as_json: bool) -> None:
+    """Check this installation and this machine."""
+    found = _examine(data_dir)
+    if as_json:
+        _print(found)
+    else:
+        _say_doctor(screen(), found)
+    if not found["ok"]:
+        click.get_current_context().exit(1)
+
+
+def _examine(data_dir: str | None) -> dict[str, Any]:
+    import importlib.util
+    import platform
+
+    from zgedge import data as sources
+    from zgedge.runtime import core_library as core
+    from zgedge.runtime import selftest
+
+    extras = {
+        "train": ("torch", "sklearn", "PIL", "rich", "matplotlib"),
+        "export": ("onnx", "onnxruntime", "tflite", "flatbuffers", "ai_edge_litert"),
+        "deploy": ("ziglang",),
+    }
+    missing = {
+        extra: [name for name in names if importlib.util.find_spec(name) is None]
+        for extra, names in extras.items()
+    }
+    agree = selftest.run_all()
+    folder = sources.data_folder(data_dir)
+    disk = shutil.disk_usage(os.getcwd())
+    return {
+        "ok": all(agree.values()),
+        "zgedge": zgedge.__version__,
+        "core": core.version(),
+        "variant": core.variant(),
+        "variants": core.variants(),
+        "self_test": agree,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "exact_memory": os.path.exists("/proc/self/smaps_rollup"),
+        "group_counts_memory": _group_counts_memory(),
+        "disk_free": disk.free,
+        "missing": missing,
+        "data_folder": str(folder),
+        "data": {e.name: e.place for e in sources.catalog(data_dir) if e.named},
+    }
+
+
+def _group_counts_memory() -> bool:
+    """Whether the control group of this process counts memory, so that MemoryMax= would hold."""
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as f:
+            lines = f.read().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return True
+        if not controllers and os.path.exists(f"/sys/fs/cgroup{path}/memory.current"):
+            return True
+    return False
+
+
+def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
+    def yes(good: bool, text: str) -> tuple[str, str]:
+        return ("good" if good else "MIND", text)
+
+    to.line(f"zgedge {found['zgedge']}, core {found['core']}, Python {found['python']}", "bold")
+    usable = ", ".join(name for name, can in found["variants"].items() if can)
+    rows = [
+        yes(found["ok"], "self test: a small model learns to the very bytes that it must, in "
+            + ", ".join(f"{n} ({'same' if same else 'DIFFERENT'})"
+                        for n, same in found["self_test"].items())),
+        yes(True, f"kernel variant {found['variant']}; usable here: {usable}"),
+        yes(found["exact_memory"], "the kernel tells a process its exact memory, as `prove` needs"),
+        yes(True, "the control group counts memory" if found["group_counts_memory"] else
+            "the control group does not count memory: MemoryMax= would not hold, LimitDATA= does"),
+        yes(found["disk_free"] > 1 << 26, f"{format_size(found['disk_free'])} free on this disk"),
+    ]  # fmt: skip
+    for extra, names in found["missing"].items():
+        text = f"extra {extra}: " + (f"missing {', '.join(names)}" if names else "complete")
+        rows.append(yes(not names, text + (f"; pip install 'zgedge[{extra}]'" if names else "")))
+    for name, place in found["data"].items():
+        rows.append(yes(True, f"data set {name}: {place or 'not in ' + found['data_folder']}"))
+    table(to, ("", ""), rows)
+
+
+def _print(found: dict[str, Any]) -> None:
+    click.echo(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -30,13 +30,15 @@ from zgedge.report.screen import Screen, screen, table
 from zgedge.runtime import Learner, Model
 
 if TYPE_CHECKING:
-    from zgedge.train import Epoch
-
-try:
-    from rich_click import RichCommand as Command
-    from rich_click import RichGroup as Group
-except ImportError:  # a device: click alone
     from click import Command, Group
+
+    from zgedge.train import Epoch
+else:
+    try:
+        from rich_click import RichCommand as Command
+        from rich_click import RichGroup as Group
+    except ImportError:  # a device: click alone
+        from click import Command, Group
 
 INTERRUPTED = 128 + signal.SIGINT
 ENDS = """\b
@@ -44,7 +46,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
 5 budget too small, 6 proof failed, 130 interrupted."""
 
 
-class Commands(Group):  # type: ignore[misc]
+class Commands(Group):
     """Turns our errors into a message and their exit code."""
 
     command_class = Command

@@ -92,6 +92,4 @@ def adapt(
 
 def _so_far(learner: Learner, was: dict[str, Any]) -> Adapted:
     now = learner.status()
-    return Adapted(
-        *(now[name] - was[name] for name in ("steps", "samples", "rewired", "correct"))
-    )
+    return Adapted(*(now[name] - was[name] for name in ("steps", "samples", "rewired", "correct")))

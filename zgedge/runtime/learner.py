@@ -198,7 +198,11 @@ class Learner:
                 self._tick_at,
             )  # fmt: skip
         else:
-            self._x_f32[:n] = x
+            if x.dtype == np.float32:
+                self._x_f32[:n] = x
+            else:
+                with np.errstate(over="ignore"):  # infinities are refused by the core
+                    self._x_f32[:n] = x
             status = core.lib.zge_learner_step_f32(
                 self.model._handle, self._x_f32_at, self._y_at, n, replay, self._was_at,
                 self._tick_at,

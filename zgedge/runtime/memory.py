@@ -311,8 +311,15 @@ def prove(
     try:
         with _steady():
             _touch(learner)
-            for _ in marks:
-                row = meter.read(0)
+            # A rehearsal: the ceiling, and the warm-up steps with as many readings between them as
+            # there will be.
+            limit(slack)
+            unlimit(soft)
+            for i in range(1, len(marks) + 1):
+                until = warmup * i // len(marks)
+                _learn(learner, rows, y, done, until, leak, kept)
+                done = until
+                row = meter.read(done)
                 if reading is not None:
                     reading(row)
             meter.again()
@@ -379,10 +386,8 @@ def prove(
 
 
 def _marks(warmup: int, steps: int) -> list[int]:
-    """Steps after which memory is read: a few in warm-up, its end, and evenly up to the last."""
-    early = [warmup * i // 4 for i in range(1, 4)]
-    late = [warmup + (steps - warmup) * i // READINGS for i in range(READINGS + 1)]
-    return sorted({mark for mark in (*early, *late) if mark > 0})
+    """Steps after which memory is read: the end of warm-up, and evenly from there to the last."""
+    return sorted({warmup + (steps - warmup) * i // READINGS for i in range(READINGS + 1)})
 
 
 def _touch(learner: Learner) -> None:

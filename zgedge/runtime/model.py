@@ -129,7 +129,11 @@ class Model:
                     self._handle, self._one_u8_at, 1, self._class_at, self._score_at
                 )
             else:
-                self._one_f32[:] = x
+                if x.dtype == np.float32:
+                    self._one_f32[:] = x
+                else:
+                    with np.errstate(over="ignore"):  # infinities are refused by the core
+                        self._one_f32[:] = x
                 status = core.lib.zge_model_predict_f32(
                     self._handle, self._one_f32_at, 1, self._class_at, self._score_at
                 )
@@ -150,6 +154,8 @@ class Model:
         )
         core.check(status, self.name)
         share = scores.astype(np.float64)
+        # Logits closer than a step of the table have equal shares; the class is still the larger.
+        share[np.arange(len(x)), self.logits(x).argmax(axis=1)] += 0.5
         proba: npt.NDArray[np.float64] = share / share.sum(axis=1, keepdims=True)
         return proba
 

@@ -57,6 +57,17 @@ slow: .venv/zgedge-all
 	@tools/get_qemu.sh
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m slow
 
+bench: .venv/zgedge-all
+	$(bin)/python -m zgedge.bench.speed --out docs/results/speed.md
+	$(bin)/python -m zgedge.bench.memory --out docs/results/memory.md
+	$(bin)/python -m zgedge.bench.accuracy budgets --data digits \
+		--budget 2KB,4KB,16KB,64KB,256KB,1MB --out docs/results/digits.md
+	$(bin)/python -m zgedge.bench.accuracy equal-bytes --data mnist \
+		--budget 12KB,48KB --out docs/results/mnist.md
+	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
+	$(bin)/python tools/overview.py measure
+	$(bin)/python tools/overview.py draw
+
 clean:
 	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf CMakeCache.txt CMakeFiles CMakeInit.txt cmake_install.cmake build.ninja .ninja_deps .ninja_log \

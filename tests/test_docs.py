@@ -92,3 +92,13 @@ def test_test_names_in_the_readme_exist() -> None:
     assert len(named) >= 6, "every promise names the tests that hold it"
     for path, test in named:
         assert re.search(rf"^\s*def {test}\b", (ROOT / path).read_text(), re.MULTILINE), test
+
+
+def test_figures_of_the_readme_stand_in_the_results() -> None:
+    results = "".join(page.read_text() for page in ROOT.glob("docs/results/*.md"))
+    figures = re.findall(
+        r"\d+\.\d+ ± \d+\.\d+|[+-]\d+\.\d+ \[[^\]]+\]", (ROOT / "README.md").read_text()
+    )
+    assert len(figures) >= 20
+    for figure in figures:
+        assert figure in results, figure

@@ -118,7 +118,8 @@ def draw_layers(out: Screen, network: Network) -> None:
     """Print the layers: shape, wiring, and how much of a dense layer is left out."""
     rows = []
     for i, layer in enumerate(network.layers):
-        wiring = "every input" if layer.kind == net.DENSE else f"{layer.width:,} of {layer.inputs:,}"
+        sparse = layer.kind != net.DENSE
+        wiring = f"{layer.width:,} of {layer.inputs:,}" if sparse else "every input"
         if layer.block > 1:
             wiring += f", in blocks of {layer.block}"
         left_out = round(16 * (1 - layer.density))

@@ -1,7 +1,7 @@
 """The analytic baseline: linear discriminants over fixed random features, solved in one go.
 
-Nothing is trained step by step. The features come from a seed, so in a file they cost eight bytes; the
-head is the closed-form LDA solution (Fisher 1936; over random features: Rahimi and Recht 2007),
+Nothing is trained step by step. The features come from a seed, so in a file they cost eight bytes;
+the head is the closed-form LDA solution (Fisher 1936; over random features: Rahimi and Recht 2007),
 rounded to int8. numpy alone, float64.
 """
 
@@ -66,8 +66,8 @@ class AnalyticHead:
 def analytic_bytes(dataset: Dataset, groups: int, features: int) -> int:
     """Bytes of a file of such a head: the same parts as a network's file, the features as a seed.
 
-    Header, one section each for description and seed, names, input coding, head, rows (bias and scale)
-    and activations: the coded inputs, one byte a feature, four a class.
+    Header, one section each for description and seed, names, input coding, head, rows (bias and
+    scale) and activations: the coded inputs, one byte a feature, four a class.
     """
     classes = len(dataset.classes)
     names = len(names_blob(dataset.classes))
@@ -144,7 +144,7 @@ def _discriminants(
     coding: InputCoding,
     maps: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """LDA weights [classes, features] and biases [classes] from streamed first and second moments."""
+    """LDA weights [classes, features] and biases [classes] from streamed moments."""
     count = maps[0].shape[1]
     sums = np.zeros((classes, count))
     second = np.zeros((count, count))
@@ -160,6 +160,6 @@ def _discriminants(
     weights = np.linalg.solve(within, means.T).T
     share = np.maximum(number, 0.5) / len(codes)
     bias = -0.5 * (weights * means).sum(axis=1) + np.log(share)
-    # What all classes have in common decides nothing, and would take most of the 8 bits of a weight.
+    # What all classes have in common decides nothing, and would take most of a weight's 8 bits.
     weights = weights - weights.mean(axis=0)
     return weights, bias - bias.mean()

@@ -38,7 +38,7 @@ def warp(codes: Tensor, shape: tuple[int, int, int], rng: np.random.Generator) -
 def _affine(
     shape: tuple[int, int, int], rng: np.random.Generator
 ) -> tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]:
-    """Four inputs [inputs] that each input of a warped picture mixes, and their shares [inputs, 1]."""
+    """The four inputs [inputs] that each input of a warp mixes, and their shares [inputs, 1]."""
     height, width, channels = shape
     angle = np.deg2rad(rng.uniform(-TURN_DEGREES, TURN_DEGREES))
     stretch_y, stretch_x = np.exp(rng.uniform(-STRETCH, STRETCH, 2))

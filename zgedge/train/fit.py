@@ -141,7 +141,7 @@ def default_epochs(samples: int, network: Network) -> int:
 
 
 def operations(network: Network, batch: int) -> int:
-    """Multiplications and additions of one training step, all layers as the dense products they are."""
+    """Multiplications and additions of one training step, layers as dense products."""
     return 6 * batch * sum(layer.inputs * layer.outputs for layer in network.layers)
 
 
@@ -234,9 +234,7 @@ class _Training:
             rate = RATE * min(1.0, (self.step + 1) / (WARM_UP * self.total + 1))
             rate *= 0.5 * (1.0 + math.cos(math.pi * at))
             chosen = order[i * self.batch : (i + 1) * self.batch]
-            moves = (
-                self.step > 0 and self.step % period == 0 and self.strategy.fraction(at) > 0.0
-            )
+            moves = self.step > 0 and self.step % period == 0 and self.strategy.fraction(at) > 0.0
             observe = self.step < OBSERVE_FIRST or (
                 at < OBSERVE_UNTIL and self.step % OBSERVE_EVERY == 0
             )
@@ -259,8 +257,8 @@ class _Training:
             self.step += 1
         snapshot = self._snapshot(number)
         self.top_accuracy = max(self.top_accuracy, snapshot.accuracy)
-        # The latest epoch within one standard error of the highest accuracy: the held-out rows cannot
-        # tell these apart, and the rate falls to 0, so the later one is the more settled.
+        # The latest epoch within one standard error of the highest accuracy: the held-out rows
+        # cannot tell these apart, and the rate falls to 0, so the later one is the more settled.
         error = math.sqrt(
             self.top_accuracy * (1.0 - self.top_accuracy) / max(1, len(self.held_labels))
         )

@@ -1,9 +1,9 @@
 """A network in training: float shadow weights, a forward pass that rounds as the integer core does.
 
 Rounding passes gradients straight through (Bengio et al. 2013); scales follow the weights and, for
-activations, a high quantile of what each layer gives. `logits` is the exact pass: it sums integers in
-float64 (784 products of 255 and 127 are beyond what float32 holds) and requantizes in float32, so its
-numbers are the core's.
+activations, a high quantile of what each layer gives. `logits` is the exact pass: it sums integers
+in float64 (784 products of 255 and 127 are beyond what float32 holds) and requantizes in float32,
+so its numbers are the core's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zgedge.arena import LayerParameters
 from zgedge.network import DENSE, Layer, Network
 from zgedge.train.inputs import InputCoding
 
-# Largest weight, in steps, at the end of training. Learning on a device needs room to grow above it.
+# Largest weight, in steps, at the end of training. Learning on a device needs room above it.
 FULL_RANGE = 127
 HIDDEN_WITH_HEADROOM = 100
 HEAD_WITH_HEADROOM = 80
@@ -57,8 +57,8 @@ def scatter_dense(values: Tensor, indices: Tensor, inputs: int) -> Tensor:
 class SparseProduct(torch.autograd.Function):
     """x [n, inputs] times the transpose of a sparse matrix: [n, rows].
 
-    Only values and indices are kept for the backward pass: the dense matrix lives for one product at a
-    time, so a network never holds a dense copy of more than one layer.
+    Only values and indices are kept for the backward pass: the dense matrix lives for one product
+    at a time, so a network never holds a dense copy of more than one layer.
     """
 
     @staticmethod
@@ -84,7 +84,7 @@ class SparseProduct(torch.autograd.Function):
 
 
 class RoundThrough(torch.autograd.Function):
-    """clamp(round_half_even(x / step), low, high) * step; the gradient is 0 where it was clamped."""
+    """clamp(round_half_even(x / step), low, high) * step; gradient 0 where it was clamped."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float) -> Tensor:
@@ -104,7 +104,7 @@ class QuantizedLayer:
     values   float32 [outputs, per_row, block], or [outputs, inputs] in a dense layer
     indices  int64 [outputs, per_row] block numbers, or None
     bias     float32 [outputs], real
-    clip     float32 scalar, real value that the top code 255 of an output stands for; 0: not seen yet
+    clip     float32 scalar, real value of an output's top code 255; 0: not seen yet
     levels   steps that the largest weight has, at most 127
     """
 
@@ -136,8 +136,8 @@ class QuantizedLayer:
         """x [n, inputs] times `values` in this layer's wiring, plus bias: [n, outputs]."""
         if self.indices is None:
             return x @ values.t() + self.bias
-        out: Tensor = SparseProduct.apply(x, values, self.indices, self.tap)  # type: ignore[no-untyped-call]
-        return out + self.bias
+        out = SparseProduct.apply(x, values, self.indices, self.tap)  # type: ignore[no-untyped-call]
+        return torch.add(out, self.bias)
 
     def rounded(self) -> Tensor:
         """The shadow values as int8 weights hold them, with gradients passed through."""
@@ -173,7 +173,8 @@ class QuantizedLayer:
             ascending, order = self.indices.sort(dim=1)
             indices = ascending.numpy().astype(np.uint16)
             weights = weights.gather(1, order.unsqueeze(-1).expand(weights.shape))
-        bias = torch.round(self.bias.detach().double() / (s_in * s_w)).clamp(-(2**30), 2**30)
+        most = min(2**30, 2**31 - 1 - self.layer.width * 255 * 127)  # a sum must fit int32
+        bias = torch.round(self.bias.detach().double() / (s_in * s_w)).clamp(-most, most)
         outputs = self.layer.outputs
         return LayerParameters(
             weights=np.ascontiguousarray(weights.reshape(outputs, -1).numpy()),
@@ -226,7 +227,7 @@ class QuantizedNetwork:
         return codes.float().sub_(self.zero).mul_(self.step)
 
     def forward(self, codes: Tensor, *, observe: bool = False) -> Tensor:
-        """Real logits float32 [n, classes] for training. `observe` lets the activation scales follow."""
+        """Real logits float32 [n, classes] for training; `observe`: activation scales follow."""
         x = self.real(codes)
         for layer in self.layers[:-1]:
             z = layer.product(x, layer.rounded())
@@ -237,7 +238,7 @@ class QuantizedNetwork:
         return head.product(x, head.rounded())
 
     def shadow(self, codes: Tensor) -> Tensor:
-        """Real logits float32 [n, classes] of the float network: nothing but the inputs is rounded."""
+        """Real logits float32 [n, classes] of the float network: only the inputs are rounded."""
         with torch.no_grad():
             x = self.real(codes)
             for layer in self.layers[:-1]:
@@ -267,7 +268,7 @@ def logits(
         for i, (layer, p) in enumerate(zip(network.layers, layers, strict=True)):
             x = (x - p.z_in) @ _exact_matrix(layer, p).t() + torch.from_numpy(p.bias)
             if i + 1 < len(layers):
-                # A sum is below 2^53, so float64 holds it, and this rounds it once, as C's cast does.
+                # float64 holds the sum (below 2^53), and this rounds it once, as C's cast does.
                 x = x.float() * torch.from_numpy(p.multiplier)
                 x = torch.round(x).clamp_(0.0, 255.0).double()
         parts.append(x.to(torch.int64).numpy())
@@ -284,5 +285,5 @@ def _exact_matrix(layer: Layer, p: LayerParameters) -> Tensor:
 
 
 def _float32(x: float) -> float:
-    """The nearest float32: scales are stored as such, and everything is computed from what is stored."""
+    """The nearest float32: scales are stored so, and all is computed from what is stored."""
     return float(np.float32(x))

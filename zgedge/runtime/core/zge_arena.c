@@ -232,6 +232,16 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     return ZGE_OK;
 }
 
+/* Inputs of the widest layer that can be rewired: the length of the gradient row. */
+static uint32_t zge_widest_sparse(const zge_model *m) {
+    uint32_t widest = 0;
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const zge_layer *l = &m->layer[i];
+        widest = l->kind == ZGE_L_SPARSE && l->inputs > widest ? l->inputs : widest;
+    }
+    return widest;
+}
+
 /* Lengths that the shapes demand; 64-bit so that nothing near 2^32 wraps. */
 typedef struct zge_needs {
     uint64_t weights, indices, rows, residual, activations, scratch, replay, learner;
@@ -239,7 +249,6 @@ typedef struct zge_needs {
 
 static void zge_need(const zge_model *m, zge_needs *n) {
     uint64_t widest_hidden = 0;
-    uint64_t widest_sparse = 0;
     memset(n, 0, sizeof *n);
     for (uint32_t i = 0; i < m->layers; i++) {
         const zge_layer *l = &m->layer[i];
@@ -253,12 +262,9 @@ static void zge_need(const zge_model *m, zge_needs *n) {
         if (i > 0 && l->inputs > widest_hidden) {
             widest_hidden = l->inputs;
         }
-        if (l->kind == ZGE_L_SPARSE && l->inputs > widest_sparse) {
-            widest_sparse = l->inputs;
-        }
     }
     n->activations += (uint64_t)m->classes * m->batch * 4;
-    n->scratch += widest_hidden * m->batch * 4 + widest_sparse * 4;
+    n->scratch += widest_hidden * m->batch * 4 + (uint64_t)zge_widest_sparse(m) * 4;
     n->learner = ZGE_K_SIZE + (uint64_t)m->layers * ZGE_KL_SIZE;
     if (m->replay_samples > 0) {
         n->replay = zge_round4(m->classes * 2) + (uint64_t)m->replay_samples * (m->classes > 256 ? 2 : 1) +
@@ -280,21 +286,17 @@ static void zge_place(zge_model *m, const zge_section *s) {
     uint8_t *x = a + s[ZGE_S_ACTIVATIONS].offset;
     uint8_t *scratch = a + s[ZGE_S_SCRATCH].offset;
     uint32_t widest_hidden = 0;
-    uint32_t widest_sparse = 0;
     for (uint32_t i = 0; i < m->layers; i++) {
         zge_layer *l = &m->layer[i];
         if (i > 0 && l->inputs > widest_hidden) {
             widest_hidden = l->inputs;
-        }
-        if (l->kind == ZGE_L_SPARSE && l->inputs > widest_sparse) {
-            widest_sparse = l->inputs;
         }
     }
     if (m->learning) {
         m->back = (int32_t *)(void *)scratch;
         scratch += (size_t)widest_hidden * m->batch * 4;
         m->grad = (int32_t *)(void *)scratch;
-        scratch += (size_t)widest_sparse * 4;
+        scratch += (size_t)zge_widest_sparse(m) * 4;
     }
     for (uint32_t i = 0; i < m->layers; i++) {
         zge_layer *l = &m->layer[i];
@@ -412,6 +414,13 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
         const uint8_t *p = k + ZGE_K_SIZE + i * ZGE_KL_SIZE;
         if (!zge_good_scale(zge_getf(p + ZGE_KL_WEIGHT)) || !zge_good_scale(zge_getf(p + ZGE_KL_BIAS))) {
             return zge_fail(f, ZGE_E_SCALE, ZGE_S_LEARNER, i, at + ZGE_K_SIZE + i * ZGE_KL_SIZE);
+        }
+    }
+    /* A gradient gathered from so many samples is no larger; sums of such cannot overflow. */
+    const int32_t most = (int32_t)zge_get32(k + ZGE_K_GATHERED) * 255 * 127;
+    for (uint32_t i = 0; i < zge_widest_sparse(m); i++) {
+        if (m->grad[i] > most || m->grad[i] < -most) {
+            return zge_fail(f, ZGE_E_STATE, ZGE_S_SCRATCH, 0, (uint32_t)((uint8_t *)&m->grad[i] - m->arena));
         }
     }
     uint32_t filled = zge_get32(k + ZGE_K_FILLED);

@@ -38,8 +38,8 @@ class Connections:
 class Strategy(ABC):
     """Two scores and a schedule.
 
-    The schedule is RigL's (Evci et al. 2020): of each row's connections a fraction of `alpha` at the
-    start, falling as a cosine to nothing at `stop` of the training, every `every` steps.
+    The schedule is RigL's (Evci et al. 2020): of each row's connections a fraction of `alpha` at
+    the start, falling as a cosine to nothing at `stop` of the training, every `every` steps.
     """
 
     uses_gradient: ClassVar[bool] = False
@@ -69,8 +69,9 @@ class Strategy(ABC):
 def rewire(strategy: Strategy, connections: Connections, progress: float) -> Tensor | None:
     """Replace connections in place and return their places, int64 [rows, replaced]; None for none.
 
-    `values` and `indices` are changed. A new connection starts at weight 0. One that was just dropped
-    does not come back at once. Equal scores are settled by the lower place, or the lower input.
+    `values` and `indices` are changed. A new connection starts at weight 0. One that was just
+    dropped does not come back at once. Equal scores are settled by the lower place, or the lower
+    input.
     """
     per_row = connections.indices.shape[1]
     share = strategy.fraction(progress) * per_row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from zgedge.train.rewiring.base import Connections, Strategy
@@ -13,8 +14,10 @@ class RigL(Strategy):
     uses_gradient: ClassVar[bool] = True
 
     def drop(self, connections: Connections) -> Tensor:
-        return connections.values.norm(dim=2)
+        score: Tensor = torch.linalg.vector_norm(connections.values, dim=2)
+        return score
 
     def grow(self, connections: Connections) -> Tensor:
         assert connections.gradient is not None
-        return connections.gradient.norm(dim=2)
+        score: Tensor = torch.linalg.vector_norm(connections.gradient, dim=2)
+        return score

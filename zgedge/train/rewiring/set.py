@@ -10,7 +10,8 @@ from zgedge.train.rewiring.base import Connections, Strategy
 
 class Set(Strategy):
     def drop(self, connections: Connections) -> Tensor:
-        return connections.values.norm(dim=2)
+        score: Tensor = torch.linalg.vector_norm(connections.values, dim=2)
+        return score
 
     def grow(self, connections: Connections) -> Tensor:
         rows = len(connections.indices)

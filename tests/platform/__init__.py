@@ -1,0 +1,1 @@
+"""The core on every processor, and what it touches and calls."""

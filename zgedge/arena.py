@@ -242,13 +242,17 @@ def sign(view: memoryview) -> None:
 def replace_file(path: str | os.PathLike[str], data: bytes | UInt8) -> None:
     """Write a file so that `path` is at every moment either the old file or the whole new one.
 
-    Raises ZgedgeError where the folder is missing, read-only or full; the old file is untouched
-    then.
+    A link stays: the file that it leads to is replaced. Raises ZgedgeError where the folder is
+    missing, read-only or full, or where something is there that is not a file; what is there is
+    untouched then.
     """
     import tempfile  # not at the top: it costs a device 0.6 MB that predicting does not need
 
-    path = os.fspath(path)
-    folder = os.path.dirname(path) or "."
+    named, path = os.fspath(path), os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        # A rename would put a file in the place of a device such as /dev/null.
+        raise ZgedgeError(f"Cannot write {named}: it is not a file.", "Choose the name of a file.")
+    folder = os.path.dirname(path)
     temporary = None
     try:
         fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
@@ -266,7 +270,7 @@ def replace_file(path: str | os.PathLike[str], data: bytes | UInt8) -> None:
             os.close(opened)
     except OSError as e:
         raise ZgedgeError(
-            f"Cannot write {path}: {e.strerror}.",
+            f"Cannot write {named}: {e.strerror}.",
             "Check that the folder exists, can be written and has room; nothing was changed.",
         ) from e
     finally:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import numpy as np
@@ -56,21 +56,37 @@ class Commands(Group):
         try:
             return super().invoke(ctx)
         except ZgedgeError as e:
-            if "--json" in sys.argv or _asked_for_json(ctx):
-                found = {"error": e.message, "hint": e.hint, "exit_code": e.exit_code}
-                click.echo(json.dumps(found))
-            else:
-                click.echo(f"Error: {e.message}", err=True)
-                if e.hint:
-                    click.echo(f"       {e.hint}", err=True)
-            ctx.exit(e.exit_code)
+            _fail(ctx, e)
+        except MemoryError:
+            _fail(ctx, ZgedgeError("This machine has not enough memory for that."))
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader has gone, as `head` does; there is nobody to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _close_output()
             ctx.exit(0)
+        except OSError as e:
+            # What writes a file says which one; this is the output itself, on a full disk.
+            _close_output()
+            click.echo(f"Error: Cannot write the output: {e.strerror}.", err=True)
+            ctx.exit(ZgedgeError.exit_code)
+
+
+def _fail(ctx: click.Context, error: ZgedgeError) -> NoReturn:
+    if _asked_for_json(ctx):
+        found = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"Error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"       {error.hint}", err=True)
+    ctx.exit(error.exit_code)
+
+
+def _close_output() -> None:
+    """Let what is still buffered go nowhere: the interpreter would fail to flush it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _asked_for_json(ctx: click.Context) -> bool:
@@ -848,7 +864,7 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
         yes(found["exact_memory"], "the kernel tells a process its exact memory, as `prove` needs"),
         yes(True, "the control group counts memory" if found["group_counts_memory"] else
             "the control group does not count memory: MemoryMax= would not hold, LimitDATA= does"),
-        yes(found["disk_free"] > 1 << 26, f"{format_size(found['disk_free'])} free on this disk"),
+        yes(found["disk_free"] > 1 << 26, f"{found['disk_free'] / 2**30:,.1f} GB free on this disk"),
     ]  # fmt: skip
     for extra, names in found["missing"].items():
         text = f"extra {extra}: " + (f"missing {', '.join(names)}" if names else "complete")

@@ -864,7 +864,7 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
         yes(found["exact_memory"], "the kernel tells a process its exact memory, as `prove` needs"),
         yes(True, "the control group counts memory" if found["group_counts_memory"] else
             "the control group does not count memory: MemoryMax= would not hold, LimitDATA= does"),
-        yes(found["disk_free"] > 1 << 26, f"{found['disk_free'] / 2**30:,.1f} GB free on this disk"),
+        yes(found["disk_free"] > 1 << 26, f"{found['disk_free'] >> 20:,} MB free on this disk"),
     ]  # fmt: skip
     for extra, names in found["missing"].items():
         text = f"extra {extra}: " + (f"missing {', '.join(names)}" if names else "complete")

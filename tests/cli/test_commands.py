@@ -1,0 +1,290 @@
+"""zgedge info, predict, eval, adapt, prove, data and doctor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tests.cli.conftest import csv_text, refused, run, run_json, table
+from zgedge.data import load
+from zgedge.runtime import Learner, Model
+
+
+@pytest.fixture(scope="module")
+def permuted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits whose pixels a new sensor reads in another order."""
+    x, y = load_digits(return_X_y=True)
+    path = tmp_path_factory.mktemp("permuted") / "permuted.npz"
+    np.savez(path, x=x[:, np.random.default_rng(7).permutation(64)], y=y)
+    return path
+
+
+# ---- info ----
+
+
+def test_info_draws_the_byte_map(model: Path) -> None:
+    said = run("info", model).stdout
+    assert "16,383 bytes" in said
+    for words in ("Byte map", "to predict", "to learn", "weights", "replay", "sparsity"):
+        assert words in said
+
+
+def test_info_json_sections_add_up(model: Path, fixed: Path) -> None:
+    for path in (model, fixed):
+        found = run_json("info", path)
+        assert sum(found["sections"].values()) == found["bytes"] == path.stat().st_size
+        assert found["budget"] == 16384
+        assert found["path"] == str(path)
+        assert sum(layer["connections"] for layer in found["layers"]) == found["connections"]
+
+
+def test_info_strips_samples_from_a_copy(model: Path, tmp_path: Path) -> None:
+    before, copy = model.read_bytes(), tmp_path / "copy.zge"
+    found = run_json("info", model, "--out", copy, "--strip-samples")
+    assert found["remembered"] > 0
+    assert found["copy"] == {"path": str(copy), "remembered": 0}
+    assert model.read_bytes() == before
+    assert copy.stat().st_size == len(before)
+    about = run_json("info", copy)
+    assert about["remembered"] == 0
+    remembered = Model.open(copy).arena.section(12)
+    x = load("digits").x_test
+    assert not remembered.any()
+    assert (Model.open(copy).predict(x) == Model.open(model).predict(x)).all()
+    assert "without samples" in run("info", model, "--out", copy, "--strip-samples").stdout
+
+
+def test_info_strips_nothing_from_a_model_without_learning(fixed: Path, tmp_path: Path) -> None:
+    run("info", fixed, "--out", tmp_path / "copy.zge", "--strip-samples")
+    assert (tmp_path / "copy.zge").stat().st_size == fixed.stat().st_size
+
+
+@pytest.mark.parametrize("args", [("--strip-samples",), ("--out", "copy.zge")])
+def test_info_out_and_strip_samples_go_together(model: Path, args: tuple[str, ...]) -> None:
+    assert "go together" in refused("info", model, *args, code=2)
+
+
+# ---- predict, eval ----
+
+
+def test_predict_a_label_and_a_score_a_line(model: Path) -> None:
+    lines = [line.split("\t") for line in run("predict", model, "digits").stdout.splitlines()]
+    expected = Model.open(model).predict(load("digits").x_test)
+    assert [int(label) for label, _ in lines] == expected.tolist()
+    assert all(0 < float(score) <= 1 for _, score in lines)
+
+
+def test_predict_json(model: Path) -> None:
+    found = run_json("predict", model, "digits")
+    expected = Model.open(model).predict(load("digits").x_test)
+    assert found["labels"] == expected.tolist()
+    assert found["samples"] == len(found["scores"]) == len(expected)
+    assert found["unknown"] == 0
+
+
+def test_predict_rows_without_labels(model: Path, tmp_path: Path) -> None:
+    x = load("digits").x_test[:5]
+    np.savetxt(tmp_path / "new.csv", x, fmt="%g", delimiter=",")
+    np.save(tmp_path / "new.npy", x)
+    expected = Model.open(model).predict(x).tolist()
+    for name in ("new.csv", "new.npy"):
+        assert run_json("predict", model, tmp_path / name)["labels"] == expected
+
+
+def test_eval_is_the_accuracy_of_predict(model: Path) -> None:
+    found = run_json("eval", model, "digits")
+    digits = load("digits")
+    right = Model.open(model).predict(digits.x_test) == digits.y_test
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert found["samples"] == len(right)
+    assert sum(c["right"] for c in found["classes"].values()) == right.sum()
+    assert sum(c["samples"] for c in found["classes"].values()) == len(right)
+    assert f"{right.mean():.2%}" in run("eval", model, "digits").stdout
+
+
+def test_eval_without_labels(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "new.npy", load("digits").x_test[:5])
+    assert "no labels" in refused("eval", model, tmp_path / "new.npy", code=3)
+
+
+# ---- adapt ----
+
+
+def test_adapt_learns_permuted_inputs_in_the_same_bytes(model: Path, permuted: Path) -> None:
+    before, size = model.read_bytes(), model.stat().st_size
+    found = run_json("adapt", model, permuted, "--steps", "1500")
+    assert set(found) >= {"before", "after", "steps", "rewired"}
+    assert found["after"] > found["before"] + 0.3
+    assert found["steps"] == 1500
+    assert found["rewired"] > 0
+    assert found["bytes"] == model.stat().st_size == size
+    assert model.read_bytes() != before
+    about = run_json("info", model)
+    assert about["learner"]["steps"] == 1500
+    assert about["learner"]["rewired"] == found["rewired"]
+
+
+def test_adapt_once_through(model: Path, permuted: Path) -> None:
+    found = run_json("adapt", model, permuted)
+    assert found["steps"] == found["samples"] == 1797 - 1797 // 5
+    assert found["held_out"] == 1797 // 5
+    assert found["after"] > found["before"] + 0.15
+
+
+def test_adapt_into_another_file(model: Path, permuted: Path, tmp_path: Path) -> None:
+    before, out = model.read_bytes(), tmp_path / "adapted.zge"
+    said = run("adapt", model, permuted, "--steps", "50", "--out", out).stdout
+    assert model.read_bytes() == before
+    assert f"Wrote {out}" in said
+    assert out.stat().st_size == len(before)
+    first = Model.open(model).arena.generation
+    assert run_json("info", out)["generation"] > first
+    second = run_json("adapt", out, permuted, "--steps", "50")
+    assert second["generation"] == run_json("info", out)["generation"] > first + 1
+
+
+def test_adapt_measured_on_other_data(model: Path, permuted: Path) -> None:
+    found = run_json("adapt", model, permuted, "--steps", "20", "--eval", "digits")
+    assert found["held_out"] == len(load("digits").x_test)
+    assert found["before"] > 0.5
+    assert found["samples"] == 20 * Learner(model).batch
+
+
+def test_adapt_without_rewiring(model: Path, permuted: Path) -> None:
+    assert run_json("adapt", model, permuted, "--steps", "50", "--rewire", "static")["rewired"] == 0
+    assert run_json("info", model)["learner"]["strategy"] == "rigl"  # for this run only
+
+
+def test_adapt_a_model_without_learning(fixed: Path, permuted: Path) -> None:
+    before = fixed.read_bytes()
+    assert "learn" in refused("adapt", fixed, permuted, code=4)
+    assert fixed.read_bytes() == before
+
+
+# ---- prove ----
+
+PROOF = {
+    "passed", "steps", "warmup_steps", "rss_growth", "uss_growth", "peak", "ceiling", "rewired",
+    "arena_changed",
+}  # fmt: skip
+
+
+def test_prove(model: Path) -> None:
+    before = model.read_bytes()
+    found = run_json("prove", model, "--steps", "10000")
+    assert set(found) >= PROOF
+    assert found["passed"] is found["arena_changed"] is True
+    assert found["rss_growth"] == found["uss_growth"] == 0
+    assert (found["steps"], found["warmup_steps"]) == (10000, 100)
+    assert found["rewired"] > 1000
+    assert found["data"] == "remembered"
+    assert model.read_bytes() == before
+
+
+def test_prove_in_words(model: Path) -> None:
+    said = run("prove", model, "--steps", "2000", "--data", "digits").stdout
+    assert "PROVED: it learned" in said
+    assert "NOT PROVED" not in said
+    assert "given samples" in said
+    assert "┤" in said
+
+
+def test_prove_finds_a_planted_leak(model: Path) -> None:
+    found = run_json("prove", model, "--steps", "10000", "--leak", "64", code=6)
+    assert set(found) >= PROOF
+    assert found["passed"] is False
+    assert found["rss_growth"] > 0
+    assert found["reasons"]
+    said = run("prove", model, "--steps", "10000", "--leak", "64", code=6).stdout
+    assert "NOT PROVED" in said
+
+
+def test_prove_a_model_without_learning(fixed: Path) -> None:
+    assert "learn" in refused("prove", fixed, "--steps", "1000", code=4)
+
+
+# ---- data ----
+
+
+def test_data_list(tmp_path: Path) -> None:
+    found = run_json("data", "list", "--data-dir", tmp_path)
+    places = {entry["name"]: entry["place"] for entry in found["data"] if entry["named"]}
+    assert set(places) == {"digits", "mnist", "cifar10"}
+    assert places["mnist"] is None
+    assert found["folder"] == str(tmp_path)
+    said = run("data", "list", "--data-dir", tmp_path).stdout
+    assert all(entry["name"] in said for entry in found["data"])
+
+
+def test_data_check_good(tmp_path: Path) -> None:
+    path = tmp_path / "good.csv"
+    path.write_text(csv_text(table(60)))
+    found = run_json("data", "check", path, "--label", "kind")
+    assert found["ok"]
+    assert found["class_counts"] == {"a": 20, "b": 20, "c": 20}
+    assert "Good to train on" in run("data", "check", path, "--label", "kind").stdout
+
+
+def test_data_check_bad_names_row_column_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("x,y,kind\n1,2,a\n3,oops,b\n4,nan,a\n" + "5,6,b\n" * 30)
+    found = run_json("data", "check", path, code=3)
+    assert not found["ok"]
+    assert [(e["row"], e["column"], e["value"]) for e in found["errors"]] == [
+        (3, "y", "oops"),
+        (4, "y", "nan"),
+    ]
+    said = run("data", "check", path, code=3).stdout
+    assert "oops" in said
+    assert "Good" not in said
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_data_get(tmp_path: Path) -> None:
+    body = np.random.default_rng(0).bytes(100_000)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "set.bin").write_bytes(body)
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "there"))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/set.bin"
+        args = ("data", "get", "mnist", "--url", url, "--data-dir", tmp_path / "here")
+        wrong = refused(*args, "--sha256", "0" * 64, code=3)
+        assert hashlib.sha256(body).hexdigest() in wrong
+        found = run_json(*args, "--sha256", hashlib.sha256(body).hexdigest())
+        assert found == {"path": str(tmp_path / "here" / "mnist" / "set.bin"), "bytes": len(body)}
+        assert Path(found["path"]).read_bytes() == body
+        assert "100,000 bytes" in run(*args).stdout
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+# ---- doctor ----
+
+
+def test_doctor() -> None:
+    found = run_json("doctor")
+    assert found["ok"] is True
+    assert found["self_test"][found["variant"]] is True
+    assert json.dumps(found)
+    said = run("doctor").stdout
+    assert "self test" in said
+    assert found["variant"] in said

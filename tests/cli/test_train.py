@@ -1,0 +1,178 @@
+"""zgedge train: what it writes, what it says, and what it reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import TRAIN, csv_text, run, run_json, table
+from zgedge.report import pictures
+from zgedge.runtime import Learner, Model
+
+
+def test_writes_one_file_within_the_budget(tmp_path: Path) -> None:
+    out = tmp_path / "m.zge"
+    result = run("train", "--budget", "4KB", "--epochs", "2", "--out", out)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zge"]
+    assert 0.97 * 4096 < out.stat().st_size <= 4096
+    assert Model.open(out).arena.budget == 4096
+    for words in ("4,096 bytes", "test accuracy", "zgedge info", "zgedge adapt", "zgedge prove"):
+        assert words in result.stdout
+    assert "epoch    2 of 2" in result.stderr
+
+
+def test_without_names_it_trains_digits_into_model_zge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = run_json("train", *TRAIN)
+    assert found["path"] == "model.zge"
+    assert Model.open("model.zge").classes.tolist() == list(range(10))
+
+
+def test_json(tmp_path: Path) -> None:
+    out = tmp_path / "m.zge"
+    found = run_json("train", *TRAIN, "--out", out)
+    assert set(found) >= {"path", "bytes", "budget", "accuracy", "seconds", "layers"}
+    assert found["path"] == str(out)
+    assert found["bytes"] == out.stat().st_size
+    assert found["budget"] == 16384
+    assert 0.5 < found["accuracy"] <= 1
+    assert found["seconds"] > 0
+    assert [layer["outputs"] for layer in found["layers"]][-1] == 10
+    assert found["epochs"] == 3
+    assert not found["interrupted"]
+    assert run_json("eval", out, "digits")["accuracy"] == pytest.approx(found["accuracy"])
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        run("train", *TRAIN, "--seed", seed, "--out", tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("strategy", ["rigl", "set", "static"])
+def test_rewiring_strategy(tmp_path: Path, strategy: str) -> None:
+    out = tmp_path / "m.zge"
+    found = run_json("train", *TRAIN, "--rewire", strategy, "--out", out)
+    assert (found["rewired"] > 0) == (strategy != "static")
+    assert Learner(out).status()["strategy"] == strategy
+
+
+def test_log_draws_a_picture(tmp_path: Path) -> None:
+    log, picture = tmp_path / "log.jsonl", tmp_path / "picture.png"
+    run("train", *TRAIN, "--out", tmp_path / "m.zge", "--log", log)
+    assert [e["event"] for e in pictures.read_log(log)].count("epoch") == 3
+    pictures.draw(log, picture)
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 400
+
+
+def test_no_learning_is_inference_only(model: Path, fixed: Path, tmp_path: Path) -> None:
+    about = run_json("info", fixed)
+    assert not about["learning"]
+    assert about["bytes"] == about["inference_bytes"]
+    assert about["replay_samples"] == 0
+    assert about["connections"] > run_json("info", model)["connections"]
+    result = run("train", *TRAIN, "--no-learning", "--out", tmp_path / "n.zge")
+    assert "zgedge adapt" not in result.stdout  # it would be refused
+
+
+def test_own_csv_by_label_name(tmp_path: Path) -> None:
+    data = tmp_path / "kinds.csv"
+    data.write_text(csv_text(table(300)))
+    out = tmp_path / "m.zge"
+    found = run_json("train", data, "--label", "kind", "--budget", "2KB", "--out", out)
+    assert found["accuracy"] > 0.9
+    assert Model.open(out).classes.tolist() == ["a", "b", "c"]
+    assert run_json("eval", out, data, "--label", "kind")["accuracy"] > 0.9
+
+
+def test_own_npz_with_its_test_rows(tmp_path: Path) -> None:
+    train, test = table(200), table(40, seed=1)
+    data = tmp_path / "own.npz"
+    np.savez(
+        data, x=train[:, :-1], y=train[:, -1].astype(int),
+        x_test=test[:, :-1], y_test=test[:, -1].astype(int),
+    )  # fmt: skip
+    out = tmp_path / "m.zge"
+    assert run_json("train", data, "--budget", "2KB", "--out", out)["accuracy"] > 0.9
+    assert run_json("eval", out, data)["samples"] == 40
+
+
+def test_folder_of_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):  # the half that is lit
+        (tmp_path / "shots" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = rng.integers(0, 60, (8, 6)).astype(np.uint8)
+            pixels[:, :3] += np.uint8(150 * (name == "left"))
+            pixels[:, 3:] += np.uint8(150 * (name == "right"))
+            Image.fromarray(pixels).save(tmp_path / "shots" / name / f"{i}.png")
+    out = tmp_path / "m.zge"
+    found = run_json("train", tmp_path / "shots", "--budget", "2KB", "--out", out)
+    assert found["accuracy"] == 1
+    about = run_json("info", out)
+    assert about["classes"] == ["left", "right"]
+    assert about["shape"] == [8, 6, 1]
+    answers = run("predict", out, tmp_path / "shots" / "right").stdout.splitlines()
+    assert [a.split("\t")[0] for a in answers] == ["right"] * 30
+
+
+def stream(rows: int, seed: int) -> str:
+    """A sensor that swings slowly or fast, a quarter of the rows at a time."""
+    rng = np.random.default_rng(seed)
+    fast = np.arange(rows) // 50 % 2
+    phase = np.cumsum(np.where(fast, 1.6, 0.3))
+    lines = [
+        f"{np.sin(p) + n:.3f},{np.cos(p) + m:.3f},{'fast' if f else 'slow'}"
+        for p, f, n, m in zip(phase, fast, *rng.normal(0, 0.05, (2, rows)), strict=True)
+    ]
+    return "\n".join(["x,y,gait", *lines]) + "\n"
+
+
+def test_stream_in_windows(tmp_path: Path) -> None:
+    data, later, out = tmp_path / "gait.csv", tmp_path / "later.csv", tmp_path / "m.zge"
+    data.write_text(stream(2000, 0))
+    later.write_text(stream(400, 1))
+    found = run_json("train", data, "--window", "16", "--hop", "4", "--budget", "4KB", "--out", out)
+    assert found["accuracy"] > 0.8
+    about = run_json("info", out)
+    assert about["shape"] == [16, 2, 1]
+    assert about["task"] == "series"
+    # The model knows its window; the hop is a choice.
+    assert run_json("eval", out, later)["samples"] == 400 // 16
+    assert len(run("predict", out, later, "--hop", "1").stdout.splitlines()) == 400 - 16 + 1
+
+
+def test_unknown_refuses_some(tmp_path: Path) -> None:
+    out = tmp_path / "m.zge"
+    run("train", *TRAIN, "--unknown", "--out", out)
+    below = run_json("info", out)["unknown_below"]
+    assert 0 < below < 1
+    x = np.random.default_rng(0).integers(0, 17, (200, 64)).astype(np.uint8)  # no digits
+    np.save(tmp_path / "noise.npy", x)
+    found = run_json("predict", out, tmp_path / "noise.npy")
+    assert found["unknown"] == found["labels"].count(-1) > 50
+    assert all(
+        (s < below) == (n == -1) for s, n in zip(found["scores"], found["labels"], strict=True)
+    )
+    assert run_json("eval", out, "digits")["unknown"] < 120
+
+
+def test_mnist_is_found_in_a_data_folder(tmp_path: Path) -> None:
+    from tests.data.conftest import write_mnist
+
+    write_mnist(tmp_path / "mnist", samples=60)
+    out = tmp_path / "m.zge"
+    found = run_json(
+        "train", "mnist", "--data-dir", tmp_path, "--budget", "2KB", "--epochs", "1", "--out", out
+    )
+    assert found["accuracy"] is not None
+    assert json.loads(run("eval", out, "mnist", "--data-dir", tmp_path, "--json").stdout)

@@ -1,0 +1,536 @@
+"""docs/format.md is enough to read a .zge file, and says what the core's headers say.
+
+The reader here is a second one, written from docs/format.md alone: it takes its offsets from the
+tables of that page and shares no code with the package. What it computes is compared with the core.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests import nets
+from tools import make_golden
+from zgedge.errors import ModelError
+from zgedge.runtime import Model
+from zgedge.runtime import core_library as core
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "docs" / "format.md").read_text()
+CORE = ROOT / "zgedge" / "runtime" / "core"
+Ints = npt.NDArray[np.int64]
+
+# ---- the tables of the page ----
+
+SIZES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "f32": "f"}
+Fields = dict[str, tuple[int, str, int]]  # name: offset, type, count
+
+
+def offset_table(heading: str, which: int = 0) -> Fields:
+    """The offset table number `which` under a heading of the page."""
+    part = re.split(r"^#{2,3} ", TEXT.split(heading, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    table = part.split("| offset | type | name | content |")[1 + which]
+    rows = re.findall(r"^\| (\d+) \| (\w+?)(?:\[(\d+)\])? \| `(\w+)` \|", table, re.MULTILINE)
+    return {name: (int(at), kind, int(count or 1)) for at, kind, count, name in rows}
+
+
+HEADER = offset_table("### 2.1 Header")
+ENTRY = offset_table("### 2.2 Section table")
+NET = offset_table("## 3 Section 1, NET")
+LAYER = offset_table("### 3.1 Layer record")
+LEARNER = offset_table("### 5.2 Section 11, LEARNER")
+RATE = offset_table("### 5.2 Section 11, LEARNER", 1)
+
+
+def size(fields: Fields) -> int:
+    at, kind, count = list(fields.values())[-1]
+    return at + struct.calcsize(SIZES[kind]) * count
+
+
+def unpack(blob: bytes, start: int, fields: Fields) -> dict[str, Any]:
+    out = {}
+    for name, (at, kind, count) in fields.items():
+        layout = f"<{count}{SIZES[kind]}"
+        values = struct.unpack_from(layout, blob, start + at)
+        out[name] = values[0] if count == 1 else values
+    return out
+
+
+# ---- the reader ----
+
+
+class RefusedError(Exception):
+    """The file breaks a rule of the page; the text is the status's name."""
+
+
+def need(rule: object, status: str) -> None:
+    if not rule:
+        raise RefusedError(status)
+
+
+def round4(n: int) -> int:
+    return -(-n // 4) * 4
+
+
+def halves(data: npt.NDArray[np.uint8]) -> Ints:
+    """Two numbers of 4 bits from each byte, the low half first."""
+    both = np.stack([data & 15, data >> 4], axis=-1)
+    return both.reshape(*data.shape[:-1], -1).astype(np.int64)
+
+
+@dataclass
+class File:
+    head: dict[str, Any]
+    sections: dict[int, bytes]
+    net: dict[str, Any]
+    layers: list[dict[str, Any]]
+    names: list[str]
+    scale: npt.NDArray[np.float32]
+    center: npt.NDArray[np.float32]
+    learner: dict[str, Any] = field(default_factory=dict)
+    rates: list[dict[str, Any]] = field(default_factory=list)
+    gradient: Ints | None = None
+    replay: tuple[Ints, Ints] | None = None  # codes [filled, inputs], labels [filled]
+
+
+def read(blob: bytes) -> File:
+    """Read a file and check what section 8 of the page demands."""
+    need(blob[:4] == b"\x89ZGE", "MAGIC")
+    need(len(blob) >= size(HEADER), "SIZE")
+    head = unpack(blob, 0, HEADER)
+    need(head["version"] == 1, "VERSION")
+    need(head["bytes"] == len(blob) <= 2**30, "SIZE")
+    need(1 <= head["sections"] <= 12, "SECTION")
+    end = size(HEADER) + head["sections"] * size(ENTRY)
+    need(end <= len(blob), "SECTION")
+    signed = bytearray(blob[:end])
+    signed[24:28] = bytes(4)
+    need(zlib.crc32(signed) == head["checksum"], "CHECKSUM")
+    need(head["align"] in (8, 16, 32, 64) and not any(head["reserved"]), "SECTION")
+    need(head["flags"] <= 1, "SECTION")
+    sections: dict[int, bytes] = {}
+    for i in range(head["sections"]):
+        entry = unpack(blob, size(HEADER) + i * size(ENTRY), ENTRY)
+        at, stop = entry["offset"], entry["offset"] + entry["bytes"]
+        need(1 <= entry["kind"] <= 11 and entry["kind"] not in sections, "SECTION")
+        need(entry["flags"] == 0, "SECTION")
+        need(end <= at and stop <= len(blob) and at % head["align"] == 0, "SECTION")
+        need(not any(blob[end:at]), "CHECKSUM")
+        need(zlib.crc32(blob[at:stop]) == entry["checksum"], "CHECKSUM")
+        sections[entry["kind"]], end = blob[at:stop], stop
+    need(end == len(blob) and {1, 2} <= set(sections) and all(sections.values()), "SECTION")
+    net, layers = read_net(sections[1], bool(head["flags"]))
+    need({k: len(v) for k, v in sections.items() if k != 2} == lengths(net, layers), "SECTION")
+    texts = sections[2].split(b"\0")
+    count = net["classes"] + (net["inputs"] if net["flags"] & 2 else 0)
+    need(len(texts) == count + 1 and texts[-1] == b"", "STATE")
+    coding = np.frombuffer(sections[3], "<f4").reshape(2, net["groups"])
+    need(np.isfinite(coding).all() and (coding[0] > 0).all(), "SCALE")
+    try:
+        names = [t.decode() for t in texts[:-1]]
+        [int(name) for name in names[: net["classes"] if net["flags"] & 1 else 0]]
+    except ValueError:
+        raise RefusedError("STATE") from None
+    out = File(head, sections, net, layers, names, *coding)
+    read_layers(out)
+    if head["flags"]:
+        read_learner(out)
+    return out
+
+
+def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    net = unpack(blob, 0, NET)
+    need(1 <= net["inputs"] <= 65536 and 2 <= net["classes"] <= 4096, "SHAPE")
+    need(1 <= net["layers"] <= 8 and net["groups"] in (1, net["inputs"]), "SHAPE")
+    need(net["height"] * net["width"] * net["channels"] == net["inputs"], "SHAPE")
+    need(net["task"] <= 2 and net["unknown"] <= 32768, "SHAPE")
+    need(net["batch"] in ((1, 2, 4, 8, 16, 32, 64) if learning else (1,)), "SHAPE")
+    need(net["replay_bits"] in ((4, 8) if net["replay"] else (0,)), "SHAPE")
+    need(net["replay"] <= (65535 if learning else 0), "SHAPE")
+    need(net["flags"] <= 3 and net["reserved"] == 0 and -1 <= net["accuracy"] <= 1, "STATE")
+    layers, width = [], net["inputs"]
+    for i in range(net["layers"]):
+        layer = unpack(blob, size(NET) + i * size(LAYER), LAYER)
+        need(layer["kind"] in (1, 2), "KIND")
+        sparse = layer["kind"] == 1
+        need(layer["inputs"] == width and 1 <= layer["outputs"] <= 65536, "SHAPE")
+        need(1 <= layer["width"] <= width and (sparse or layer["width"] == width), "SHAPE")
+        need(layer["block"] in ((1, 4, 8, 16) if sparse else (1,)), "SHAPE")
+        need(width % layer["block"] == layer["width"] % layer["block"] == 0, "SHAPE")
+        need(layer["reserved"] == 0 and (i == 0 or layer["z_in"] == 0), "SHAPE")
+        layer["per_row"] = layer["width"] // layer["block"] if sparse else 0
+        bits = 0
+        while 2**bits < width // layer["block"]:
+            bits += 1
+        layer["bits"] = bits
+        in_index = sparse and layer["block"] == 1 and bits <= 12
+        need(layer["residual"] == ((1 if in_index else 2) if learning else 0), "SHAPE")
+        scales = [np.float32(layer[s]) for s in ("s_in", "s_w", "s_out")]
+        with np.errstate(all="ignore"):
+            scales.append(np.float32(16) * scales[0] * scales[1])
+        need(all(0 < s <= 3e38 for s in scales), "SCALE")
+        layers.append(layer)
+        width = layer["outputs"]
+    need(width == net["classes"], "SHAPE")
+    return net, layers
+
+
+def lengths(net: dict[str, Any], layers: list[dict[str, Any]]) -> dict[int, int]:
+    """Section 10 of the page."""
+    batch = net["batch"]
+    hidden = max((x["inputs"] for x in layers[1:]), default=0)
+    rewirable = max((x["inputs"] for x in layers if x["kind"] == 1), default=0)
+    stride = -(-net["inputs"] * net["replay_bits"] // 8)
+    label = 2 if net["classes"] > 256 else 1
+    out = {
+        1: 64 + 32 * len(layers),
+        3: 8 * net["groups"],
+        6: sum(8 * x["outputs"] for x in layers),
+        4: sum(x["outputs"] * x["width"] for x in layers),
+        5: sum(2 * x["outputs"] * x["per_row"] for x in layers),
+        7: sum(round4(x["inputs"] * batch) for x in layers) + 4 * net["classes"] * batch,
+        8: sum(-(-x["outputs"] * x["width"] // 2) for x in layers if x["residual"] == 2),
+    }
+    if layers[0]["residual"]:
+        out[11] = 72 + 8 * len(layers)
+        out[9] = 4 * hidden * batch + 4 * rewirable
+        out[9] += sum(round4(x["outputs"] * batch) for x in layers)
+        if net["replay"]:
+            out[10] = round4(2 * net["classes"]) + net["replay"] * (stride + label)
+    return {kind: n for kind, n in out.items() if n}
+
+
+def read_layers(file: File) -> None:
+    """Weights, indices, rows and residuals of each layer, as int64 arrays in its record."""
+    at = {4: 0, 5: 0, 6: 0, 8: 0}
+
+    def take(kind: int, layout: str, *shape: int) -> Any:
+        values = np.frombuffer(file.sections[kind], layout, int(np.prod(shape)), at[kind])
+        at[kind] += values.nbytes
+        return values.reshape(shape)
+
+    for layer in file.layers:
+        outputs, width, block = layer["outputs"], layer["width"], layer["block"]
+        w = layer["weights"] = take(4, "i1", outputs, width).astype(np.int64)
+        layer["bias"] = take(6, "<i4", outputs).astype(np.int64)
+        layer["multiplier"] = take(6, "<f4", outputs)
+        need((w >= -127).all(), "SCALE")
+        need((abs(layer["bias"]) + width * 255 * 127 < 2**31).all(), "SCALE")
+        need((layer["multiplier"] > 0).all() and np.isfinite(layer["multiplier"]).all(), "SCALE")
+        layer["at"] = np.broadcast_to(np.arange(width), (outputs, width))
+        layer["residuals"] = np.zeros((outputs, width), np.int64)
+        if layer["per_row"]:
+            raw = take(5, "<u2", outputs, layer["per_row"]).astype(np.int64)
+            index = raw & (2 ** layer["bits"] - 1)
+            spare = raw & 0xFFF if layer["residual"] == 1 else raw
+            need((spare == index).all() and (index < layer["inputs"] // block).all(), "INDEX")
+            need(all(len(set(row)) == len(row) for row in index.tolist()), "DUPLICATE")
+            layer["at"] = np.repeat(index, block, axis=1) * block + np.arange(width) % block
+            if layer["residual"] == 1:
+                layer["residuals"] = raw.astype(np.uint16).view(np.int16).astype(np.int64) >> 12
+        if layer["residual"] == 2:
+            nibbles = halves(take(8, "u1", -(-outputs * width // 2)))[: outputs * width]
+            layer["residuals"] = ((nibbles ^ 8) - 8).reshape(outputs, width)
+
+
+def read_learner(file: File) -> None:
+    blob, net = file.sections[11], file.net
+    k = file.learner = unpack(blob, 0, LEARNER)
+    rows = sum(x["outputs"] for x in file.layers if x["kind"] == 1)
+    need(0 < k["rate"] <= 8 and k["learn"] <= 2 and k["strategy"] <= 2, "STATE")
+    need(k["swaps"] <= 255 and 1 <= k["gather"] <= 4096 and k["gathered"] <= 4160, "STATE")
+    need(k["cursor"] < max(rows, 1) and k["filled"] <= net["replay"], "STATE")
+    need(k["reserved"] == 0, "STATE")
+    file.rates = [
+        unpack(blob, size(LEARNER) + i * size(RATE), RATE) for i in range(len(file.layers))
+    ]
+    need(all(0 < v <= 3e38 for rate in file.rates for v in rate.values()), "SCALE")
+    hidden = max((x["inputs"] for x in file.layers[1:]), default=0)
+    rewirable = max((x["inputs"] for x in file.layers if x["kind"] == 1), default=0)
+    start = 4 * hidden * net["batch"]
+    file.gradient = np.frombuffer(file.sections[9], "<i4", rewirable, start).astype(np.int64)
+    need((abs(file.gradient) <= k["gathered"] * 255 * 127).all(), "STATE")
+    if not net["replay"]:
+        return
+    blob, filled = file.sections[10], k["filled"]
+    counts = np.frombuffer(blob, "<u2", net["classes"])
+    at = round4(2 * net["classes"])
+    labels = np.frombuffer(blob, "<u2" if net["classes"] > 256 else "u1", net["replay"], at)
+    data = np.frombuffer(blob, "u1", -1, at + labels.nbytes).reshape(net["replay"], -1)
+    held = labels[:filled].astype(np.int64)
+    need((held < net["classes"]).all(), "STATE")
+    need((np.bincount(held, minlength=net["classes"]) == counts).all(), "STATE")
+    codes = data.astype(np.int64) if net["replay_bits"] == 8 else halves(data) * 17
+    file.replay = (codes[:filled, : net["inputs"]], held)
+
+
+def codes_of(file: File, x: npt.NDArray[np.float32]) -> Ints:
+    """Raw samples as the first layer takes them (arithmetic.md, section 2)."""
+    v = np.clip((x - file.center) * file.scale, np.float32(-512), np.float32(512))
+    q: Ints = np.clip(np.rint(v).astype(np.int64) + file.layers[0]["z_in"], 0, 255)
+    return q
+
+
+def logits_of(file: File, q: Ints) -> Ints:
+    """Logits [n, classes] of codes [n, inputs] (arithmetic.md, section 3)."""
+    for layer in file.layers:
+        # A [n, outputs, width] array of the activations that each weight looks at.
+        acc = ((q[:, layer["at"]] - layer["z_in"]) * layer["weights"]).sum(axis=2) + layer["bias"]
+        y = np.clip(acc.astype(np.float32) * layer["multiplier"], np.float32(0), np.float32(255))
+        q = np.rint(y).astype(np.int64)
+    out: Ints = acc
+    return out
+
+
+def write(file: File) -> bytes:
+    """The file again, from its sections alone: alignment, table and checksums."""
+    flat, entries, at = bytearray(), bytearray(), 48 + 16 * len(file.sections)
+    for kind, section in file.sections.items():
+        start = -(-at // file.head["align"]) * file.head["align"]
+        flat += bytes(start - at) + section
+        entries += struct.pack("<HHIII", kind, 0, start, len(section), zlib.crc32(section))
+        at = start + len(section)
+    layout = "<4sHHIIQII16x"
+    values = [b"\x89ZGE", 1, len(file.sections), at, file.head["align"], file.head["generation"]]
+    head = struct.pack(layout, *values, 0, file.head["flags"])
+    checksum = zlib.crc32(head + entries)
+    return struct.pack(layout, *values, checksum, file.head["flags"]) + bytes(entries + flat)
+
+
+# ---- the reader against the core ----
+
+NAMES = sorted(path.stem for path in make_golden.FOLDER.glob("*.zge"))
+LEARNING = [name for name in NAMES if make_golden.GOLDEN[name].network.learning]
+
+
+def golden(name: str) -> bytes:
+    return (make_golden.FOLDER / f"{name}.zge").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reader_computes_what_the_core_computes(name: str) -> None:
+    x, _ = make_golden.stream(make_golden.GOLDEN[name], 40, seed=4)
+    file = read(golden(name))
+    model = Model(nets.buffer(golden(name)), name)
+    assert np.array_equal(logits_of(file, codes_of(file, x)), model.logits(x))
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_reader_reads_what_has_learned(name: str) -> None:
+    spec = make_golden.GOLDEN[name]
+    before = read(golden(name))
+    learned = make_golden.learn(golden(name), spec, 200, seed=5)
+    file = read(learned)
+    x, _ = make_golden.stream(spec, 40, seed=4)
+    model = Model(nets.buffer(learned), name)
+    assert np.array_equal(logits_of(file, codes_of(file, x)), model.logits(x))
+    for layer in file.layers:
+        assert layer["residuals"].any()
+        assert (abs(16 * layer["weights"] + layer["residuals"]) <= 127 * 16).all()
+    assert file.head["generation"] == before.head["generation"] + 1
+    assert file.learner["step"] == before.learner["step"] + 200
+    assert len(learned) == len(golden(name))
+    assert not any(file.sections[7])
+    assert file.gradient is not None
+    state = np.frombuffer(file.sections[9], "u1")
+    assert np.count_nonzero(state) == np.count_nonzero(file.gradient.astype("<i4").view("u1"))
+
+
+@pytest.mark.parametrize("name", [n for n in LEARNING if read(golden(n)).net["replay"]])
+def test_replay_holds_the_samples_that_were_learned(name: str) -> None:
+    spec = make_golden.GOLDEN[name]
+    file = read(golden(name))
+    assert file.replay is not None
+    codes, labels = file.replay
+    steps = [spec.sizes[t % len(spec.sizes)] for t in range(make_golden.WARM)]
+    x, y = make_golden.stream(spec, sum(steps), seed=1)
+    seen = codes_of(file, x)
+    if file.net["replay_bits"] == 4:
+        seen = (seen + 8) // 17 * 17
+    pairs = {(*row, label) for row, label in zip(seen.tolist(), y, strict=True)}
+    assert len(codes) == file.net["replay"]
+    assert {(*row, label) for row, label in zip(codes.tolist(), labels, strict=True)} <= pairs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rates_and_multipliers_follow_from_the_scales(name: str) -> None:
+    file = read(golden(name))
+    error = 1 / 127
+    for i, layer in reversed(list(enumerate(file.layers))):
+        s_in, s_w = layer["s_in"], layer["s_w"]
+        assert np.allclose(layer["multiplier"], s_in * s_w / layer["s_out"], rtol=1e-6)
+        if file.rates:
+            assert file.rates[i]["weight"] == pytest.approx(16 * s_in * error / s_w, rel=1e-6)
+            assert file.rates[i]["bias"] == pytest.approx(error / (s_in * s_w), rel=1e-6)
+        error *= s_w
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_is_its_sections_and_the_rules(name: str) -> None:
+    assert write(read(golden(name))) == golden(name)
+
+
+def test_reader_refuses_each_flipped_bit() -> None:
+    blob = bytearray(golden("v1-tiny"))
+    for bit in range(8 * len(blob)):
+        blob[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(RefusedError):
+            read(bytes(blob))
+        blob[bit // 8] ^= 1 << bit % 8
+
+
+def signed_anew(blob: bytearray) -> bytes:
+    """With every checksum right again, as far as the table still leads into the file."""
+    head = unpack(bytes(blob), 0, HEADER)
+    for i in range(min(head["sections"], (len(blob) - 48) // 16)):
+        _, _, at, n, _ = struct.unpack_from("<HHIII", blob, 48 + 16 * i)
+        if at + n <= len(blob):
+            struct.pack_into("<I", blob, 48 + 16 * i + 12, zlib.crc32(blob[at : at + n]))
+    struct.pack_into("<I", blob, 24, 0)
+    struct.pack_into("<I", blob, 24, zlib.crc32(blob[: 48 + 16 * head["sections"]]))
+    return bytes(blob)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reader_and_core_refuse_the_same_files(name: str) -> None:
+    """A byte changed, checksums renewed: both refuse with the same status, or both read."""
+    lcg = make_golden.Lcg(99)
+    numbers = enums("zge.h", "ZGE_E_")
+    tally: Counter[int] = Counter()
+    for _ in range(800):
+        blob = bytearray(golden(name))
+        # The first bytes hold the shapes; many behind them are numbers that may have any value.
+        at, flip = lcg.below(lcg.between(1, len(blob))), lcg.between(1, 255)
+        blob[at] ^= flip
+        changed = signed_anew(blob)
+        mine = of_core = 0
+        try:
+            read(changed)
+        except RefusedError as e:
+            mine = numbers[str(e).lower()]
+        try:
+            Model(nets.buffer(changed), name)
+        except ModelError as e:
+            of_core = e.status or 1
+        assert mine == of_core, f"byte {at} ^ {flip}"
+        tally[mine] += 1
+    assert tally[0] > 100
+    assert len(tally) >= 8
+
+
+# ---- the page against the core's headers ----
+
+
+def enums(header: str, prefix: str) -> dict[str, int]:
+    text = (CORE / header).read_text()
+    found = re.findall(rf"^\s*(?:enum \{{ )?{prefix}([A-Z]\w*) = (-?\d+)", text, re.MULTILINE)
+    return {name.lower(): int(value) for name, value in found}
+
+
+@pytest.mark.parametrize(
+    ("fields", "prefix", "bytes_"),
+    [
+        (HEADER, "ZGE_H_", 48), (ENTRY, "ZGE_T_", 16), (NET, "ZGE_N_", 64),
+        (LAYER, "ZGE_L_", 32), (LEARNER, "ZGE_K_", 72), (RATE, "ZGE_KL_", 8),
+    ],
+    ids=["header", "entry", "net", "layer", "learner", "rate"],
+)  # fmt: skip
+def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int) -> None:
+    of_core = enums("zge_impl.h", prefix)
+    assert of_core.pop("size") == bytes_ == size(fields)
+    assert {name: at for name, (at, _, _) in fields.items()} == of_core
+    at = 0
+    for offset, kind, count in fields.values():  # no gap, no overlap
+        assert offset == at
+        at += struct.calcsize(SIZES[kind]) * count
+
+
+def test_types_are_those_of_the_core() -> None:
+    comments = re.findall(
+        r"^\s*ZGE_(H|T|N|L|K|KL)_(\w+) = \d+,\s*/\* ([uf]\d+)\b",
+        (CORE / "zge_impl.h").read_text(),
+        re.MULTILINE,
+    )
+    of_page = {"H": HEADER, "T": ENTRY, "N": NET, "L": LAYER, "K": LEARNER, "KL": RATE}
+    assert len(comments) > 40
+    for table, name, kind in comments:
+        assert of_page[table][name.lower()][1] == kind, f"{table}_{name}"
+
+
+def test_sections_are_those_of_the_core() -> None:
+    table = TEXT.split("| kind | name | present | content |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", table, re.MULTILINE)
+    assert {name.lower(): int(kind) for kind, name in rows} == enums("zge.h", "ZGE_S_")
+    order = [int(kind) for kind, _ in rows]
+    for name in NAMES:
+        kinds = list(read(golden(name)).sections)
+        assert kinds == [kind for kind in order if kind in kinds]
+
+
+def test_statuses_are_those_of_the_core() -> None:
+    part = TEXT.split("## 8 What a reader refuses")[1].split("## 9 ")[0]
+    pairs = re.findall(r"^\| `([A-Z]+)` \| (-\d+) \|", part, re.MULTILINE)
+    pairs += re.findall(r"\b([A-Z_]+)\s+(-\d+)", part.split("of calls, not of files")[1])
+    assert {name.lower(): int(n) for name, n in pairs} == enums("zge.h", "ZGE_E_")
+    for name, number in pairs:
+        assert core.status_text(int(number)) != core.status_text(1), name
+
+
+def test_layer_kinds_are_those_of_the_core() -> None:
+    kinds = {"sparse": 1, "dense": 2}
+    kinds |= {name: int(n) for n, name in re.findall(r"\b(\d+) \(`(\w+)`\)", TEXT)}
+    assert kinds == enums("zge.h", "ZGE_L_")
+    assert "1 sparse, 2 dense" in TEXT
+
+
+def test_limits_are_those_of_the_core() -> None:
+    text = (CORE / "zge.h").read_text()
+    limits = dict(re.findall(r"#define ZGE_MAX_(\w+) (\w+?)u", text))
+    assert {k: int(v, 0) for k, v in limits.items()} == {
+        "INPUTS": 65536, "CLASSES": 4096, "LAYERS": 8, "BATCH": 64, "ARENA": 2**30,
+    }  # fmt: skip
+    for sentence in (
+        "1 .. 65,536",
+        "2 .. 4,096",
+        "1 .. 8 |",
+        "32 or 64; 1 without",
+        "at most 2^30",
+    ):
+        assert sentence in TEXT
+
+
+def test_checksum_of_the_page() -> None:
+    assert f"0x{zlib.crc32(b'123456789'):08X}" in TEXT
+
+
+# ---- the listing ----
+
+
+def listed() -> Iterator[tuple[int, bytes]]:
+    block = TEXT.split("<!-- listing -->")[1].split("```")[1]
+    for line in block.splitlines():
+        found = re.match(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", line)
+        if found:
+            yield int(found[1], 16), bytes.fromhex(found[2])
+
+
+def test_listing_is_the_tiny_file_to_the_byte() -> None:
+    joined = b""
+    for at, part in listed():
+        assert at == len(joined)
+        joined += part
+    assert joined == golden("v1-tiny")
+
+
+def test_listing_is_what_the_tool_writes() -> None:
+    assert make_golden.documented(golden("v1-tiny"), TEXT) == TEXT

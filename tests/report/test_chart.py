@@ -21,7 +21,7 @@ def test_no_growth_is_a_flat_line() -> None:
 
 
 def test_growth_climbs_from_left_to_right() -> None:
-    steps = list(range(0, 1001))
+    steps = list(range(1001))
     lines = growth_chart(steps, [1000 * s for s in steps], width=60, height=4)
     heights = [
         sum(1 for line in lines[:4] if column < len(line) and line[column] in BLOCKS)

@@ -139,10 +139,10 @@ def as_markdown(result: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"Each network learned {result['steps']:,} steps of one stream, with replay and rewiring,",
-        "and predicted after each seventh. Compared are all bytes of the sealed arena and a hash of",
-        "all predictions and scores, with the portable kernels of this machine. Arm is emulated by",
-        "QEMU; its programs are built by zig and linked statically with musl, so the compiler and the",
-        "C library differ too. A Cortex-A72 (Raspberry Pi 4) has no dot product: there the core chose",
+        "and predicted after each seventh. Compared are all bytes of the sealed arena and a hash",
+        "of all predictions and scores, with the portable kernels of this machine. Arm is emulated",
+        "by QEMU; its programs are built by zig and linked statically with musl, so compiler and C",
+        "library differ too. A Cortex-A72 (Raspberry Pi 4) has no dot product: there the core took",
         f"{chosen.get('Cortex-A72, own choice', 'nothing: it was not run')}.",
         "",
     ]

@@ -23,6 +23,8 @@ from zgedge.network import Layer, Network
 
 MAGIC = b"\x89ZGE"
 FORMAT_VERSION = 1
+MAX_FILE = 1 << 30
+E_SIZE = -4  # the core's status for a file of the wrong length
 KINDS = {net.SPARSE: 1, net.DENSE: 2}
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 RESERVED_KINDS = {16: "conv1d", 17: "conv2d", 32: "spiking"}
@@ -112,6 +114,16 @@ def names_blob(class_names: Iterable[str], feature_names: Iterable[str] | None =
     return bytes(blob)
 
 
+def _twice(names: Iterable[Any]) -> Any | None:
+    """The first name that was there before."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def learning_coefficients(layers: Sequence[LayerParameters]) -> list[tuple[float, float]]:
     """Step of a weight and of a bias for integer error 1, input 1 and rate 1, for each layer.
 
@@ -150,10 +162,17 @@ def write(network: Network, p: Parameters) -> bytes:
     blob = names_blob(p.class_names, p.feature_names)
     if len(blob) != network.names_bytes or len(p.class_names) != network.classes:
         raise ZgedgeError("The names do not fit the network's description.")
+    if (twice := _twice(p.class_names)) is not None:
+        raise ZgedgeError(f"Two classes are called {twice!r}.", "Rename one of them.")
     out = bytearray(network.file_bytes)
     sections = list(network.sections())
     filled = 0 if p.replay is None else min(len(p.replay[1]), network.replay_samples)
-    parts: dict[int, bytes] = {net.NET: _net_bytes(network, p), net.NAMES: blob}
+    try:
+        parts: dict[int, bytes] = {net.NET: _net_bytes(network, p), net.NAMES: blob}
+        if network.learning:
+            parts[net.LEARNER] = _learner_bytes(p, filled)
+    except OverflowError as e:
+        raise ZgedgeError("A scale of the network is too large for float32.") from e
     parts[net.INPUT] = (
         np.asarray(p.input_scale, "<f4").tobytes() + np.asarray(p.input_center, "<f4").tobytes()
     )
@@ -166,10 +185,8 @@ def write(network: Network, p: Parameters) -> bytes:
         if q.indices is not None:
             indices += np.ascontiguousarray(q.indices, "<u2").tobytes()
     parts |= {net.ROWS: bytes(rows), net.WEIGHTS: bytes(weights), net.INDICES: bytes(indices)}
-    if network.learning:
-        parts[net.LEARNER] = _learner_bytes(p, filled)
-        if network.replay_samples and p.replay is not None:
-            parts[net.REPLAY] = _replay_bytes(network, p.replay[0][:filled], p.replay[1][:filled])
+    if network.learning and network.replay_samples and p.replay is not None:
+        parts[net.REPLAY] = _replay_bytes(network, p.replay[0][:filled], p.replay[1][:filled])
     for kind, offset, size in sections:
         part = parts.get(kind, b"")
         if part and len(part) != size:
@@ -287,11 +304,17 @@ def _umask() -> int:
 def read_file(path: str | os.PathLike[str]) -> UInt8:
     """A file's bytes in memory of their own that starts at a multiple of 64 bytes.
 
-    Raises ModelError where there is no such file or it cannot be read.
+    Raises ModelError where there is no such file, it cannot be read, or it is larger than any
+    model.
     """
     try:
         with open(path, "rb") as f:
             size = os.fstat(f.fileno()).st_size
+            if size > MAX_FILE:  # before memory is taken for it
+                raise ModelError(
+                    f"{path}: {size:,} bytes are more than a model has.", "Check the path.",
+                    status=E_SIZE,
+                )  # fmt: skip
             buffer = aligned(size)
             read = f.readinto(buffer.data)
     except OSError as e:
@@ -311,7 +334,8 @@ def aligned(size: int) -> UInt8:
 class Arena:
     """Views onto the bytes of a file that the core has accepted; writing to one writes the arena.
 
-    `buffer` is uint8 [bytes]. The views stay valid for as long as the buffer does.
+    `buffer` is uint8 [bytes]. The views stay valid for as long as the buffer does. Raises
+    ValueError where names are not UTF-8, two classes have one name, or integer names are none.
     """
 
     def __init__(self, buffer: UInt8) -> None:
@@ -348,6 +372,9 @@ class Arena:
         )  # fmt: skip
         texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
         self.class_names = tuple(texts[:classes])
+        labels = map(int, self.class_names) if self.int_classes else self.class_names
+        if (twice := _twice(labels)) is not None:
+            raise ValueError(f"two classes are called {twice!r}")
         self.feature_names = tuple(texts[classes:]) if names & 2 else None
 
     def section(self, kind: int) -> UInt8:

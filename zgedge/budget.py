@@ -41,7 +41,8 @@ def parse_size(text: str | int) -> int:
         raise UsageError(
             f"{text!r} is not a size.", "Write it as 256KB or 1MB; a bare number is bytes."
         )
-    size = math.floor(float(match[1]) * _UNITS[match[2].upper()])
+    # Hundreds of digits are an infinity, which is no integer.
+    size = math.floor(min(float(match[1]) * _UNITS[match[2].upper()], 1e18))
     if not SMALLEST <= size <= LARGEST:
         raise UsageError(
             f"A budget of {text} ({size:,} bytes) is outside what zgedge plans for.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -24,7 +25,7 @@ import numpy.typing as npt
 import zgedge
 from zgedge import arena as files
 from zgedge.budget import Plan, Task, format_size, parse_size, plan
-from zgedge.errors import DataError, ProofError, UsageError, ZgedgeError
+from zgedge.errors import BudgetError, DataError, ProofError, UsageError, ZgedgeError
 from zgedge.report import bytemap
 from zgedge.report.screen import Screen, screen, table
 from zgedge.runtime import Learner, Model
@@ -41,9 +42,10 @@ else:
         from click import Command, Group
 
 INTERRUPTED = 128 + signal.SIGINT
+READER_GONE = 128 + signal.SIGPIPE
 ENDS = """\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
-5 budget too small, 6 proof failed, 130 interrupted."""
+5 budget too small, 6 proof failed, 130 interrupted, 141 reader gone."""
 
 
 class Commands(Group):
@@ -52,11 +54,20 @@ class Commands(Group):
     command_class = Command
     group_class = type
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Before the options are known to be good: what is wrong with them is said in JSON as well.
+        ctx.meta["zgedge.json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ZgedgeError as e:
             _fail(ctx, e)
+        except click.UsageError as e:
+            if not ctx.meta["zgedge.json"]:
+                raise
+            _fail(ctx, UsageError(e.format_message()))
         except MemoryError:
             _fail(ctx, ZgedgeError("This machine has not enough memory for that."))
         except (KeyboardInterrupt, click.Abort):
@@ -65,7 +76,7 @@ class Commands(Group):
         except BrokenPipeError:
             # The reader has gone, as `head` does; there is nobody to tell.
             _close_output()
-            ctx.exit(0)
+            ctx.exit(READER_GONE)
         except OSError as e:
             # What writes a file says which one; this is the output itself, on a full disk.
             _close_output()
@@ -74,9 +85,9 @@ class Commands(Group):
 
 
 def _fail(ctx: click.Context, error: ZgedgeError) -> NoReturn:
-    if _asked_for_json(ctx):
+    if ctx.meta["zgedge.json"]:
         found = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        click.echo(json.dumps(found))
+        _print({**found, "smallest": error.smallest} if isinstance(error, BudgetError) else found)
     else:
         click.echo(f"Error: {error.message}", err=True)
         if error.hint:
@@ -89,19 +100,9 @@ def _close_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _asked_for_json(ctx: click.Context) -> bool:
-    return bool(ctx.find_root().meta.get("zgedge.json"))
-
-
-def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.find_root().meta["zgedge.json"] = value
-    return value
-
-
 json_option = click.option(
-    "--json", "as_json", is_flag=True, callback=_remember_json,
-    help="Print one JSON object and nothing else.",
-)  # fmt: skip
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+)
 data_dir_option = click.option(
     "--data-dir", metavar="DIR", help="Folder of mnist and cifar10 [default: $ZGEDGE_DATA]."
 )
@@ -138,9 +139,9 @@ def main() -> None:
     "--unknown", is_flag=True, help="Store a threshold under which the answer is unknown."
 )
 @click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
-@click.option("--log", type=click.Path(dir_okay=False), help="Write a training log (JSON lines).")
 @hop_option
 @label_option
+@click.option("--log", type=click.Path(dir_okay=False), help="Write a training log (JSON lines).")
 @data_dir_option
 @json_option
 def train(
@@ -200,16 +201,21 @@ def train(
     spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
     if result.accuracy is not None:
         spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
-    to.spans([*spans, (f", {result.seconds:.0f} s.", "")])
+    to.spans([*spans, (f", {result.seconds:.1f} s.", "")])
     to.line()
-    to.line("What next:")
-    source = "" if data == "digits" else f" {data}"
-    rows = [(f"zgedge info {out}", "what every byte is for")]
-    rows.append((f"zgedge predict {out}{source or ' digits'}", "answers, one a line"))
+    to.line("What next:", "bold")
+    given = [data, *(["--label", label] if label else []), *(["--hop", str(hop)] if hop else [])]
+    source = shlex.join([*given, *(["--data-dir", data_dir] if data_dir else [])])
+    path = shlex.quote(out)
+    steps = [("what every byte is for", f"zgedge info {path}")]
+    steps.append(("answers, one a line", f"zgedge predict {path} {source}"))
     if not no_learning:
-        rows.append((f"zgedge adapt {out} NEW_DATA", "go on learning, in the same bytes"))
-        rows.append((f"zgedge prove {out} --steps 100000", "see that its memory never grows"))
-    table(to, ("", ""), rows)
+        steps.append(("go on learning, in the same bytes", f"zgedge adapt {path} NEW_DATA"))
+        steps.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
+    width = max(len(command) for _, command in steps)
+    beside = 2 + width + 2 + max(len(what) for what, _ in steps) <= to.width
+    for what, command in steps:
+        to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
 
 
 def _check_writable(out: str) -> None:
@@ -217,10 +223,18 @@ def _check_writable(out: str) -> None:
     folder = os.path.dirname(out) or "."
     if not os.path.isdir(folder):
         raise ZgedgeError(f"Cannot write {out}: there is no folder {folder}.", "Make it first.")
-    if os.path.isdir(out) or not os.access(folder, os.W_OK):
+    if os.path.isdir(out):
+        raise ZgedgeError(f"Cannot write {out}: it is a folder.", "Name a file in it.")
+    import tempfile
+
+    try:
+        # What the permissions say is not all: a file system may be read-only, or not keep files.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
         raise ZgedgeError(
-            f"Cannot write {out}.", "Choose a file in a folder that you may write to."
-        )
+            f"Cannot write {out}: {e.strerror}.", "Choose a folder that you may write to."
+        ) from e
 
 
 def _say_data(to: Screen, dataset: Any) -> None:
@@ -312,6 +326,8 @@ def info(file: str, out: str | None, strip_samples: bool, as_json: bool) -> None
     """Show what a model file is and what every byte of it is for."""
     if strip_samples != (out is not None):
         raise UsageError("--strip-samples and --out FILE go together: the copy is written to FILE.")
+    if out is not None:
+        _check_writable(out)
     model = Model.open(file)
     found = _about(model, file)
     if out is not None:
@@ -707,11 +723,12 @@ def data_list(data_dir: str | None, as_json: bool) -> None:
         return
     to = screen()
     to.line("Named data sets", "bold")
-    named = [(e.name, e.summary, e.place or "not here") for e in entries if e.named]
-    table(to, ("name", "what", "where"), named)
+    named = [(e.name, e.place or "not here", e.summary) for e in entries if e.named]
+    table(to, ("name", "where", "what"), named)
     to.line()
     to.line("Your own data", "bold")
     table(to, ("form", "what"), [(e.name, e.summary) for e in entries if not e.named])
+    to.line()
     to.line(f"Named sets are looked for in {sources.data_folder(data_dir)} (--data-dir).")
 
 

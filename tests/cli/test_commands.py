@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tests.cli.conftest import csv_text, refused, run, run_json, table
+from tests.cli.conftest import csv_text, process, refused, run, run_json, table
+from zgedge.cli import READER_GONE
 from zgedge.data import load
 from zgedge.runtime import Learner, Model
 
@@ -288,3 +289,45 @@ def test_doctor() -> None:
     said = run("doctor").stdout
     assert "self test" in said
     assert found["variant"] in said
+
+
+# ---- what is said in JSON, and to a reader who leaves ----
+
+
+def test_wrong_usage_is_said_in_json_too() -> None:
+    for args in (
+        ("train",),
+        ("predict", "m.zge"),
+        ("data", "nosuch"),
+        ("prove", "m", "--step", "x"),
+    ):
+        found = run_json(*args, code=2)
+        assert found["exit_code"] == 2
+        assert found["error"]
+
+
+def test_budget_too_small_names_the_smallest_in_json(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", x=np.random.default_rng(0).normal(size=(60, 900)), y=[0, 1] * 30)
+    args = ("train", tmp_path / "w.npz", "--budget")
+    found = run_json(*args, "2KB", "--out", tmp_path / "m.zge", code=5)
+    assert f"{found['smallest']:,}" in found["hint"]
+    run(*args, found["smallest"] - 1, "--out", tmp_path / "m.zge", code=5)
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(model: Path) -> None:
+    """No permission forbids a file in /proc, and yet it cannot be."""
+    said = run("train", "--budget", "4KB", "--out", "/proc/zgedge.zge", code=1)
+    assert "Cannot write /proc/zgedge.zge" in said.stderr
+    assert "epoch" not in said.stderr
+    assert "Cannot write" in refused("adapt", model, "digits", "--out", "/proc/m.zge", code=1)
+
+
+def test_coloured_output_ends_as_plain_output_does_when_its_reader_has_gone(model: Path) -> None:
+    child = process("info", model)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    said = child.stderr.read()
+    child.stderr.close()
+    assert child.wait() == READER_GONE
+    assert said == ""

@@ -21,7 +21,7 @@ _LOOK = {
     net.WEIGHTS: ("W", "blue", "8-bit weights"),
     net.INDICES: ("X", "cyan", "which inputs each unit looks at"),
     net.ACTIVATIONS: ("A", "green", "room for activations"),
-    net.RESIDUAL: ("e", "yellow", "4 more bits of each weight, for small steps"),
+    net.RESIDUAL: ("e", "yellow", "4 more bits a weight, for small steps"),
     net.LEARNER: ("l", "bright_red", "counters, rates, random generator"),
     net.SCRATCH: ("S", "bright_yellow", "errors and gradients of a step"),
     net.REPLAY: ("P", "magenta", "remembered samples"),
@@ -119,16 +119,19 @@ def draw_layers(out: Screen, network: Network) -> None:
     rows = []
     for i, layer in enumerate(network.layers):
         sparse = layer.kind != net.DENSE
-        wiring = f"{layer.width:,} of {layer.inputs:,}" if sparse else "every input"
-        if layer.block > 1:
-            wiring += f", in blocks of {layer.block}"
-        left_out = round(16 * (1 - layer.density))
         rows.append(
             [
-                str(i + 1), layer.kind, f"{layer.inputs:,} -> {layer.outputs:,}", wiring,
-                f"{layer.weights:,}", f"{1 - layer.density:.1%}",
-                "#" * (16 - left_out) + "." * left_out, format_size(layer.inference_bytes),
+                f"{i + 1} {layer.kind}", f"{layer.inputs:,} -> {layer.outputs:,}",
+                f"{layer.width:,} of {layer.inputs:,}" if sparse else "all",
+                str(layer.block) if sparse else "",
+                f"{layer.weights:,}", format_size(layer.inference_bytes),
+                f"{1 - layer.density:.1%}",
             ]
         )  # fmt: skip
-    heads = ["layer", "kind", "shape", "a unit looks at", "connections", "sparsity", "", "size"]
-    table(out, heads, rows, right=(4, 5, 7))
+    heads = ["layer", "shape", "fan-in", "block", "weights", "size", "sparsity"]
+    taken = 2 + sum(max(map(len, column)) + 2 for column in zip(heads, *rows, strict=True))
+    width = max(4, min(16, out.width - taken))
+    for row, layer in zip(rows, network.layers, strict=True):
+        wired = max(1, round(width * layer.density))
+        row.append("#" * wired + "." * (width - wired))
+    table(out, [*heads, "wired" if width >= 5 else ""], rows, right=(3, 4, 5, 6))

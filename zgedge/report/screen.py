@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 WIDEST = 100
+NARROWEST = 20  # of a column of words
 
 
 class Screen(Protocol):
@@ -46,7 +48,11 @@ class Rich:
         from rich.console import Console
         from rich.text import Text
 
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        class Terminal(Console):
+            def on_broken_pipe(self) -> None:
+                raise  # as from plain text, for whoever printed; rich would end the process
+
+        self._console = Terminal(highlight=False, markup=False, emoji=False)
         self._text = Text
         self.width = min(WIDEST, self._console.width)
 
@@ -78,9 +84,14 @@ def table(
     right: Sequence[int] = (),
     indent: int = 2,
 ) -> None:
-    """Print columns under their heads; those numbered in `right` are flush right."""
+    """Print columns under their heads; those numbered in `right` are flush right.
+
+    The last column is broken into lines between words where it would leave the screen.
+    """
     rows = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    start = indent + sum(widths[:-1]) + 2 * len(widths[:-1])
+    room = max(NARROWEST, out.width - start)
 
     def text(row: Sequence[str]) -> str:
         cells = [
@@ -92,4 +103,9 @@ def table(
     if any(heads):
         out.line(text(heads), "bold")
     for row in rows:
-        out.line(text(row))
+        first, *more = textwrap.wrap(row[-1], room, break_long_words=False) or [""]
+        if (len(heads) - 1) in right:
+            first, more = row[-1], []
+        out.line(text([*row[:-1], first]))
+        for line in more:
+            out.line(" " * start + line)

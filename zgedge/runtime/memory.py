@@ -301,7 +301,7 @@ def prove(
     learner.label_numbers(np.asarray(y))
     warmup = max(1, steps // WARMUP_SHARE)
     marks = _marks(warmup, steps)
-    meter = Meter(len(marks))
+    meter = Meter(len(marks) + 1)  # one more for where the kernel stops it
     soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
     wires = _wires(learner.model)
     was = learner.status()
@@ -331,13 +331,14 @@ def prove(
                     _learn(learner, rows, y, done, mark, leak, kept)
                     done = mark
                     row = meter.read(mark)
+                    if reading is not None:
+                        reading(row)
                 except MemoryError:
                     unlimit(soft)
                     stopped = learner.status()["steps"] - was["steps"]
                     row = meter.read(stopped)
-                if reading is not None:
-                    reading(row)
-                if stopped is not None:
+                    if reading is not None:
+                        reading(row)
                     break
                 if mark == warmup:
                     first = meter.count - 1

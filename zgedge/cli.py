@@ -277,22 +277,21 @@ def _epochs(quiet: bool) -> Iterator[Callable[[Epoch], None] | None]:
         yield _lines()
         return
     columns = (
-        TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TextColumn("accuracy [bold]{task.fields[accuracy]:.2%}[/]  loss {task.fields[loss]:.3f}"
-                   "  rewired {task.fields[rewired]:,}"),
-        TimeRemainingColumn(),
+        TextColumn("training"), BarColumn(), TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(compact=True),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, accuracy=0.0, loss=0.0, rewired=0, start=True)
+        task = bar.add_task("", total=None, text="first epoch")
         rewired = 0
 
         def show(epoch: Epoch) -> None:
             nonlocal rewired
             rewired += sum(epoch.rewired)
-            bar.update(
-                task, total=epoch.epochs, completed=epoch.epoch, accuracy=epoch.accuracy,
-                loss=epoch.loss, rewired=rewired,
-            )  # fmt: skip
+            text = (
+                f"{epoch.epoch}/{epoch.epochs}  accuracy [bold]{epoch.accuracy:.2%}[/]  "
+                f"loss {epoch.loss:.3f}  rewired {rewired:,}"
+            )
+            bar.update(task, total=epoch.epochs, completed=epoch.epoch, text=text)
 
         yield show
 

@@ -1,0 +1,109 @@
+"""docs/commands.md names every command, option, JSON key and exit code, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+from tests.cli.conftest import run_json
+from tests.cli.test_conformance import commands, tree
+from zgedge import errors
+from zgedge.cli import INTERRUPTED, READER_GONE
+from zgedge.report import bytemap
+from zgedge.runtime import Model
+
+COMMANDS = dict(commands())
+EVERYWHERE = {"--json", "--help"}
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> str:
+    return (root / "docs" / "commands.md").read_text()
+
+
+def section(page: str, name: str) -> str:
+    found = re.search(rf"^##+ {name}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {name}"
+    return found[1]
+
+
+def rows(text: str, head: str) -> list[list[str]]:
+    """Cells of the table whose first head is `head`, without heads."""
+    found = re.search(rf"^\| {head} \|.*\n\| ---.*\n((?:\|.*\n)*)", text, re.MULTILINE)
+    assert found, f"no table of {head}"
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in found[1].splitlines()
+    ]
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+
+
+def keys(text: str) -> set[str]:
+    return {key for row in rows(text, "JSON key") for key in re.findall(r"`(\w+)`", row[0])}
+
+
+def test_every_command_has_a_section(page: str) -> None:
+    heads = set(re.findall(r"^##+ (.*)$", page, re.MULTILINE))
+    assert heads == {*COMMANDS, "data", "Exit codes"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options(page: str, name: str) -> None:
+    found = re.findall(r"`(--[\w-]+)", " ".join(r[0] for r in rows(section(page, name), "option")))
+    assert len(found) == len(set(found))
+    assert set(found) == options_of(COMMANDS[name]) - EVERYWHERE
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_that_take_a_value_say_so(page: str, name: str) -> None:
+    told = " ".join(row[0] for row in rows(section(page, name), "option"))
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option) and parameter.opts[0] not in EVERYWHERE:
+            with_value = re.search(rf"`{parameter.opts[0]} [A-Z]\w*`", told) is not None
+            assert with_value != parameter.is_flag, parameter.opts[0]
+
+
+def test_exit_codes(page: str) -> None:
+    told = rows(section(page, "Exit codes"), "code")
+    kinds = {kind.__name__: kind.exit_code for kind in tree(errors.ZgedgeError)}
+    assert {int(row[0]) for row in told} == {0, *kinds.values(), INTERRUPTED, READER_GONE}
+    named = {n: int(row[0]) for row in told for n in re.findall(r"`(\w+)`", row[-1])}
+    assert named == kinds
+
+
+@pytest.fixture
+def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    np.save(tmp_path / "set.npy", np.zeros(3))
+    out = tmp_path / "out.zge"
+    return {
+        "train": lambda: run_json("train", "--budget", "4KB", "--epochs", "1", "--out", out),
+        "info": lambda: run_json("info", model, "--strip-samples", "--out", out),
+        "predict": lambda: run_json("predict", model, "digits"),
+        "eval": lambda: run_json("eval", model, "digits"),
+        "adapt": lambda: run_json("adapt", model, "digits", "--steps", "3"),
+        "prove": lambda: run_json("prove", model, "--steps", "1000"),
+        "data list": lambda: run_json("data", "list"),
+        "data check": lambda: run_json("data", "check", "digits"),
+        "doctor": lambda: run_json("doctor"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"data get"}))
+def test_json_keys(page: str, calls: dict[str, Callable[[], dict[str, Any]]], name: str) -> None:
+    assert set(calls[name]()) == keys(section(page, name))
+
+
+def test_json_keys_of_layers_and_learner(page: str, model: Path) -> None:
+    arena = Model.open(model).arena
+    told = set(re.findall(r"`(\w+)`", section(page, "train").split("Each of `layers`")[1]))
+    assert told == set(bytemap.layer_rows(arena.network)[0])
+    told = set(re.findall(r"`(\w+)`", section(page, "info").split("`learner` has")[1]))
+    assert told == set(arena.learner() or {})

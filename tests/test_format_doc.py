@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,13 @@ def read(blob: bytes) -> File:
     need(np.isfinite(coding).all() and (coding[0] > 0).all(), "SCALE")
     try:
         names = [t.decode() for t in texts[:-1]]
-        [int(name) for name in names[: net["classes"] if net["flags"] & 1 else 0]]
     except ValueError:
         raise RefusedError("STATE") from None
+    labels: Sequence[str | int] = names[: net["classes"]]
+    if net["flags"] & 1:
+        need(all(re.fullmatch("-?[0-9]+", name) for name in names[: net["classes"]]), "STATE")
+        labels = [int(name) for name in labels]
+    need(len(set(labels)) == len(labels), "STATE")
     out = File(head, sections, net, layers, names, *coding)
     read_layers(out)
     if head["flags"]:

@@ -114,6 +114,14 @@ def names_blob(class_names: Iterable[str], feature_names: Iterable[str] | None =
     return bytes(blob)
 
 
+def _integer(text: str) -> int:
+    """A decimal integer as docs/format.md has it: `int` alone takes 1_000 and other scripts too."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"{text[:20]!r} is not an integer")
+    return int(text)
+
+
 def _twice(names: Iterable[Any]) -> Any | None:
     """The first name that was there before."""
     seen = set()
@@ -372,7 +380,7 @@ class Arena:
         )  # fmt: skip
         texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
         self.class_names = tuple(texts[:classes])
-        labels = map(int, self.class_names) if self.int_classes else self.class_names
+        labels = map(_integer, self.class_names) if self.int_classes else self.class_names
         if (twice := _twice(labels)) is not None:
             raise ValueError(f"two classes are called {twice!r}")
         self.feature_names = tuple(texts[classes:]) if names & 2 else None

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,11 +322,29 @@ def test_names_that_are_not_utf8() -> None:
     assert _refused(_changed(LEARNING, change)) == STATE
 
 
-def test_integer_names_that_are_none() -> None:
-    def change(d: bytearray, where: Callable[[int], int]) -> None:
-        d[where(net.NAMES)] = ord("x")
+def _called(*names: str) -> bytes:
+    """A file that says its classes are integers and calls them so."""
+    p = nets.parameters(PLAIN)
+    p.class_names = names
+    return arena.write(replace(PLAIN, names_bytes=len(arena.names_blob(names))), p)
 
-    assert _refused(_changed(LEARNING, change)) == STATE
+
+@pytest.mark.parametrize(
+    "name",
+    ["x", "", "-", "--5", "1.0", "1e3", "0x1", "1_000", "+1", " 1", "1\n", "²", "٣", "9" * 5000],
+)
+def test_integer_names_that_are_none(name: str) -> None:
+    assert _refused(_called("7", "8", name)) == STATE
+
+
+def test_integer_names_of_one_number() -> None:
+    assert _refused(_called("7", "8", "07")) == STATE
+
+
+@pytest.mark.parametrize("name", ["-1", "0", "-9223372036854775808", "007"])
+def test_integer_names(name: str) -> None:
+    model = Model(nets.buffer(_called("7" * 9, "8", name)))
+    assert model.classes.tolist() == [777777777, 8, int(name)]
 
 
 def test_accuracy_that_is_none() -> None:

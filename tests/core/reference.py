@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,11 @@ def step_of(g: int, rate: tuple[int, int], noise: int) -> int:
     return (g * mantissa + up) >> shift
 
 
+def gathered(a: Arena) -> int:
+    """Samples gathered for the row under the cursor."""
+    return int(a.section(net.LEARNER)[52:56].view("<u4")[0])
+
+
 @dataclass
 class Layer:
     spec: net.Layer
@@ -96,7 +102,7 @@ class Learner:
         state = a.learner()
         assert state is not None
         self.key, self.now = state["key"], state["steps"]
-        self.cursor, self.gathered = state["cursor"], 0
+        self.cursor, self.gathered = state["cursor"], gathered(a)
         self.rate = np.float32(state["rate"])
         self.strategy, self.swaps, self.gather = state["strategy"], state["swaps"], state["gather"]
         self.learn = state["learn"]
@@ -134,7 +140,7 @@ class Learner:
         self.memory: list[Ints] = []  # codes as the replay holds them
         self.rewired = self.clamped = self.correct = self.samples = 0
 
-    def codes(self, x: npt.NDArray[np.float32]) -> Ints:
+    def codes(self, x: npt.NDArray[Any]) -> Ints:
         scale, center = self.arena.input_coding()
         v = ((x.astype(np.float32) - center).astype(np.float32) * scale).astype(np.float32)
         code = np.rint(np.clip(v, -512, 512)).astype(np.int64) + self.layers[0].z
@@ -278,7 +284,16 @@ class Learner:
                 slot = (slot + 1) % room
             self.labels[slot], self.memory[slot] = label, packed
 
-    def step(self, x: npt.NDArray[np.float32], y: list[int], replay: int) -> None:
+    def store(self, x: npt.NDArray[np.float32], y: list[int]) -> None:
+        """What zge_replay_store_f32 does: each sample a step of its own that keeps and no more."""
+        clamped = self.clamped
+        for row, label in zip(x, y, strict=True):
+            if self.network.replay_samples:
+                self.keep(self.codes(row[None]).T, [label])
+                self.now += 1
+        self.clamped = clamped
+
+    def step(self, x: npt.NDArray[Any], y: list[int], replay: int) -> None:
         new = self.codes(x).T
         labels, columns = list(y), [new]
         if self.labels and self.learn != "none":
@@ -349,18 +364,26 @@ class Learner:
         state = a.learner()
         assert state is not None
         found = {
-            k: state[k] for k in ("steps", "samples", "rewired", "clamped", "cursor", "correct")
+            k: state[k]
+            for k in ("steps", "samples", "rewired", "clamped", "cursor", "correct", "remembered")
         }
         assert found == {
             "steps": self.now, "samples": self.samples, "rewired": self.rewired,
             "clamped": self.clamped, "cursor": self.cursor, "correct": self.correct,
+            "remembered": len(self.labels),
         }  # fmt: skip
+        assert gathered(a) == self.gathered
         if self.network.replay_samples and self.labels:
             codes = np.stack(self.memory).astype(np.uint8)
             packed = files.pack_codes(codes, self.network.replay_bits)
             room = self.network.replay_samples
-            head = (2 * self.network.classes + 3) // 4 * 4
+            classes = self.network.classes
+            head = (2 * classes + 3) // 4 * 4
             section = a.section(net.REPLAY)
-            assert section[head : head + len(self.labels)].tolist() == self.labels
-            held = section[head + room :].reshape(room, -1)[: len(packed)]
+            counts = np.bincount(self.labels, minlength=classes)
+            assert np.array_equal(section[: 2 * classes].view("<u2"), counts), "counts"
+            wide = 2 if classes > 256 else 1
+            labels = section[head : head + wide * room].view(f"<u{wide}")
+            assert labels[: len(self.labels)].tolist() == self.labels
+            held = section[head + wide * room :].reshape(room, -1)[: len(packed)]
             assert np.array_equal(held, packed), "the replay"

@@ -41,6 +41,9 @@ NETWORKS: dict[str, Network] = {
     "replay-8-bit": nets.network(
         (1, 24, 1), (sparse(24, 12, 8, 4),), 4, replay_samples=9, replay_bits=8, batch=8
     ),
+    "labels-of-two-bytes": nets.network(
+        (1, 9, 1), (sparse(9, 7, 3),), 300, replay_samples=11, replay_bits=4, batch=4
+    ),
 }
 
 
@@ -53,12 +56,14 @@ def _start(name: str, **learner: Any) -> tuple[Model, reference.Learner]:
     return Model(buffer, name), reference.Learner(buffer)
 
 
-def _run(model: Model, twin: reference.Learner, steps: int) -> None:
+def _run(model: Model, twin: reference.Learner, steps: int, dtype: type = np.float32) -> None:
     """Steps of every size with all of the replay that fits, compared after each few."""
     network = model.arena.network
     learner = Learner(model)
     x, y = nets.samples(network, 4 * network.batch, seed=5)
     x = x * np.float32(1.3) - np.float32(0.1)  # some values outside what the coding expresses
+    if dtype is np.uint8:
+        x = np.clip(x * 2, 0, 255).astype(np.uint8)
     rng = np.random.default_rng(7)
     for step in range(steps):
         n = int(rng.integers(1, network.batch + 1))
@@ -88,6 +93,123 @@ def test_core_leaves_what_the_reference_leaves(name: str, variant: str) -> None:
     Model(nets.buffer(model.arena.buffer.tobytes()))
 
 
+def _random_case(seed: int) -> tuple[Network, int, dict[str, Any], type]:
+    """Any network, zero point and settings that the format holds, as small as the twin is slow."""
+    rng = np.random.default_rng(seed)
+
+    def one(*of: Any) -> Any:
+        return of[int(rng.integers(len(of)))]
+
+    block = one(1, 4, 8, 16)
+    inputs = width = block * int(rng.integers(2, 80 // block + 2))
+    layers = []
+    for _ in range(int(rng.integers(1, 4))):
+        block = block if width % block == 0 else 1
+        units = one(1, block) * int(rng.integers(1, 20))
+        fan_in = block * int(rng.integers(1, min(width, 40) // block + 1))
+        layers.append(sparse(width, units, fan_in, block) if rng.random() < 0.8
+                      else dense(width, units))  # fmt: skip
+        width = units
+    samples = int(rng.integers(0, 24))
+    network = nets.network(
+        (1, inputs, 1), tuple(layers), int(rng.integers(2, 9)), batch=2 ** int(rng.integers(0, 6)),
+        groups=one(1, inputs), replay_samples=samples, replay_bits=one(4, 8) if samples else 0,
+        align=one(8, 16, 32, 64),
+    )  # fmt: skip
+    settings = {
+        "rate": float(10 ** rng.uniform(-4, 0.9)), "strategy": one("rigl", "rigl", "set", "static"),
+        "swaps": int(rng.integers(0, 9)), "gather": int(rng.integers(1, 60)),
+        "learn": one("all", "all", "all", "head"),
+    }  # fmt: skip
+    return network, one(0, 128, 255), settings, one(np.float32, np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_any_network_learns_as_the_reference_does(seed: int, variant: str) -> None:
+    network, z_in, settings, dtype = _random_case(seed)
+    parameters = nets.parameters(network, seed)
+    parameters.layers[0].z_in = z_in
+    parameters.learner = arena.LearnerParameters(key=seed * 0x9E3779B9 % 2**32, **settings)
+    buffer = nets.buffer(arena.write(network, parameters))
+    twin = reference.Learner(buffer)
+    model = Model(buffer)
+    _run(model, twin, 16, dtype)
+    model.seal()
+    Model(nets.buffer(model.arena.buffer.tobytes()))
+
+
+def test_random_networks_cover_what_they_should() -> None:
+    cases = [_random_case(seed) for seed in range(25)]
+    layers = [layer for network, *_ in cases for layer in network.layers]
+    assert {x.block for x in layers if x.kind == net.SPARSE} == {1, 4, 8, 16}
+    assert {network.batch for network, *_ in cases} >= {1, 2, 4, 8, 16, 32}
+    assert {network.replay_bits for network, *_ in cases} == {0, 4, 8}
+    assert {settings["strategy"] for _, _, settings, _ in cases} == {"rigl", "set", "static"}
+    assert {z_in for _, z_in, _, _ in cases} == {0, 128, 255}
+
+
+@pytest.mark.parametrize("name", ["replay-4-bit", "replay-8-bit", "labels-of-two-bytes", "table"])
+def test_samples_stored_without_learning(name: str, variant: str) -> None:
+    model, twin = _start(name)
+    learner = Learner(model)
+    x, y = nets.samples(model.arena.network, 30, seed=9)
+    for at in (0, 7, 20):
+        learner.remember(x[at : at + 10], y[at : at + 10])
+        twin.store(x[at : at + 10], y[at : at + 10].tolist())
+        twin.check(model.arena.buffer)
+    _run(model, twin, 6)
+
+
+@pytest.mark.parametrize("name", ["one-sparse-b1", "two-hidden-mixed", "replay-4-bit", "no-hidden"])
+@pytest.mark.parametrize("strategy", ["rigl", "set"])
+def test_sealed_read_and_continued_is_as_if_never_stopped(name: str, strategy: str) -> None:
+    network = NETWORKS[name]
+    x, y = nets.samples(network, 40)
+    left = []
+    for stops in ((), (3, 11, 12, 30)):
+        model, _ = _start(name, strategy=strategy, gather=40)
+        for i in range(40):
+            if i in stops:
+                model.seal()
+                model = Model(nets.buffer(model.arena.buffer.tobytes()))
+            Learner(model).learn_one(x[i], str(y[i]))
+        assert model.arena.generation == len(stops)
+        model.arena.buffer[16:24] = 0  # the generation
+        model.seal()
+        left.append(model.arena.buffer.tobytes())
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinity", "label", "replay", "count"])
+def test_step_that_is_refused_changes_no_byte(fault: str, variant: str) -> None:
+    model, _ = _start("replay-4-bit")
+    learner = Learner(model)
+    x, y = nets.samples(model.arena.network, 16)
+    learner.learn_many(x, y)
+    before = model.arena.buffer.copy()
+    n, replay = 4, 2
+    learner._y[:n] = y[:n]
+    if fault == "nan":
+        x[3, -1] = np.nan
+    elif fault == "infinity":
+        x[3, 0] = -np.inf
+    elif fault == "label":
+        learner._y[3] = 4
+    elif fault == "replay":
+        replay = learner.batch - n + 1
+    else:
+        n = 0
+    status = {
+        "nan": core.E_INPUT, "infinity": core.E_INPUT, "label": core.E_LABEL,
+        "replay": core.E_ARGUMENT, "count": core.E_ARGUMENT,
+    }[fault]  # fmt: skip
+    learner._x_f32[:4] = x[:4]
+    assert status == core.lib.zge_learner_step_f32(
+        model._handle, learner._x_f32_at, learner._y_at, n, replay, None, None
+    )
+    assert np.array_equal(model.arena.buffer, before)
+
+
 @pytest.mark.parametrize("learn", ["head", "none"])
 def test_frozen_parts_stay(learn: str, variant: str) -> None:
     model, twin = _start("replay-4-bit", learn=learn)
@@ -105,10 +227,26 @@ def test_strategies(name: str, strategy: str, variant: str) -> None:
     assert (twin.rewired > 0) == (strategy == "set")
 
 
-@pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-9])
+@pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-9, 1e-40])
 def test_rates_at_the_ends_of_their_range(rate: float, variant: str) -> None:
     model, twin = _start("one-sparse-b4", rate=rate)
     _run(model, twin, 20)
+
+
+def test_step_without_a_bound_ends_at_the_weights(variant: str) -> None:
+    # A coefficient that is no float any more once the rate is multiplied in.
+    network = NETWORKS["one-sparse-b1"]
+    parameters = nets.parameters(network, seed=2)
+    parameters.learner = arena.LearnerParameters(key=2, rate=8.0, strategy="set", gather=8)
+    data = bytearray(arena.write(network, parameters))
+    at = arena.Arena(nets.buffer(bytes(data))).offsets[net.LEARNER][0] + net.LEARNER_BYTES
+    np.frombuffer(data, "<f4", 2 * len(network.layers), at)[:] = 2.9e38
+    arena.sign(memoryview(data))
+    buffer = nets.buffer(bytes(data))
+    twin = reference.Learner(buffer)
+    with np.errstate(over="ignore"):
+        _run(Model(buffer), twin, 12)
+    assert int(np.abs(twin.layers[-1].v).max()) == 127 * 16
 
 
 def test_zero_swaps_rewire_nothing(variant: str) -> None:

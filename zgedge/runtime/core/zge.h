@@ -196,7 +196,8 @@ ZGE_API zge_status zge_model_seal(zge_model *m);
  *   classes [n] index of the largest logit, the lowest index where several are equal; -1 (unknown) where
  *           the score is below the arena's threshold
  *   scores  [n] softmax of that class times 32,768; may be null
- * Fails: ZGE_E_ARGUMENT; ZGE_E_INPUT at the first sample with NaN or infinity, samples before it done. */
+ * Fails: ZGE_E_ARGUMENT; ZGE_E_INPUT where a sample holds NaN or infinity: the full batches before its own
+ * are done then. */
 ZGE_API zge_status zge_model_predict_f32(zge_model *m, const float *x, uint32_t n, int32_t *classes,
                                          uint16_t *scores);
 ZGE_API zge_status zge_model_predict_u8(zge_model *m, const uint8_t *x, uint32_t n, int32_t *classes,
@@ -214,7 +215,8 @@ ZGE_API zge_status zge_learner_config(const zge_model *m, zge_config *config);
 
 /* One learning step (a tick): predict `n` new samples, learn from them together with up to `replay`
  * samples drawn from the replay, rewire at most one row, remember the new samples.
- *   x [n][inputs] raw values; y [n] classes; n >= 1, n + replay <= batch (replay is cut to what is held)
+ *   x [n][inputs] raw values; y [n] classes; n >= 1, n + replay <= batch. Samples are drawn from the replay
+ *   with repetition; none where it holds none or learning is frozen
  *   classes [n] what was predicted before learning; may be null
  *   tick may be null
  * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_LABEL, ZGE_E_INPUT (nothing learned). */
@@ -223,7 +225,7 @@ ZGE_API zge_status zge_learner_step_f32(zge_model *m, const float *x, const uint
 ZGE_API zge_status zge_learner_step_u8(zge_model *m, const uint8_t *x, const uint16_t *y, uint32_t n,
                                        uint32_t replay, int32_t *classes, zge_tick *tick);
 
-/* Remember samples without learning from them; forget all remembered samples.
+/* Remember samples without learning from them (each counts as a step of the generator); forget all.
  * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_LABEL, ZGE_E_INPUT. */
 ZGE_API zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y, uint32_t n);
 ZGE_API zge_status zge_replay_clear(zge_model *m);

@@ -149,7 +149,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         f"before learning: {results.percent(result['shifted'])} %.",
         f"- Learning: {SAMPLES:,} labelled samples, by the core, in integers; the schedule is "
         "that of `Learner.anneal`: rate 0.5 falling to 0.05, blocks replaced at a visit falling "
-        "from half a row's to none at three quarters.",
+        "from three quarters of a row's to none at 60 %.",
         f"- Arena, everything included: {sizes['0']:,} bytes without replay, "
         + ", ".join(f"{sizes[str(r)]:,} with {r} samples" for r in REPLAYS)
         + ".",

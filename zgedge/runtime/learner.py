@@ -14,7 +14,11 @@ from zgedge.errors import DataError, ModelError, UsageError
 from zgedge.runtime import core_library as core
 from zgedge.runtime.model import Model
 
-REWIRE_UNTIL = 0.75
+# The schedule of `Learner.anneal`, measured in docs/decisions.md.
+ANNEAL_TO = 0.1
+REWIRE_SHARE = 0.75
+REWIRE_UNTIL = 0.6
+REWIRE_GATHER = 16
 
 
 class Learner:
@@ -100,15 +104,17 @@ class Learner:
         """Set rate and swaps for a run of known length of which the share `done` (0..1) is over.
 
         The rate falls from `rate` to a tenth of it, by a constant factor a step; the blocks
-        replaced at a visit fall from half a row's to none at three quarters of the run (the shape
-        of RigL's schedule, Evci et al. 2020; the constants are measured,
-        docs/results/adaptation.md).
+        replaced at a visit fall from three quarters of a row's to none at 60 % of the run (the
+        shape of RigL's schedule, Evci et al. 2020; the constants are measured,
+        docs/decisions.md).
         """
         rows = [x.per_row for x in self.model.arena.network.layers if x.per_row]
-        most = min(255, max(rows) / 2) if rows else 1
+        most = min(255.0, REWIRE_SHARE * max(rows)) if rows else 1.0
         left = 1 - done / REWIRE_UNTIL
         self.configure(
-            rate=rate * 0.1**done, swaps=max(1, round(most * left)) if left > 0 else 0, gather=32
+            rate=rate * ANNEAL_TO**done,
+            swaps=max(1, round(most * left)) if left > 0 else 0,
+            gather=REWIRE_GATHER,
         )
 
     def freeze(self, what: str = "all") -> None:

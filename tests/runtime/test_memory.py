@@ -132,3 +132,15 @@ def test_a_million_steps(model: str) -> None:
     found = prover.prove(model, 1_000_000)
     assert found["passed"], found["reasons"]
     assert found["rewired"] > 10_000
+
+
+def test_peak_is_that_of_the_process_and_not_of_the_one_that_started_it(model: str) -> None:
+    script = (
+        "from zgedge.runtime import prover\n"
+        "held = b'x' * (300 << 20)\n"
+        f"print(prover.prove({model!r}, 200)['peak'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 200 << 20

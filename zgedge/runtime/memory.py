@@ -88,13 +88,17 @@ class Meter:
         row[FILES] = self._process.num_fds()
         del full
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        row[PEAK], row[MINOR], row[MAJOR] = usage.ru_maxrss * 1024, usage.ru_minflt, usage.ru_majflt
+        row[MINOR], row[MAJOR] = usage.ru_minflt, usage.ru_majflt
         del usage
         self._fill(self._status)
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        row[PEAK] = self._kilobytes(b"\nVmHWM:")
         row[DATA] = self._kilobytes(b"\nVmData:")
         self._fill(self._rollup)
         row[RSS] = self._kilobytes(b"\nRss:")
         row[USS] = self._kilobytes(b"\nPrivate_Clean:") + self._kilobytes(b"\nPrivate_Dirty:")
+        # The kernel's own mark is kept in batches; the exact reading may be above it.
+        row[PEAK] = max(row[PEAK], row[RSS])
         row[STEP] = step
         self.count += 1
         return row

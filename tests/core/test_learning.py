@@ -160,6 +160,17 @@ def test_samples_stored_without_learning(name: str, variant: str) -> None:
     _run(model, twin, 6)
 
 
+@pytest.mark.parametrize("name", ["replay-4-bit", "replay-8-bit", "labels-of-two-bytes"])
+def test_what_is_forgotten_leaves_no_byte(name: str) -> None:
+    model, _ = _start(name)
+    learner = Learner(model)
+    learner.remember(*nets.samples(model.arena.network, 40))
+    assert model.arena.section(net.REPLAY).any()
+    learner.forget()
+    assert not model.arena.section(net.REPLAY).any()
+    assert learner.status()["remembered"] == 0
+
+
 @pytest.mark.parametrize("name", ["one-sparse-b1", "two-hidden-mixed", "replay-4-bit", "no-hidden"])
 @pytest.mark.parametrize("strategy", ["rigl", "set"])
 def test_sealed_read_and_continued_is_as_if_never_stopped(name: str, strategy: str) -> None:
@@ -227,7 +238,7 @@ def test_strategies(name: str, strategy: str, variant: str) -> None:
     assert (twin.rewired > 0) == (strategy == "set")
 
 
-@pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-9, 1e-40])
+@pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-6, 3e-7, 1e-9, 1e-40])
 def test_rates_at_the_ends_of_their_range(rate: float, variant: str) -> None:
     model, twin = _start("one-sparse-b4", rate=rate)
     _run(model, twin, 20)

@@ -73,3 +73,15 @@ def test_the_timed_learner_rewires_at_least_once_a_step(batch: int, pixels: bool
     learner.runner.run(300)
     assert learner.learner.status()["steps"] == 300
     assert learner.rewired_per_step >= 1.0
+
+
+def test_proof_prints_its_json_and_writes_its_file(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "proof.md"
+    printed = command(
+        "zgedge.bench.proof", "--seeds", "1", "--steps", "2000", "--budget", "4KB", "--json",
+        "--out", str(out),
+    )  # fmt: skip
+    result = json.loads(printed)
+    assert [row["leak"] for row in result["runs"]] == [0, 64, 64]
+    assert "| 2,000 | none | 1 of 1 | 0 | 0 |" in out.read_text()

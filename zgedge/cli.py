@@ -26,6 +26,7 @@ import zgedge
 from zgedge import arena as files
 from zgedge.budget import Plan, Task, format_size, parse_size, plan
 from zgedge.errors import BudgetError, DataError, ProofError, UsageError, ZgedgeError
+from zgedge.network import SPARSE
 from zgedge.report import bytemap
 from zgedge.report.screen import Screen, screen, table
 from zgedge.runtime import Learner, Model
@@ -195,7 +196,6 @@ def train(
             "interrupted": result.interrupted,
         })  # fmt: skip
         return
-    to.line()
     if result.interrupted:
         to.line(f"Interrupted: the best of {len(result.history)} epochs is kept.", "yellow")
     spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
@@ -211,6 +211,8 @@ def train(
     steps.append(("answers, one a line", f"zgedge predict {path} {source}"))
     if not no_learning:
         steps.append(("go on learning, in the same bytes", f"zgedge adapt {path} NEW_DATA"))
+    if any(layer.kind == SPARSE for layer in result.network.layers) and not no_learning:
+        # A proof needs connections that move.
         steps.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
     width = max(len(command) for _, command in steps)
     beside = 2 + width + 2 + max(len(what) for what, _ in steps) <= to.width
@@ -275,6 +277,7 @@ def _epochs(quiet: bool) -> Iterator[Callable[[Epoch], None] | None]:
     console = None if Console is None else Console(stderr=True)
     if console is None or not console.is_terminal:
         yield _lines()
+        click.echo(err=True)
         return
     columns = (
         TextColumn("training"), BarColumn(), TextColumn("{task.fields[text]}"),
@@ -486,9 +489,13 @@ def _inputs(
 
     network = model.arena.network
     window = network.shape[0] if network.task == "series" else None
+    if hop is not None and window is None:
+        raise UsageError(
+            f"{model.name} was not trained on windows, so --hop means nothing.", "Leave it out."
+        )
     return sources.load_inputs(
-        data, features=model.inputs, data_dir=data_dir, label=label, window=window,
-        hop=hop if window else None, part=part,
+        data, features=model.inputs, data_dir=data_dir, label=label, window=window, hop=hop,
+        part=part,
     )  # fmt: skip
 
 

@@ -191,6 +191,12 @@ def test_prove(model: Path) -> None:
     assert model.read_bytes() == before
 
 
+def test_peak_of_a_proof_is_its_own_not_that_of_the_process_that_asks(model: Path) -> None:
+    here = np.ones(100 << 20, np.uint8)
+    found = run_json("prove", model, "--steps", "100")
+    assert found["rss"] <= found["peak"] < here.nbytes
+
+
 def test_prove_in_words(model: Path) -> None:
     said = run("prove", model, "--steps", "2000", "--data", "digits").stdout
     assert "PROVED: it learned" in said
@@ -331,3 +337,53 @@ def test_coloured_output_ends_as_plain_output_does_when_its_reader_has_gone(mode
     child.stderr.close()
     assert child.wait() == READER_GONE
     assert said == ""
+
+
+def test_file_of_a_newer_version(model: Path) -> None:
+    blob = bytearray(model.read_bytes())
+    blob[4:6] = (99).to_bytes(2, "little")
+    model.write_bytes(blob)
+    for args in (
+        ("info", model),
+        ("predict", model, "digits"),
+        ("prove", model, "--steps", "1000"),
+    ):
+        said = refused(*args, code=4)
+        assert str(model) in said
+        assert "newer" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--steps", "99"), "99 steps"),
+        (("--steps", "0"), "0 steps"),
+        (("--steps", "-5"), "-5 steps"),
+        (("--steps", "1000", "--leak", "-1"), "-1 bytes"),
+        (("--steps", "1000", "--hop", "4", "--data", "digits"), "not trained on windows"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_proof_that_means_nothing(model: Path, args: tuple[str, ...], says: str) -> None:
+    assert says in refused("prove", model, *args, code=2)
+
+
+@pytest.mark.parametrize("name", ["mnst", "none.csv", "none.npz", "none.npy,no.npy", "no/folder/"])
+def test_data_that_are_not_there(model: Path, name: str) -> None:
+    assert name.split(",")[0].rstrip("/") in refused("predict", model, name, code=3)
+    refused("train", name, "--budget", "4KB", "--out", model.parent / "m.zge", code=3)
+    assert not (model.parent / "m.zge").exists()
+    found = run_json("data", "check", name, code=3)
+    assert found["error_count"] == 1
+    assert "Did you mean mnist" in refused("predict", model, "mnst", code=3)
+
+
+def test_a_proof_is_only_suggested_where_connections_can_move(tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text(csv_text(table(90, columns=3)))
+    for data, told in ((tmp_path / "few.csv", False), ("digits", True)):
+        said = run(
+            "train", data, "--budget", "4KB", "--epochs", "1", "--out", tmp_path / "m.zge",
+            *(() if told else ("--label", "kind")),
+        ).stdout  # fmt: skip
+        assert ("zgedge prove" in said) == told
+        assert ("--label kind" in said) != told

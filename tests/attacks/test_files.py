@@ -278,15 +278,20 @@ def test_sizes_near_2_32(name: str, value: int) -> None:
 
 
 def test_products_that_wrap_at_2_32() -> None:
-    # 65,536 x 65,536 is 0 in 32 bits: no section may pass for such a layer's.
-    def change(b: bytearray) -> None:
-        struct.pack_into("<I", b, 0, 65_536)
-        struct.pack_into("<IIH", b, 12, 1, 65_536, 1)
-        struct.pack_into("<III", b, net.NET_BYTES + 4, 65_536, 65_536, 65_536)
-        struct.pack_into("<II", b, net.NET_BYTES + net.LAYER_BYTES + 4, 65_536, 3)
-        struct.pack_into("<I", b, net.NET_BYTES + net.LAYER_BYTES + 12, 65_536)
-
-    assert status_of(with_part(PLAIN, net.NET, change)) == SECTION
+    # 65,536 x 65,536 is 0 in 32 bits: all sections are as long as such sums would demand.
+    wide = 65_536
+    network = bytearray(dict(parts_of(PLAIN))[net.NET])
+    struct.pack_into("<I", network, 0, wide)
+    struct.pack_into("<IIH", network, 12, 1, wide, 1)
+    struct.pack_into("<III", network, net.NET_BYTES + 4, wide, wide, wide)
+    head = net.NET_BYTES + net.LAYER_BYTES
+    struct.pack_into("<III", network, head + 4, wide, 3, wide)
+    rows = b"".join(struct.pack(f"<{n}i{n}f", *[0] * n, *[1.0] * n) for n in (wide, 3))
+    parts = {
+        **dict(parts_of(PLAIN)), net.NET: bytes(network), net.ROWS: rows,
+        net.WEIGHTS: bytes(3 * wide), net.ACTIVATIONS: bytes(2 * wide + 4 * 3),
+    }  # fmt: skip
+    assert status_of(laid_out(list(parts.items()), 64, False)) == SECTION
 
 
 @pytest.mark.parametrize("batch", [0, 3, 5, 63, 65, 128, 65_535])

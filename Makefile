@@ -65,6 +65,10 @@ bench: .venv/zgedge-all
 	$(bin)/python -m zgedge.bench.accuracy equal-bytes --data mnist \
 		--budget 12KB,48KB --out docs/results/mnist.md
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
+	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
+	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md
+	@tools/get_qemu.sh
+	$(bin)/python tools/platforms.py --out docs/results/platforms.md
 	$(bin)/python tools/overview.py measure
 	$(bin)/python tools/overview.py draw
 

@@ -211,6 +211,20 @@ def test_layer_shape_that_lies(layer: int, field: str, value: int) -> None:
     assert _refused(_changed(LEARNING, change)) in (SHAPE, SECTION)
 
 
+@pytest.mark.parametrize(
+    ("network", "at", "form", "value"),
+    [(LEARNING, net.NET_BYTES + net.LAYER_BYTES + 3, "<B", 1), (LEARNING, 26, "<H", 32_769),
+     (PLAIN, 24, "<H", 2), (PLAIN, 28, "<I", 5), (LEARNING, 32, "<H", 0), (PLAIN, 32, "<H", 4)],
+    ids=["zero-point-of-hidden", "unknown", "batch-without-learning", "replay-without-learning",
+         "replay-of-no-bits", "bits-of-no-replay"],
+)  # fmt: skip
+def test_shape_that_only_some_files_have(network: Network, at: int, form: str, value: int) -> None:
+    def change(d: bytearray, where: Callable[[int], int]) -> None:
+        struct.pack_into(form, d, where(net.NET) + at, value)
+
+    assert _refused(_changed(network, change)) == SHAPE
+
+
 @pytest.mark.parametrize("kind", [0, 3, 16, 17, 32, 255])
 def test_layer_kind_that_is_not_run(kind: int) -> None:
     def change(d: bytearray, where: Callable[[int], int]) -> None:
@@ -295,6 +309,22 @@ def test_learner_state_that_means_nothing(at: int, form: str, value: float) -> N
         struct.pack_into(form, d, where(net.LEARNER) + at, value)
 
     assert _refused(_changed(LEARNING, change)) == STATE
+
+
+@pytest.mark.parametrize("most", [3 * 255 * 127, -3 * 255 * 127])
+def test_gradient_larger_than_what_was_gathered(most: int) -> None:
+    hidden = LEARNING.layers[1].inputs
+
+    def change(by: int) -> Callable[[bytearray, Callable[[int], int]], None]:
+        def change(d: bytearray, where: Callable[[int], int]) -> None:
+            struct.pack_into("<I", d, where(net.LEARNER) + 52, 3)
+            at = where(net.SCRATCH) + 4 * hidden * LEARNING.batch + 4 * 23
+            struct.pack_into("<i", d, at, most + by)
+
+        return change
+
+    Model(nets.buffer(bytes(_changed(LEARNING, change(0)))))
+    assert _refused(_changed(LEARNING, change(1 if most > 0 else -1))) == STATE
 
 
 @pytest.mark.parametrize("label", [0, 4, 255])

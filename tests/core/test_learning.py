@@ -244,20 +244,26 @@ def test_rates_at_the_ends_of_their_range(rate: float, variant: str) -> None:
     _run(model, twin, 20)
 
 
-def test_step_without_a_bound_ends_at_the_weights(variant: str) -> None:
-    # A coefficient that is no float any more once the rate is multiplied in.
+def test_steps_without_bound_end_at_the_bounds(variant: str) -> None:
+    # Coefficients that are no float any more once the rate is multiplied in; biases at their ends.
     network = NETWORKS["one-sparse-b1"]
     parameters = nets.parameters(network, seed=2)
     parameters.learner = arena.LearnerParameters(key=2, rate=8.0, strategy="set", gather=8)
+    bounds = [2**31 - 1 - layer.width * 255 * 127 for layer in network.layers]
+    head = parameters.layers[-1].bias
+    head[::2], head[1::2] = bounds[-1], -bounds[-1]
     data = bytearray(arena.write(network, parameters))
     at = arena.Arena(nets.buffer(bytes(data))).offsets[net.LEARNER][0] + net.LEARNER_BYTES
     np.frombuffer(data, "<f4", 2 * len(network.layers), at)[:] = 2.9e38
     arena.sign(memoryview(data))
     buffer = nets.buffer(bytes(data))
     twin = reference.Learner(buffer)
+    model = Model(buffer)
     with np.errstate(over="ignore"):
-        _run(Model(buffer), twin, 12)
+        _run(model, twin, 12)
     assert int(np.abs(twin.layers[-1].v).max()) == 127 * 16
+    model.seal()
+    Model(nets.buffer(model.arena.buffer.tobytes()))
 
 
 def test_zero_swaps_rewire_nothing(variant: str) -> None:

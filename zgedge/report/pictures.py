@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zgedge.errors import DataError, MissingExtraError, ZgedgeError
 
@@ -54,8 +55,10 @@ def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     axes = figure.subplots(rows, 2, squeeze=False)
     _accuracy(axes[0][0], epochs)
     _rewired(axes[0][1], epochs)
+    # One scale for all, so that start and end can be compared.
+    most = max((float(_grid(event).max()) for event in wires), default=0.0)
     for axis, event in zip(axes[-1] if wires else [], wires, strict=False):
-        _wires(figure, axis, event)
+        _wires(figure, axis, event, most)
     for axis in axes[-1][len(wires) :] if wires else []:
         axis.axis("off")
     figure.suptitle(f"{start.get('data', 'training')}, {start.get('strategy', '')}".rstrip(", "))
@@ -96,15 +99,22 @@ def _rewired(axis: Any, epochs: list[dict[str, Any]]) -> None:
         axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center")
 
 
-def _wires(figure: Any, axis: Any, event: dict[str, Any]) -> None:
-    counts = np.asarray(event["counts"], float)
-    height, width, channels = event["shape"]
+def _grid(event: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """Wires on each place of the input, [height, width], channels added up."""
+    counts = np.asarray(event["counts"], np.float64)
+    grid: npt.NDArray[np.float64] = counts.reshape(event["shape"]).sum(axis=2)
+    return grid
+
+
+def _wires(figure: Any, axis: Any, event: dict[str, Any], most: float) -> None:
+    grid = _grid(event)
     axis.set_title(f"wires on each input, {event['when']} of training")
-    if height > 1:
-        grid = counts.reshape(height, width, channels).sum(axis=2)
-        figure.colorbar(axis.imshow(grid, cmap="viridis"), ax=axis)
+    if len(grid) > 1:
+        image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=most)
+        figure.colorbar(image, ax=axis)
         axis.set_xticks([])
         axis.set_yticks([])
     else:
-        axis.bar(np.arange(counts.size), counts.reshape(-1), 1.0)
+        axis.bar(np.arange(grid.size), grid.reshape(-1), 1.0)
+        axis.set_ylim(0, max(1.0, 1.05 * most))
         axis.set_xlabel("input")

@@ -85,6 +85,15 @@ def test_bytes_too_many(more: int) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("more", [1, 8, 64])
+def test_bytes_behind_the_last_section_that_the_header_counts(name: str, more: int) -> None:
+    data = bytearray(nets.file(FILES[name]) + b"\0" * more)
+    struct.pack_into("<I", data, 8, len(data))
+    arena.sign(memoryview(data))
+    assert _refused(data) == SECTION
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_every_flipped_bit_is_noticed(name: str) -> None:
     buffer = nets.buffer(nets.file(FILES[name]))
     handle = np.zeros(core.lib.zge_model_bytes() + 64, np.uint8)
@@ -223,6 +232,16 @@ def test_shape_that_only_some_files_have(network: Network, at: int, form: str, v
         struct.pack_into(form, d, where(net.NET) + at, value)
 
     assert _refused(_changed(network, change)) == SHAPE
+
+
+def test_height_width_and_channels_whose_product_is_right_modulo_2_to_the_64() -> None:
+    shape = (22_871_553, 644_348_652, 60_082)
+    assert shape[0] * shape[1] * shape[2] % 2**64 == LEARNING.inputs
+
+    def change(d: bytearray, where: Callable[[int], int]) -> None:
+        struct.pack_into("<IIH", d, where(net.NET) + 12, *shape)
+
+    assert _refused(_changed(LEARNING, change)) == SHAPE
 
 
 @pytest.mark.parametrize("kind", [0, 3, 16, 17, 32, 255])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from zgedge import arena as files
 from zgedge.errors import DataError, ModelError, UsageError
 from zgedge.runtime import core_library as core
-from zgedge.runtime.model import Model
+from zgedge.runtime.model import NUMBERS, Model
 
 # The schedule of `Learner.anneal`, measured in docs/decisions.md.
 ANNEAL_TO = 0.1
@@ -83,22 +84,27 @@ class Learner:
         gather: int | None = None,
         learn: str | None = None,
     ) -> None:
-        """Change how it learns; the arena keeps it. Raises UsageError for a value out of range."""
-        c = self._config
+        """Change how it learns; the arena keeps it. Raises UsageError for a value out of range,
+        and nothing is changed then."""
+        c = core.Config.from_buffer_copy(self._config)
         if rate is not None:
-            c.rate = rate
+            try:
+                c.rate = float(rate)
+            except (TypeError, ValueError) as e:
+                raise UsageError(f"rate={rate!r} is not a number.") from e
         if strategy is not None:
             c.strategy = _number("strategy", strategy, files.STRATEGIES)
         if learn is not None:
             c.learn = _number("learn", learn, files.LEARN)
         if swaps is not None:
-            c.swaps = swaps
+            c.swaps = _count("swaps", swaps)
         if gather is not None:
-            c.gather = gather
+            c.gather = _count("gather", gather)
         core.check(
             core.lib.zge_learner_configure(self.model._handle, ctypes.byref(c)),
             f"{self.model.name}: the learner's settings",
         )
+        self._config = c
 
     def anneal(self, done: float, *, rate: float = 0.5) -> None:
         """Set rate and swaps for a run of known length of which the share `done` (0..1) is over.
@@ -143,16 +149,23 @@ class Learner:
         return numbers
 
     def _label_number(self, label: Any) -> int:
-        number = self._index.get(label)
+        if isinstance(label, np.ndarray) and label.ndim == 0:
+            label = label.item()
+        try:
+            number = self._index.get(label)
+        except TypeError:  # a list, say
+            self._no_class(label)
         if number is None and isinstance(label, str) and self.model.int_classes:
-            number = self._index.get(int(label)) if label.lstrip("-").isdigit() else None
+            digits = label[1:] if label.startswith("-") else label
+            whole = digits.isascii() and digits.isdigit()
+            number = self._index.get(int(label)) if whole else None
         if number is None and not self.model.int_classes:
             number = self._index.get(str(label))
         if number is None:
             self._no_class(label)
-        return number  # type: ignore[return-value]
+        return number
 
-    def _no_class(self, label: Any) -> None:
+    def _no_class(self, label: Any) -> NoReturn:
         raise DataError(
             f"The label {label!r} is not a class of {self.model.name}.",
             f"Its classes are {', '.join(map(str, self.model._labels[:-1][:20]))}.",
@@ -165,11 +178,14 @@ class Learner:
         Returns the label that was predicted before learning. Raises DataError for a wrong shape,
         NaN, infinities or a label that the model has not; nothing is learned then.
         """
-        if type(x) is not np.ndarray or x.shape != self.model._shape:
-            x = self.model.rows(np.reshape(np.asarray(x), (1, -1)))[0]
-        number = self._index.get(y)
+        if type(x) is not np.ndarray or x.shape != self.model._shape or x.dtype.kind not in NUMBERS:
+            x = self.model.rows(x[None] if isinstance(x, np.ndarray) else [x])[0]
+        try:
+            number = self._index.get(y)
+        except TypeError:
+            number = None
         self._y[0] = self._label_number(y) if number is None else number
-        self._step(x, 1, self.batch - 1 if replay is None else replay)
+        self._step(x, 1, self.batch - 1 if replay is None else _count("replay", replay))
         return self.model._labels[self._was[0]]
 
     def learn_many(self, x: Any, y: Any, *, replay: int = 0) -> npt.NDArray[Any]:
@@ -183,8 +199,8 @@ class Learner:
         numbers = self.label_numbers(y)
         if len(numbers) != len(x):
             raise DataError(f"There are {len(x)} samples and {len(numbers)} labels.")
-        size = self.batch - replay
-        if size < 1 or replay < 0:
+        size = self.batch - _count("replay", replay)
+        if size < 1:
             raise UsageError(f"replay={replay} is outside 0..{self.batch - 1}.")
         was = np.empty(len(x), np.int32)
         for at in range(0, len(x), size):
@@ -222,6 +238,8 @@ class Learner:
         numbers = self.label_numbers(y)
         if len(numbers) != len(x):
             raise DataError(f"There are {len(x)} samples and {len(numbers)} labels.")
+        if len(x) == 0:
+            return
         core.check(
             core.lib.zge_replay_store_f32(
                 self.model._handle, x.ctypes.data, numbers.ctypes.data, len(x)
@@ -244,6 +262,17 @@ class Learner:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the arena as a file, atomically. Raises ZgedgeError where that fails."""
         self.model.save(path)
+
+
+def _count(what: str, value: Any) -> int:
+    """A whole number that the core can take; it knows the range."""
+    try:
+        number = operator.index(value)
+    except TypeError as e:
+        raise UsageError(f"{what}={value!r} is not a whole number.") from e
+    if not 0 <= number < 1 << 32:
+        raise UsageError(f"{what}={value!r} is outside its range.")
+    return number
 
 
 def _number(what: str, value: str, of: tuple[str, ...]) -> int:

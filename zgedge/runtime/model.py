@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from zgedge import arena as files
 from zgedge.arena import Arena
-from zgedge.errors import DataError, ModelError
+from zgedge.errors import DataError, ModelError, UsageError
 from zgedge.runtime import core_library as core
 
 UNKNOWN = "unknown"
 UNKNOWN_INT = -1
+NUMBERS = "fiub"  # kinds of numpy's types that are copied to float32 or uint8 as they are
 
 
 class Model:
@@ -29,8 +30,15 @@ class Model:
     def __init__(self, buffer: files.UInt8, name: str = "model") -> None:
         """Open an arena in memory: uint8, its start a multiple of 8 bytes, not copied.
 
-        Raises ModelError where it is not a whole, sound model.
+        Raises ModelError where it is not a whole, sound model, UsageError where it is not writable
+        bytes that follow each other.
         """
+        whole = isinstance(buffer, np.ndarray) and buffer.dtype == np.uint8 and buffer.ndim == 1
+        if not (whole and buffer.flags.c_contiguous and buffer.flags.writeable):
+            raise UsageError(
+                f"{name}: a model is opened in a writable array of bytes.",
+                "Use Model.open(path), or zgedge.arena.aligned for memory of your own.",
+            )
         self.name = name
         self._handle_memory = ctypes.create_string_buffer(core.lib.zge_model_bytes() + 64)
         start = ctypes.addressof(self._handle_memory)
@@ -85,10 +93,10 @@ class Model:
                     raise TypeError("Complex data not supported")
                 with np.errstate(over="ignore"):
                     out = np.ascontiguousarray(x, dtype=np.float32)
-            except (TypeError, ValueError) as e:
+            except (TypeError, ValueError, OverflowError) as e:
                 raise DataError(f"The samples are not numbers: {e}.") from e
         if out.ndim > 2:
-            out = out.reshape(len(out), -1)
+            out = out.reshape(len(out), int(np.prod(out.shape[1:])))
         if out.ndim != 2 or out.shape[1] != self.inputs:
             raise DataError(
                 f"The samples have shape {np.shape(x)}; {self.name} takes (n, {self.inputs}).",
@@ -122,7 +130,7 @@ class Model:
 
     def predict_one(self, x: Any) -> Any:
         """Label of one sample x [inputs]. Raises DataError as `predict` does."""
-        if type(x) is np.ndarray and x.shape == self._shape:
+        if type(x) is np.ndarray and x.shape == self._shape and x.dtype.kind in NUMBERS:
             if x.dtype == np.uint8:
                 self._one_u8[:] = x
                 status = core.lib.zge_model_predict_u8(
@@ -140,7 +148,7 @@ class Model:
             if status:
                 core.check(status, self.name)
             return self._labels[self._class.value]
-        return self.predict(np.reshape(np.asarray(x), (1, -1)))[0]
+        return self.predict(x[None] if isinstance(x, np.ndarray) else [x])[0]
 
     def predict_proba(self, x: Any) -> npt.NDArray[np.float64]:
         """Softmax [n, classes] of samples x [n, inputs]; each row sums to 1.

@@ -160,6 +160,21 @@ def test_samples_stored_without_learning(name: str, variant: str) -> None:
     _run(model, twin, 6)
 
 
+def test_step_answers_what_a_prediction_would_have(variant: str) -> None:
+    network = NETWORKS["batch-64"]
+    parameters = nets.parameters(network, seed=4)
+    x, y = nets.samples(network, 64)
+    _, scores = Model(nets.buffer(arena.write(network, parameters))).predict_index(x)
+    parameters.unknown = int(np.sort(scores)[32])  # one sample's own score: not unknown
+    model = Model(nets.buffer(arena.write(network, parameters)))
+    expected, _ = model.predict_index(x)
+    assert np.array_equal(expected == -1, scores < parameters.unknown)
+    learner = Learner(model)
+    learner._y[:] = y
+    learner._step(x, 64, 0)
+    assert np.array_equal(learner._was, expected)
+
+
 @pytest.mark.parametrize("name", ["replay-4-bit", "replay-8-bit", "labels-of-two-bytes"])
 def test_what_is_forgotten_leaves_no_byte(name: str) -> None:
     model, _ = _start(name)

@@ -39,7 +39,8 @@ def parse_size(text: str | int) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     if match is None or match[2].upper() not in _UNITS:
         raise UsageError(
-            f"{text!r} is not a size.", "Write it as 256KB or 1MB; a bare number is bytes."
+            f"{text!r} is not a size.",
+            "Write it as 256KB or 1MB, at most 16MB; a bare number is bytes.",
         )
     # Hundreds of digits are an infinity, which is no integer.
     size = math.floor(min(float(match[1]) * _UNITS[match[2].upper()], 1e18))

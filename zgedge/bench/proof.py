@@ -57,7 +57,7 @@ def markdown(found: list[dict[str, Any]], budget: int) -> list[str]:
     seeds = sorted({row["seed"] for row in found})
     lines = results.heading(
         "Proof: memory does not grow",
-        "python -m zgedge.bench.proof --out docs/results/proof.md",
+        f"python -m zgedge.bench.proof --budget {budget} --out docs/results/proof.md",
         seeds,
         packages=("python", "numpy", "psutil", "zgedge"),
     )

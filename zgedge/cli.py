@@ -28,7 +28,7 @@ from zgedge.budget import Plan, Task, format_size, parse_size, plan
 from zgedge.errors import BudgetError, DataError, ProofError, UsageError, ZgedgeError
 from zgedge.network import SPARSE
 from zgedge.report import bytemap
-from zgedge.report.screen import Screen, screen, table
+from zgedge.report.screen import Screen, clean, screen, table
 from zgedge.runtime import Learner, Model
 
 if TYPE_CHECKING:
@@ -434,7 +434,7 @@ def predict(
         _print({**found, "unknown": int((numbers < 0).sum())})
         return
     for text, score in zip(labels, scores, strict=True):
-        click.echo(f"{text}\t{int(score) / 32768:.3f}")
+        click.echo(f"{clean(str(text))}\t{int(score) / 32768:.3f}")
 
 
 @main.command("eval", epilog=ENDS)

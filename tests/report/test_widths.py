@@ -12,7 +12,7 @@ from tests import nets
 from zgedge.budget import Task, plan
 from zgedge.network import Network
 from zgedge.report import bytemap
-from zgedge.report.screen import Plain, table
+from zgedge.report.screen import Plain, screen, table
 
 
 def network(budget: int) -> Network:
@@ -79,3 +79,13 @@ def test_info_without_rich_says_the_same(root: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert said[0] == said[1]
     assert "Byte map" in said[0]
+
+
+def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (Plain(), screen()):
+        out.spans([("a\x1b[2Jb", ""), ("größe\x07\x9b", "bold")])
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
+    assert "a?[2Jb" in shown
+    assert "größe" in shown

@@ -292,3 +292,10 @@ def test_dense_only_network_learns_without_wires() -> None:
         learner.learn_many(x, y)
     assert (learner.model.predict(x) == y).mean() > 0.9
     assert learner.status()["rewired"] == 0
+
+
+def test_label_of_thousands_of_digits() -> None:
+    learner = Learner(_model())
+    x, _ = nets.samples(NET, 1)
+    with pytest.raises(DataError):
+        learner.learn_one(x[0], "9" * 5000)

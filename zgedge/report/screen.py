@@ -15,6 +15,11 @@ WIDEST = 100
 NARROWEST = 20  # of a column of words
 
 
+def clean(text: str) -> str:
+    """Text that cannot steer a terminal: names in a file are a stranger's."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 class Screen(Protocol):
     """What both kinds of terminal can do. `style` is a rich style such as "bold green"."""
 
@@ -37,7 +42,7 @@ class Plain:
         self.spans([(text, style)])
 
     def spans(self, spans: Iterable[tuple[str, str]]) -> None:
-        sys.stdout.write("".join(text for text, _ in spans).rstrip() + "\n")
+        sys.stdout.write("".join(clean(text) for text, _ in spans).rstrip() + "\n")
         sys.stdout.flush()
 
 
@@ -60,7 +65,7 @@ class Rich:
         self.spans([(text, style)])
 
     def spans(self, spans: Iterable[tuple[str, str]]) -> None:
-        spans = list(spans)
+        spans = [(clean(text), style) for text, style in spans]
         while spans and not spans[-1][0].rstrip():
             spans.pop()
         if spans:

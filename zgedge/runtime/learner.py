@@ -157,7 +157,7 @@ class Learner:
             self._no_class(label)
         if number is None and isinstance(label, str) and self.model.int_classes:
             digits = label[1:] if label.startswith("-") else label
-            whole = digits.isascii() and digits.isdigit()
+            whole = digits.isascii() and digits.isdigit() and len(digits) < 40
             number = self._index.get(int(label)) if whole else None
         if number is None and not self.model.int_classes:
             number = self._index.get(str(label))

@@ -142,7 +142,7 @@ def planned_file(task: budget.Task, size: str, learning: bool) -> bytes:
     network = budget.plan(task, budget.parse_size(size), learning=learning).network
     names = [str(i) for i in range(task.classes)]
     names[0] += "x" * (task.names_bytes - len(arena.names_blob(names)))
-    p = replace(nets.parameters(network, SEED), class_names=names)
+    p = replace(nets.parameters(network, SEED), class_names=names, int_classes=False)
     # A visit each step: as many visits in fewer steps.
     learner = arena.LearnerParameters(key=SEED, rate=0.1, gather=network.batch)
     return arena.write(network, replace(p, learner=learner))

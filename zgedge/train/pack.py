@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.arena import LayerParameters, LearnerParameters, Parameters
+from zgedge.arena import LayerParameters, LearnerParameters, Parameters, names_blob
 from zgedge.data.dataset import Dataset
 from zgedge.network import Network
 from zgedge.train.inputs import InputCoding
@@ -30,7 +30,7 @@ def pack(
 ) -> Parameters:
     """All numbers of the file of a trained network. `replay` are codes and labels to remember."""
     # Feature names are kept where the network was planned with room for them.
-    named = sum(len(name.encode()) + 1 for name in dataset.classes) != network.names_bytes
+    named = len(names_blob(dataset.classes)) != network.names_bytes
     return Parameters(
         input_scale=coding.scale,
         input_center=coding.center,

@@ -242,13 +242,21 @@ static uint32_t zge_widest_sparse(const zge_model *m) {
     return widest;
 }
 
+/* Units of the widest hidden layer: the length of the errors that flow back. */
+static uint32_t zge_widest_hidden(const zge_model *m) {
+    uint32_t widest = 0;
+    for (uint32_t i = 1; i < m->layers; i++) {
+        widest = m->layer[i].inputs > widest ? m->layer[i].inputs : widest;
+    }
+    return widest;
+}
+
 /* Lengths that the shapes demand; 64-bit so that nothing near 2^32 wraps. */
 typedef struct zge_needs {
     uint64_t weights, indices, rows, residual, activations, scratch, replay, learner;
 } zge_needs;
 
 static void zge_need(const zge_model *m, zge_needs *n) {
-    uint64_t widest_hidden = 0;
     memset(n, 0, sizeof *n);
     for (uint32_t i = 0; i < m->layers; i++) {
         const zge_layer *l = &m->layer[i];
@@ -259,12 +267,9 @@ static void zge_need(const zge_model *m, zge_needs *n) {
         n->residual += l->residual == ZGE_R_SECTION ? (weights + 1) / 2 : 0;
         n->activations += zge_round4(l->inputs * m->batch);
         n->scratch += zge_round4(l->outputs * m->batch);
-        if (i > 0 && l->inputs > widest_hidden) {
-            widest_hidden = l->inputs;
-        }
     }
     n->activations += (uint64_t)m->classes * m->batch * 4;
-    n->scratch += widest_hidden * m->batch * 4 + (uint64_t)zge_widest_sparse(m) * 4;
+    n->scratch += (uint64_t)zge_widest_hidden(m) * m->batch * 4 + (uint64_t)zge_widest_sparse(m) * 4;
     n->learner = ZGE_K_SIZE + (uint64_t)m->layers * ZGE_KL_SIZE;
     if (m->replay_samples > 0) {
         n->replay = zge_round4(m->classes * 2) + (uint64_t)m->replay_samples * (m->classes > 256 ? 2 : 1) +
@@ -285,16 +290,9 @@ static void zge_place(zge_model *m, const zge_section *s) {
     uint8_t *residual = a + s[ZGE_S_RESIDUAL].offset;
     uint8_t *x = a + s[ZGE_S_ACTIVATIONS].offset;
     uint8_t *scratch = a + s[ZGE_S_SCRATCH].offset;
-    uint32_t widest_hidden = 0;
-    for (uint32_t i = 0; i < m->layers; i++) {
-        zge_layer *l = &m->layer[i];
-        if (i > 0 && l->inputs > widest_hidden) {
-            widest_hidden = l->inputs;
-        }
-    }
     if (m->learning) {
         m->back = (int32_t *)(void *)scratch;
-        scratch += (size_t)widest_hidden * m->batch * 4;
+        scratch += (size_t)zge_widest_hidden(m) * m->batch * 4;
         m->grad = (int32_t *)(void *)scratch;
         scratch += (size_t)zge_widest_sparse(m) * 4;
     }

@@ -137,6 +137,15 @@ static inline uint32_t zge_input_of(const zge_layer *l, uint32_t row, uint32_t i
     return (l->indices[at] & l->index_mask) * l->block + i % l->block;
 }
 
+/* The residual bits, -8 .. 7, of weight number `at` of a layer. */
+static inline int32_t zge_residual(const zge_layer *l, size_t at) {
+    if (l->residual == ZGE_R_INDEX) {
+        return (int16_t)l->indices[at] >> 12;
+    }
+    const uint32_t half = at & 1u ? l->nibbles[at / 2] >> 4 : l->nibbles[at / 2] & 15u;
+    return (int32_t)(half ^ 8u) - 8;
+}
+
 /* Counter-based generator: a keyed integer hash (the multipliers are those of C. Wellons' "lowbias32",
  * https://nullprogram.com/blog/2018/07/31/). Its high bits are the good ones. */
 static inline uint32_t zge_mix(uint32_t x) {

@@ -496,8 +496,7 @@ ZGE_INLINE void zge_load_residuals(const zge_layer *l, size_t at, uint32_t n, in
         return;
     }
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t half = (at + i) & 1u ? l->nibbles[(at + i) / 2] >> 4 : l->nibbles[(at + i) / 2] & 15u;
-        e[i] = (int32_t)(half ^ 8u) - 8;
+        e[i] = zge_residual(l, at + i);
     }
 }
 

@@ -242,14 +242,7 @@ static uint32_t zge_drop_score(const zge_layer *l, uint32_t row, uint32_t k) {
     size_t at = (size_t)row * l->width + (size_t)k * l->block;
     uint32_t sum = 0;
     for (uint32_t b = 0; b < l->block; b++) {
-        int32_t e;
-        if (l->residual == ZGE_R_INDEX) {
-            e = (int16_t)l->indices[at + b] >> 12;
-        } else {
-            uint32_t half = (at + b) & 1u ? l->nibbles[(at + b) / 2] >> 4 : l->nibbles[(at + b) / 2] & 15u;
-            e = (int32_t)(half ^ 8u) - 8;
-        }
-        int32_t v = l->weights[at + b] * 16 + e;
+        int32_t v = l->weights[at + b] * 16 + zge_residual(l, at + b);
         sum += (uint32_t)(v < 0 ? -v : v);
     }
     return sum;

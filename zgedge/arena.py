@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,19 @@ import numpy.typing as npt
 
 from zgedge import network as net
 from zgedge.errors import ModelError, ZgedgeError
-from zgedge.network import Layer, Network
+from zgedge.network import Layer, Network, TrunkLayer
 
 MAGIC = b"\x89ZGE"
 FORMAT_VERSION = 1
 MAX_FILE = 1 << 30
 E_SIZE = -4  # the core's status for a file of the wrong length
-KINDS = {net.SPARSE: 1, net.DENSE: 2}
+KINDS = {
+    net.SPARSE: 1, net.DENSE: 2, net.CONV: 17, net.DEPTHWISE: 18, net.MAX_POOL: 19,
+    net.MEAN_POOL: 20,
+}  # fmt: skip
 KIND_NAMES = {number: name for name, number in KINDS.items()}
-RESERVED_KINDS = {16: "conv1d", 17: "conv2d", 32: "spiking"}
+TRUNK_KINDS = frozenset((net.CONV, net.DEPTHWISE, net.MAX_POOL, net.MEAN_POOL))
+RESERVED_KINDS = {16: "conv1d", 32: "spiking"}
 RESIDUAL_NONE, RESIDUAL_INDEX, RESIDUAL_SECTION = 0, 1, 2
 STRATEGIES = ("static", "set", "rigl")
 LEARN = ("all", "head", "none")
@@ -36,6 +40,7 @@ _HEADER = struct.Struct("<4sHHIIQII16x")
 _ENTRY = struct.Struct("<HHIII")
 _NET = struct.Struct("<IHHIIIHHHHIHHIQIfI4x")
 _LAYER = struct.Struct("<BBBBIIIfff4x")
+_TRUNK = struct.Struct("<BBBBIIIfffBBBx")
 _LEARNER = struct.Struct("<QQQQIIfHHHHII4xQ")
 
 UInt8 = npt.NDArray[np.uint8]
@@ -64,6 +69,24 @@ class LayerParameters:
 
 
 @dataclass
+class TrunkParameters:
+    """Integers and scales of one trunk layer; a pool has scales only.
+
+    weights     int8 [channels, kernel, kernel, incoming channels] of a convolution, or
+                [kernel, kernel, channels] of a depthwise one; None in a pool
+    bias        int32 [channels], in units of s_in and the channel's weight step; None in a pool
+    multiplier  float32 [channels], s_in * weight step / s_out; None in a pool
+    s_in, s_out  real value of one step of an activation in, an activation out
+    """
+
+    s_in: float
+    s_out: float
+    weights: npt.NDArray[np.int8] | None = None
+    bias: npt.NDArray[np.int32] | None = None
+    multiplier: npt.NDArray[np.float32] | None = None
+
+
+@dataclass
 class LearnerParameters:
     """How a learner starts. `rate` is in units of the float network, per step."""
 
@@ -81,7 +104,7 @@ class Parameters:
 
     input_scale   float32 [groups], steps per unit of a raw value
     input_center  float32 [groups], raw value that is coded as the zero point
-    replay        (codes uint8 [n, inputs], labels int [n]) to remember from the start, or None
+    replay        (codes uint8 [n, features], labels int [n]) to remember from the start, or None
     accuracy      test accuracy at training, 0..1, or None
     """
 
@@ -99,6 +122,7 @@ class Parameters:
     budget: int = 0
     learner: LearnerParameters | None = None
     replay: tuple[UInt8, npt.NDArray[np.int64]] | None = None
+    trunk: Sequence[TrunkParameters] = ()
 
 
 def names_blob(class_names: Iterable[str], feature_names: Iterable[str] | None = None) -> bytes:
@@ -146,6 +170,14 @@ def learning_coefficients(layers: Sequence[LayerParameters]) -> list[tuple[float
     return out[::-1]
 
 
+def weight_shape(layer: TrunkLayer) -> tuple[int, ...]:
+    """Shape of a trunk layer's weights; () of a pool."""
+    window = (layer.kernel, layer.kernel)
+    if layer.kind == net.CONV:
+        return (layer.channels, *window, layer.shape[2])
+    return (*window, layer.channels) if layer.kind == net.DEPTHWISE else ()
+
+
 def residual_place(layer: Layer, learning: bool) -> int:
     if not learning:
         return RESIDUAL_NONE
@@ -153,7 +185,7 @@ def residual_place(layer: Layer, learning: bool) -> int:
 
 
 def pack_codes(codes: UInt8, bits: int) -> UInt8:
-    """Samples [n, inputs] of 8-bit codes as a replay holds them: [n, stride]."""
+    """Samples [n, features] of 8-bit codes as a replay holds them: [n, stride]."""
     if bits == 8:
         return codes
     nibbles = (codes.astype(np.uint16) + 8) // 17
@@ -185,6 +217,13 @@ def write(network: Network, p: Parameters) -> bytes:
         np.asarray(p.input_scale, "<f4").tobytes() + np.asarray(p.input_center, "<f4").tobytes()
     )
     rows, weights, indices = bytearray(), bytearray(), bytearray()
+    for conv, t in zip(network.trunk, p.trunk, strict=True):
+        if not conv.has_weights or t.weights is None:
+            continue
+        if t.weights.shape != weight_shape(conv) or t.weights.dtype != np.int8:
+            raise ZgedgeError(f"Weights of {t.weights.shape} do not fit {conv}.")
+        rows += np.asarray(t.bias, "<i4").tobytes() + np.asarray(t.multiplier, "<f4").tobytes()
+        weights += np.ascontiguousarray(t.weights).tobytes()
     for layer, q in zip(network.layers, p.layers, strict=True):
         if q.weights.shape != (layer.outputs, layer.width) or q.weights.dtype != np.int8:
             raise ZgedgeError(f"Weights of {q.weights.shape} do not fit {layer}.")
@@ -216,11 +255,20 @@ def _net_bytes(network: Network, p: Parameters) -> bytes:
     height, width, channels = network.shape
     flags = int(p.int_classes) | (2 if p.feature_names else 0)
     blob = _NET.pack(
-        network.inputs, network.classes, len(network.layers), network.groups, height, width,
+        network.inputs, network.classes, len(network.trunk) + len(network.layers),
+        network.groups, height, width,
         channels, net.TASKS.index(network.task), network.batch, p.unknown, network.replay_samples,
         network.replay_bits, flags, p.budget, p.seed, p.steps,
         -1.0 if p.accuracy is None else p.accuracy, p.samples,
     )  # fmt: skip
+    for conv, t in zip(network.trunk, p.trunk, strict=True):
+        # The weight step of a mean pool is one over what it adds up; convolutions have one a row.
+        s_w = 1.0 / (conv.shape[0] * conv.shape[1]) if conv.kind == net.MEAN_POOL else 1.0
+        blob += _TRUNK.pack(
+            KINDS[conv.kind], conv.kernel, 0, 0, conv.inputs, conv.outputs, conv.taps,
+            t.s_in, s_w, t.s_out, conv.stride, int(conv.same),
+            0 if conv.add is None else conv.add + 1,
+        )  # fmt: skip
     for layer, q in zip(network.layers, p.layers, strict=True):
         blob += _LAYER.pack(
             KINDS[layer.kind], layer.block, residual_place(layer, network.learning), q.z_in,
@@ -250,6 +298,16 @@ def _replay_bytes(network: Network, codes: UInt8, labels: npt.NDArray[np.int64])
     data = np.zeros((room, network.replay_stride), np.uint8)
     data[: len(codes)] = pack_codes(codes, network.replay_bits)
     return counts.tobytes() + held.tobytes() + data.tobytes()
+
+
+def _trunk_layer(
+    kind: str, shape: tuple[int, int, int], outputs: int, kernel: int, stride: int, same: int
+) -> TrunkLayer:
+    """The layer of a record, whose channels follow from its number of outputs."""
+    incoming = 1 if kind == net.CONV else shape[2]
+    layer = TrunkLayer(kind, shape, incoming, kernel, stride, bool(same))
+    height, width, _ = layer.out_shape
+    return replace(layer, channels=outputs // (height * width))
 
 
 def sign(view: memoryview) -> None:
@@ -365,18 +423,29 @@ class Arena:
         self.accuracy: float | None = None if accuracy < 0 else float(accuracy)
         self.int_classes = bool(names & 1)
         self.scales: list[tuple[float, float, float, int]] = []
-        shapes = []
+        self.trunk_scales: list[tuple[float, float]] = []
+        shapes, trunk = [], []
+        picture = (height, width, channels)
         for i in range(layers):
+            record = buffer[at + net.NET_BYTES + i * net.LAYER_BYTES :].data
             kind, block, _, z_in, inputs, outputs, fan_in, s_in, s_w, s_out = _LAYER.unpack_from(
-                buffer.data, at + net.NET_BYTES + i * net.LAYER_BYTES
+                record
             )
+            if KIND_NAMES[kind] in TRUNK_KINDS:
+                stride, same, add = _TRUNK.unpack_from(record)[-3:]
+                trunk.append(_trunk_layer(KIND_NAMES[kind], picture, outputs, block, stride, same))
+                if add:
+                    trunk[-1] = replace(trunk[-1], add=add - 1)
+                picture = trunk[-1].out_shape
+                self.trunk_scales.append((s_in, s_out))
+                continue
             shapes.append(Layer(KIND_NAMES[kind], inputs, outputs, fan_in, block))
             self.scales.append((s_in, s_w, s_out, z_in))
         self.network = Network(
             shape=(height, width, channels), classes=classes, layers=tuple(shapes),
             names_bytes=self.offsets[net.NAMES][1], groups=groups, task=net.TASKS[task],
             learning=bool(flags & 1), batch=batch, replay_samples=replay_samples,
-            replay_bits=replay_bits, align=align,
+            replay_bits=replay_bits, align=align, trunk=tuple(trunk),
         )  # fmt: skip
         texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
         self.class_names = tuple(texts[:classes])
@@ -397,7 +466,7 @@ class Arena:
     def weights(self, i: int) -> npt.NDArray[np.int8]:
         """int8 [outputs, width] of layer i."""
         layers = self.network.layers
-        start = sum(layer.weights for layer in layers[:i])
+        start = sum(layer.weights for layer in (*self.network.trunk, *layers[:i]))
         flat = self.section(net.WEIGHTS)[start : start + layers[i].weights]
         return flat.view(np.int8).reshape(layers[i].outputs, layers[i].width)
 
@@ -420,8 +489,26 @@ class Arena:
     def rows(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Bias int32 [outputs] and multiplier float32 [outputs] of layer i."""
         layers = self.network.layers
-        start = sum(8 * layer.outputs for layer in layers[:i])
+        start = sum(8 * x.rows for x in self.network.trunk)
+        start += sum(8 * layer.outputs for layer in layers[:i])
         half = 4 * layers[i].outputs
+        rows = self.section(net.ROWS)[start : start + 2 * half]
+        return rows[:half].view("<i4"), rows[half:].view("<f4")
+
+    def trunk_weights(self, i: int) -> npt.NDArray[np.int8] | None:
+        """int8 of `weight_shape` of trunk layer i; None of a pool."""
+        trunk = self.network.trunk
+        if not trunk[i].has_weights:
+            return None
+        start = sum(layer.weights for layer in trunk[:i])
+        flat = self.section(net.WEIGHTS)[start : start + trunk[i].weights]
+        return flat.view(np.int8).reshape(weight_shape(trunk[i]))
+
+    def trunk_rows(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Bias int32 [channels] and multiplier float32 [channels] of trunk layer i."""
+        trunk = self.network.trunk
+        start = sum(8 * x.rows for x in trunk[:i])
+        half = 4 * trunk[i].rows
         rows = self.section(net.ROWS)[start : start + 2 * half]
         return rows[:half].view("<i4"), rows[half:].view("<f4")
 

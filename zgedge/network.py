@@ -6,18 +6,25 @@ opens an arena, so a mistake on either side is an error and never a silent overl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 KB = 1024
 MAX_INPUTS = 65_536
 MAX_CLASSES = 4_096
 MAX_LAYERS = 8
+MAX_TRUNK = 32
+MAX_CHANNELS = 4_096
+MAX_TAPS = 4_096  # weights of an output channel
+KERNELS = (1, 3, 5, 7)
+MAX_POOL_KERNEL = 8
+MAX_STRIDE = 4
 MAX_BATCH = 64
 MAX_REPLAY = 65_535
 BLOCKS = (1, 4, 8, 16)
 
 SPARSE, DENSE = "sparse", "dense"
+CONV, DEPTHWISE, MAX_POOL, MEAN_POOL = "conv", "depthwise", "max-pool", "mean-pool"
 TASKS = ("table", "picture", "series")
 
 # Sections in the order in which they stand in a file; the numbers are the format's.
@@ -120,9 +127,180 @@ def dense(inputs: int, outputs: int) -> Layer:
 
 
 @dataclass(frozen=True)
+class TrunkLayer:
+    """One layer of the trunk: pictures in, pictures out, the same taps at every place.
+
+    `shape` is (height, width, channels) of what comes in, `channels` what goes out. A convolution
+    sees all incoming channels, a depthwise one and a pool only its own; a mean pool takes the whole
+    picture, and its kernel and stride are 1. With `same` padding the picture keeps
+    ceil(size / stride) rows, of the padding the smaller half comes first; else only whole windows
+    count. `add` is the number of the trunk layer whose input is added to the output, or None.
+    """
+
+    kind: str
+    shape: tuple[int, int, int]
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    same: bool = True
+    add: int | None = None
+
+    def __post_init__(self) -> None:
+        height, width, incoming = self.shape
+        if self.kind not in (CONV, DEPTHWISE, MAX_POOL, MEAN_POOL):
+            raise ValueError(f"trunk layer kind {self.kind!r} is none that there is")
+        if self.kind in (CONV, DEPTHWISE) and self.kernel not in KERNELS:
+            raise ValueError(f"a kernel of {self.kernel} is none of {KERNELS}")
+        if self.kind == MAX_POOL and not 2 <= self.kernel <= MAX_POOL_KERNEL:
+            raise ValueError(f"a pool of {self.kernel} is outside 2..{MAX_POOL_KERNEL}")
+        if self.kind == MEAN_POOL and (self.kernel, self.stride, self.same) != (1, 1, True):
+            raise ValueError("a mean pool takes the whole picture")
+        if self.kind != CONV and self.channels != incoming:
+            raise ValueError(f"a {self.kind} layer keeps its {incoming} channels")
+        if self.kind in (MAX_POOL, MEAN_POOL) and self.add is not None:
+            raise ValueError("a pool adds nothing")
+        if not 1 <= self.stride <= MAX_STRIDE:
+            raise ValueError(f"a stride of {self.stride} is outside 1..{MAX_STRIDE}")
+        if not 1 <= self.channels <= MAX_CHANNELS or self.taps > MAX_TAPS:
+            raise ValueError(f"{self.channels} channels of {self.taps} taps are outside the format")
+        if self.kind != MEAN_POOL and not self.same and self.kernel > min(height, width):
+            raise ValueError(f"a window of {self.kernel} is larger than {height} x {width}")
+        if not (1 <= self.inputs <= MAX_INPUTS and 1 <= self.outputs <= MAX_INPUTS):
+            raise ValueError(f"pictures of {self.inputs} or {self.outputs} are outside the format")
+
+    def _out(self, size: int) -> int:
+        return -(-size // self.stride) if self.same else (size - self.kernel) // self.stride + 1
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        if self.kind == MEAN_POOL:
+            return 1, 1, self.channels
+        return self._out(self.shape[0]), self._out(self.shape[1]), self.channels
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows above and columns before the picture that a window may cover."""
+        if not self.same:
+            return 0, 0
+        top, left = (
+            max(0, (self._out(size) - 1) * self.stride + self.kernel - size) // 2
+            for size in self.shape[:2]
+        )
+        return top, left
+
+    @property
+    def inputs(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def outputs(self) -> int:
+        height, width, channels = self.out_shape
+        return height * width * channels
+
+    @property
+    def has_weights(self) -> bool:
+        return self.kind in (CONV, DEPTHWISE)
+
+    @property
+    def taps(self) -> int:
+        """Weights of an output channel."""
+        if not self.has_weights:
+            return 0
+        return self.kernel * self.kernel * (self.shape[2] if self.kind == CONV else 1)
+
+    @property
+    def weights(self) -> int:
+        return self.channels * self.taps
+
+    @property
+    def rows(self) -> int:
+        """Output channels that have a bias and a multiplier."""
+        return self.channels if self.has_weights else 0
+
+    @property
+    def operations(self) -> int:
+        """Multiply-adds of one picture; comparisons or additions of a pool."""
+        if self.kind == MEAN_POOL:
+            return self.inputs
+        return self.outputs * (self.taps or self.kernel * self.kernel)
+
+
+def conv(
+    shape: tuple[int, int, int], channels: int, kernel: int = 3, stride: int = 1, *,
+    same: bool = True, add: int | None = None,
+) -> TrunkLayer:  # fmt: skip
+    return TrunkLayer(CONV, shape, channels, kernel, stride, same, add)
+
+
+def depthwise(
+    shape: tuple[int, int, int], kernel: int = 3, stride: int = 1, *,
+    same: bool = True, add: int | None = None,
+) -> TrunkLayer:  # fmt: skip
+    return TrunkLayer(DEPTHWISE, shape, shape[2], kernel, stride, same, add)
+
+
+def max_pool(
+    shape: tuple[int, int, int], kernel: int = 2, stride: int = 2, *, same: bool = False
+) -> TrunkLayer:
+    return TrunkLayer(MAX_POOL, shape, shape[2], kernel, stride, same)
+
+
+def mean_pool(shape: tuple[int, int, int]) -> TrunkLayer:
+    return TrunkLayer(MEAN_POOL, shape, shape[2])
+
+
+def held_rows(trunk: Sequence[TrunkLayer]) -> tuple[int, ...]:
+    """Rows of each trunk layer's input that are in memory at once.
+
+    The trunk runs row by row: whenever a layer's next row can be made, the deepest such layer
+    makes it, else the next row of the picture comes in. A row of layer i's input leaves when
+    layer i, and the layer that adds it, need it no more. This replays just that (the core does the
+    same when it opens a file) and counts.
+    """
+    depth = len(trunk)
+    users = [[t, *(i for i, x in enumerate(trunk) if x.add == t)] for t in range(depth)]
+    rows_out = [x.shape[0] if x.kind == MEAN_POOL else x.out_shape[0] for x in trunk]
+    made = [0] * (depth + 1)  # rows made of each layer's input and, last, of the features
+    held = [0] * depth
+
+    def first(user: int, t: int) -> int:
+        """First row of layer t's input that `user` still needs."""
+        row = made[user + 1]
+        if row == rows_out[user]:
+            return trunk[t].shape[0]
+        if user != t:
+            return row
+        return max(0, row * trunk[t].stride - trunk[t].padding[0])
+
+    def ready(i: int) -> bool:
+        layer, row = trunk[i], made[i + 1]
+        last = row * layer.stride - layer.padding[0] + layer.kernel
+        return row < rows_out[i] and min(layer.shape[0], last) <= made[i]
+
+    def make(t: int) -> None:
+        made[t] += 1
+        if t < depth:
+            held[t] = max(held[t], made[t] - min(first(user, t) for user in users[t]))
+
+    i = depth - 1
+    while depth and made[depth] < rows_out[-1]:
+        if i < 0:
+            make(0)
+            i = 0
+        elif ready(i):
+            make(i + 1)
+            i = min(i + 1, depth - 1)
+        else:
+            i -= 1
+    return tuple(held)
+
+
+@dataclass(frozen=True)
 class Network:
     """A whole network and what it needs to learn: enough to count every byte of its file.
 
+    `trunk` are the layers of pictures before `layers`, which are those that learn on a device; the
+    first of these looks at the `features`: what the trunk gives, or the inputs where there is none.
     `names_bytes` is the length of the class (and feature) names, each with its closing zero.
     `groups` is 1 where one scale serves all inputs, else the number of inputs.
     """
@@ -138,13 +316,15 @@ class Network:
     replay_samples: int = 0
     replay_bits: int = 0
     align: int = 8
+    trunk: tuple[TrunkLayer, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise ValueError(f"{len(self.layers)} layers are outside 1..{MAX_LAYERS}")
         if not 2 <= self.classes <= MAX_CLASSES:
             raise ValueError(f"{self.classes} classes are outside 2..{MAX_CLASSES}")
-        width = self.inputs
+        self._check_trunk()
+        width = self.features
         for layer in self.layers:
             if layer.inputs != width:
                 raise ValueError(f"a layer of {layer.inputs} inputs follows {width} units")
@@ -152,19 +332,59 @@ class Network:
         if width != self.classes:
             raise ValueError(f"the last layer has {width} units for {self.classes} classes")
 
+    def _check_trunk(self) -> None:
+        if not self.trunk:
+            return
+        if len(self.trunk) > MAX_TRUNK or self.groups != 1:
+            raise ValueError(f"a trunk has at most {MAX_TRUNK} layers and one input scale")
+        shape = self.shape
+        for i, layer in enumerate(self.trunk):
+            if layer.shape != shape:
+                raise ValueError(f"a trunk layer of {layer.shape} follows {shape}")
+            if layer.kind == MEAN_POOL and i + 1 < len(self.trunk):
+                raise ValueError("a mean pool is the last layer of a trunk")
+            shape = layer.out_shape
+            if layer.add is not None and not (
+                0 <= layer.add <= i and self.trunk[layer.add].shape == shape
+            ):
+                raise ValueError(f"trunk layer {i} cannot add the input of layer {layer.add}")
+
     @property
     def inputs(self) -> int:
         height, width, channels = self.shape
         return height * width * channels
 
     @property
+    def features(self) -> int:
+        """Inputs of the first layer behind the trunk."""
+        return self.trunk[-1].outputs if self.trunk else self.inputs
+
+    @property
     def connections(self) -> int:
-        return sum(layer.weights for layer in self.layers)
+        return sum(layer.weights for layer in (*self.trunk, *self.layers))
+
+    @property
+    def operations(self) -> int:
+        """Multiply-adds of one prediction."""
+        return sum(x.operations for x in self.trunk) + sum(x.weights for x in self.layers)
+
+    @property
+    def trunk_bytes(self) -> int:
+        """Memory that the trunk works in: sums of a mean pool, held rows, a row to spread."""
+        if not self.trunk:
+            return 0
+        last = self.trunk[-1]
+        size = 4 * last.channels if last.kind == MEAN_POOL else 0
+        for layer, rows in zip(self.trunk, held_rows(self.trunk), strict=True):
+            size += rows * layer.shape[1] * layer.shape[2]
+        if self.batch > 1 and last.kind != MEAN_POOL:
+            size += last.out_shape[1] * last.channels
+        return size
 
     @property
     def replay_stride(self) -> int:
         """Bytes of one remembered sample, its label apart."""
-        return (self.inputs * self.replay_bits + 7) // 8
+        return (self.features * self.replay_bits + 7) // 8
 
     @property
     def replay_sample_bytes(self) -> int:
@@ -173,13 +393,14 @@ class Network:
     def section_bytes(self) -> dict[int, int]:
         """Bytes of each section that this network has, in file order."""
         sizes = {
-            NET: NET_BYTES + LAYER_BYTES * len(self.layers),
+            NET: NET_BYTES + LAYER_BYTES * (len(self.trunk) + len(self.layers)),
             NAMES: self.names_bytes,
             INPUT: 8 * self.groups,
-            ROWS: sum(8 * layer.outputs for layer in self.layers),
-            WEIGHTS: sum(layer.weights for layer in self.layers),
+            ROWS: sum(8 * x.rows for x in self.trunk) + sum(8 * x.outputs for x in self.layers),
+            WEIGHTS: self.connections,
             INDICES: sum(2 * layer.indices for layer in self.layers),
-            ACTIVATIONS: sum(_round4(layer.inputs * self.batch) for layer in self.layers)
+            ACTIVATIONS: _round4(self.trunk_bytes)
+            + sum(_round4(layer.inputs * self.batch) for layer in self.layers)
             + 4 * self.classes * self.batch,
         }
         if self.learning:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 KB = 1024
 MAX_INPUTS = 65_536
@@ -257,25 +259,49 @@ def held_rows(trunk: Sequence[TrunkLayer]) -> tuple[int, ...]:
     layer i, and the layer that adds it, need it no more. This replays just that (the core does the
     same when it opens a file) and counts.
     """
+    return _held_rows(
+        tuple(
+            _Rows(
+                x.shape[0], x.shape[0] if x.kind == MEAN_POOL else x.out_shape[0], x.kernel,
+                x.stride, x.padding[0], x.add,
+            )
+            for x in trunk
+        )
+    )  # fmt: skip
+
+
+class _Rows(NamedTuple):
+    """What of a trunk layer decides when its rows are made."""
+
+    coming: int
+    made: int
+    kernel: int
+    stride: int
+    top: int
+    add: int | None
+
+
+# A search counts the bytes of one geometry at many widths.
+@lru_cache(maxsize=4096)
+def _held_rows(trunk: tuple[_Rows, ...]) -> tuple[int, ...]:
     depth = len(trunk)
     users = [[t, *(i for i, x in enumerate(trunk) if x.add == t)] for t in range(depth)]
-    rows_out = [x.shape[0] if x.kind == MEAN_POOL else x.out_shape[0] for x in trunk]
     made = [0] * (depth + 1)  # rows made of each layer's input and, last, of the features
     held = [0] * depth
 
     def first(user: int, t: int) -> int:
         """First row of layer t's input that `user` still needs."""
         row = made[user + 1]
-        if row == rows_out[user]:
-            return trunk[t].shape[0]
+        if row == trunk[user].made:
+            return trunk[t].coming
         if user != t:
             return row
-        return max(0, row * trunk[t].stride - trunk[t].padding[0])
+        return max(0, row * trunk[t].stride - trunk[t].top)
 
     def ready(i: int) -> bool:
         layer, row = trunk[i], made[i + 1]
-        last = row * layer.stride - layer.padding[0] + layer.kernel
-        return row < rows_out[i] and min(layer.shape[0], last) <= made[i]
+        last = row * layer.stride - layer.top + layer.kernel
+        return row < layer.made and min(layer.coming, last) <= made[i]
 
     def make(t: int) -> None:
         made[t] += 1
@@ -283,7 +309,7 @@ def held_rows(trunk: Sequence[TrunkLayer]) -> tuple[int, ...]:
             held[t] = max(held[t], made[t] - min(first(user, t) for user in users[t]))
 
     i = depth - 1
-    while depth and made[depth] < rows_out[-1]:
+    while depth and made[depth] < trunk[-1].made:
         if i < 0:
             make(0)
             i = 0
@@ -361,7 +387,7 @@ class Network:
 
     @property
     def connections(self) -> int:
-        return sum(layer.weights for layer in (*self.trunk, *self.layers))
+        return sum(x.weights for x in self.trunk) + sum(x.weights for x in self.layers)
 
     @property
     def operations(self) -> int:

@@ -3,7 +3,7 @@
 Items stand in the order in which the layers do, with spaces between them:
 
     c3x16       convolution, kernel 3, 16 channels; c5/2x8 steps by 2, c3vx16 pads nothing
-    c3x16+      ... and the input of the layer before is added; c3x16+2 that of two layers before
+    c3x16+      ... and its own input is added; c3x16+1 adds the input of the layer before, and so on
     dw3/2       depthwise convolution, kernel 3, stride 2; takes `v` and `+` as well
     p2          max pool of 2 by steps of 2, whole windows only; p3/2s pads as convolutions do
     m           mean over the whole picture, the last item before the layers behind the trunk
@@ -166,9 +166,9 @@ class _Reader:
 def _added(at: int, plus: str | None, back: str | None) -> int | None:
     if plus is None:
         return None
-    distance = int(back or 1)
+    distance = int(back or 0)
     if distance > at:
-        raise ValueError(f"there are no {distance} layers before it")
+        raise ValueError(f"it has no {distance} layers before it")
     return at - distance
 
 
@@ -207,5 +207,5 @@ def _word(layer: TrunkLayer, i: int) -> str:
     if layer.kind == net.CONV:
         word += f"x{layer.channels}"
     if layer.add is not None:
-        word += "+" if i - layer.add == 1 else f"+{i - layer.add}"
+        word += "+" if i == layer.add else f"+{i - layer.add}"
     return word

@@ -35,7 +35,10 @@ extern "C" {
 /* Limits of the format. */
 #define ZGE_MAX_INPUTS 65536u  /* inputs of the network, and units of a layer */
 #define ZGE_MAX_CLASSES 4096u  /* classes; at least 2 */
-#define ZGE_MAX_LAYERS 8u      /* layers with weights; at least 1 */
+#define ZGE_MAX_LAYERS 8u      /* layers behind the trunk; at least 1 */
+#define ZGE_MAX_TRUNK 32u      /* picture layers before them */
+#define ZGE_MAX_CHANNELS 4096u /* channels that a trunk layer gives */
+#define ZGE_MAX_TAPS 4096u     /* weights of a channel of a trunk layer */
 #define ZGE_MAX_BATCH 64u      /* samples of one learning step; a power of two */
 #define ZGE_MAX_ARENA 0x40000000u /* bytes */
 
@@ -90,7 +93,10 @@ enum {
     ZGE_L_SPARSE = 1,  /* constant fan-in per row, one index for a block of B inputs */
     ZGE_L_DENSE = 2,   /* every input */
     ZGE_L_CONV1D = 16, /* reserved */
-    ZGE_L_CONV2D = 17, /* reserved */
+    ZGE_L_CONV = 17,      /* trunk: the same taps at every place of a picture, all channels */
+    ZGE_L_DEPTHWISE = 18, /* trunk: likewise, each channel its own */
+    ZGE_L_MAX_POOL = 19,  /* trunk: the largest value of a window */
+    ZGE_L_MEAN_POOL = 20, /* trunk, its last layer: the mean of the whole picture */
     ZGE_L_SPIKING = 32 /* reserved */
 };
 
@@ -130,11 +136,31 @@ typedef struct zge_layer {
     int8_t *delta;       /* [outputs][S] error of the outputs; null without learning */
 } zge_layer;
 
+/* One layer of the trunk: pictures in, pictures out. Read only for callers. The picture is never whole in
+ * memory: `held` of its rows are, row y in slot y % held, which is all that the layers after need. */
+typedef struct zge_conv {
+    uint32_t kind, kernel, stride;
+    uint32_t height, width, channels;             /* of the picture coming in */
+    uint32_t out_height, out_width, out_channels; /* of the one going out */
+    uint32_t top, left;        /* rows above and columns before the picture that a window may cover */
+    uint32_t taps;             /* weights of a channel going out; 0 in a pool */
+    uint32_t add;              /* 0, or 1 + the trunk layer whose input is added to the output */
+    uint32_t held;             /* rows in memory */
+    float s_in, s_w, s_out;
+    const int8_t *weights;     /* [out_channels][kernel][kernel][channels]; depthwise [kernel][kernel][channels] */
+    const int32_t *bias;       /* [out_channels], or null */
+    const float *multiplier;   /* [out_channels], or null */
+    uint8_t *rows;             /* [held][width][channels] */
+} zge_conv;
+
 /* A handle on an open arena. Fields are for reading; zge_model_open fills them. */
 typedef struct zge_model {
     uint8_t *arena;
     uint32_t bytes;
     uint32_t inputs, classes, layers, groups;
+    uint32_t trunk;          /* picture layers before the layers; often 0 */
+    uint32_t trunk_bytes;    /* memory that they work in */
+    uint32_t features;       /* inputs of layer[0]: what the trunk gives, or `inputs` */
     uint32_t batch;          /* most samples of one learning step; 1 without learning */
     uint32_t unknown;        /* below this score (of 32,768) a prediction is unknown; 0: never */
     uint32_t replay_samples, replay_bits, replay_stride;
@@ -148,14 +174,17 @@ typedef struct zge_model {
     uint8_t *replay_labels;  /* [replay_samples], 1 byte each, 2 where classes > 256 */
     uint8_t *replay_data;    /* [replay_samples][replay_stride] */
     uint8_t *learner;        /* the learner section; see docs/format.md */
+    int32_t *sums;           /* [channels] of a mean pool, or null */
+    uint8_t *row;            /* [out_width][out_channels] of the last trunk layer where batch > 1, or null */
     zge_layer layer[ZGE_MAX_LAYERS];
+    zge_conv conv[ZGE_MAX_TRUNK];
 } zge_model;
 
 /* Where a check failed. */
 typedef struct zge_fault {
     zge_status status;
     uint32_t section; /* ZGE_S_*, 0: the header or the table */
-    uint32_t layer;   /* for faults of a layer */
+    uint32_t layer;   /* for faults of a layer: its record, those of the trunk first */
     uint32_t offset;  /* byte in the arena nearest to the fault */
 } zge_fault;
 

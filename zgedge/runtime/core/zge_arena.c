@@ -53,8 +53,6 @@ static int32_t zge_all_zero(const uint8_t *p, size_t n) {
     return seen == 0;
 }
 
-/* Finite and above zero, without libm. */
-static int32_t zge_good_scale(float v) { return v > 0.0f && v <= 3.0e38f; }
 static int32_t zge_finite(float v) { return v >= -3.0e38f && v <= 3.0e38f; }
 
 /* Bounds of header and table. */
@@ -156,7 +154,7 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     m->replay_samples = zge_get32(net + ZGE_N_REPLAY);
     m->replay_bits = zge_get16(net + ZGE_N_REPLAY_BITS);
     if (m->inputs < 1 || m->inputs > ZGE_MAX_INPUTS || m->classes < 2 || m->classes > ZGE_MAX_CLASSES ||
-        m->layers < 1 || m->layers > ZGE_MAX_LAYERS || (m->groups != 1 && m->groups != m->inputs)) {
+        m->layers < 1 || m->layers > ZGE_MAX_TRUNK + ZGE_MAX_LAYERS || (m->groups != 1 && m->groups != m->inputs)) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at);
     }
     uint64_t height = zge_get32(net + ZGE_N_HEIGHT);
@@ -183,10 +181,30 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     if (bytes != ZGE_N_SIZE + m->layers * (uint32_t)ZGE_L_SIZE) {
         return zge_fail(f, ZGE_E_SECTION, ZGE_S_NET, 0, at);
     }
-    uint32_t inputs = m->inputs;
+    const uint32_t records = m->layers;
+    m->conv[0].height = (uint32_t)height;
+    m->conv[0].width = (uint32_t)width;
+    m->conv[0].channels = (uint32_t)channels;
+    for (; m->trunk < records; m->trunk++) {
+        const uint8_t *p = net + ZGE_N_SIZE + m->trunk * ZGE_L_SIZE;
+        if (p[ZGE_L_KIND] < ZGE_L_CONV || p[ZGE_L_KIND] > ZGE_L_MEAN_POOL) {
+            break;
+        }
+        zge_status st = m->trunk == ZGE_MAX_TRUNK || m->groups != 1 ? ZGE_E_SHAPE : zge_trunk_read(m, p, m->trunk);
+        if (st != ZGE_OK) {
+            return zge_fail(f, st, ZGE_S_NET, m->trunk, at + ZGE_N_SIZE + m->trunk * ZGE_L_SIZE);
+        }
+    }
+    m->layers = records - m->trunk;
+    if (m->layers < 1 || m->layers > ZGE_MAX_LAYERS) {
+        return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_LAYERS);
+    }
+    m->features = m->trunk > 0 ? zge_get32(net + ZGE_N_SIZE + (m->trunk - 1) * ZGE_L_SIZE + ZGE_L_OUTPUTS) : m->inputs;
+    uint32_t inputs = m->features;
     for (uint32_t i = 0; i < m->layers; i++) {
-        const uint8_t *p = net + ZGE_N_SIZE + i * ZGE_L_SIZE;
-        uint32_t here = at + ZGE_N_SIZE + i * ZGE_L_SIZE;
+        const uint32_t record = m->trunk + i;
+        const uint8_t *p = net + ZGE_N_SIZE + record * ZGE_L_SIZE;
+        uint32_t here = at + ZGE_N_SIZE + record * ZGE_L_SIZE;
         zge_layer *l = &m->layer[i];
         memset(l, 0, sizeof *l);
         l->kind = p[ZGE_L_KIND];
@@ -200,32 +218,32 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
         l->s_w = zge_getf(p + ZGE_L_S_W);
         l->s_out = zge_getf(p + ZGE_L_S_OUT);
         if (l->kind != ZGE_L_SPARSE && l->kind != ZGE_L_DENSE) {
-            return zge_fail(f, ZGE_E_KIND, ZGE_S_NET, i, here);
+            return zge_fail(f, ZGE_E_KIND, ZGE_S_NET, record, here);
         }
         if (l->inputs != inputs || l->outputs < 1 || l->outputs > ZGE_MAX_INPUTS || l->width < 1 ||
             l->width > l->inputs || (i + 1 == m->layers && l->outputs != m->classes) ||
-            (i > 0 && l->z_in != 0) || zge_get32(p + ZGE_L_RESERVED) != 0) {
-            return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, i, here);
+            (record > 0 && l->z_in != 0) || zge_get32(p + ZGE_L_RESERVED) != 0) {
+            return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, record, here);
         }
         if (l->kind == ZGE_L_SPARSE) {
             if ((l->block != 1 && l->block != 4 && l->block != 8 && l->block != 16) ||
                 l->inputs % l->block != 0 || l->width % l->block != 0) {
-                return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, i, here + ZGE_L_BLOCK);
+                return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, record, here + ZGE_L_BLOCK);
             }
             l->per_row = l->width / l->block;
             l->index_bits = zge_bits_for(l->inputs / l->block);
             l->index_mask = (1u << l->index_bits) - 1u;
         } else if (l->block != 1 || l->width != l->inputs) {
-            return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, i, here + ZGE_L_BLOCK);
+            return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, record, here + ZGE_L_BLOCK);
         }
         int32_t fits = l->kind == ZGE_L_SPARSE && l->block == 1 && l->index_bits <= 12;
         uint32_t expected = !m->learning ? ZGE_R_NONE : fits ? ZGE_R_INDEX : ZGE_R_SECTION;
         if (l->residual != expected) {
-            return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, i, here + ZGE_L_RESIDUAL);
+            return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, record, here + ZGE_L_RESIDUAL);
         }
         if (!zge_good_scale(l->s_in) || !zge_good_scale(l->s_w) || !zge_good_scale(l->s_out) ||
             !zge_good_scale(16.0f * l->s_in * l->s_w)) {
-            return zge_fail(f, ZGE_E_SCALE, ZGE_S_NET, i, here + ZGE_L_S_IN);
+            return zge_fail(f, ZGE_E_SCALE, ZGE_S_NET, record, here + ZGE_L_S_IN);
         }
         inputs = l->outputs;
     }
@@ -258,6 +276,12 @@ typedef struct zge_needs {
 
 static void zge_need(const zge_model *m, zge_needs *n) {
     memset(n, 0, sizeof *n);
+    n->activations = zge_round4(m->trunk_bytes);
+    for (uint32_t i = 0; i < m->trunk; i++) {
+        const zge_conv *l = &m->conv[i];
+        n->weights += (uint64_t)l->taps * l->out_channels;
+        n->rows += l->taps > 0 ? (uint64_t)l->out_channels * 8 : 0;
+    }
     for (uint32_t i = 0; i < m->layers; i++) {
         const zge_layer *l = &m->layer[i];
         uint64_t weights = (uint64_t)l->outputs * l->width;
@@ -290,6 +314,19 @@ static void zge_place(zge_model *m, const zge_section *s) {
     uint8_t *residual = a + s[ZGE_S_RESIDUAL].offset;
     uint8_t *x = a + s[ZGE_S_ACTIVATIONS].offset;
     uint8_t *scratch = a + s[ZGE_S_SCRATCH].offset;
+    for (uint32_t i = 0; i < m->trunk; i++) {
+        zge_conv *l = &m->conv[i];
+        if (l->taps > 0) {
+            l->weights = (const int8_t *)weights;
+            weights += (size_t)l->taps * l->out_channels;
+            l->bias = (const int32_t *)(const void *)rows;
+            rows += (size_t)l->out_channels * 4;
+            l->multiplier = (const float *)(const void *)rows;
+            rows += (size_t)l->out_channels * 4;
+        }
+    }
+    zge_trunk_place(m, x);
+    x += zge_round4(m->trunk_bytes);
     if (m->learning) {
         m->back = (int32_t *)(void *)scratch;
         scratch += (size_t)zge_widest_hidden(m) * m->batch * 4;
@@ -333,9 +370,46 @@ static void zge_place(zge_model *m, const zge_section *s) {
     m->input_center = m->input_scale + m->groups;
 }
 
-/* Every weight, index, bias and multiplier of a layer. */
-static zge_status zge_check_layer(const zge_model *m, uint32_t i, zge_fault *f) {
-    const zge_layer *l = &m->layer[i];
+/* Biases and multipliers of `n` rows of `width` weights each; `record`: the layer's. */
+static zge_status zge_check_rows(const zge_model *m, uint32_t record, const int32_t *bias, const float *multiplier,
+                                 uint32_t n, uint32_t width, zge_fault *f) {
+    /* |sum| <= width * 255 * 127 < 2^31 holds for the products alone; the bias may use the rest. */
+    const int64_t most = (int64_t)width * 255 * 127;
+    for (uint32_t r = 0; r < n; r++) {
+        if (!zge_good_scale(multiplier[r])) {
+            return zge_fail(f, ZGE_E_SCALE, ZGE_S_ROWS, record,
+                            (uint32_t)((const uint8_t *)&multiplier[r] - m->arena));
+        }
+        if (bias[r] + most > INT32_MAX || bias[r] - most < -(int64_t)INT32_MAX) {
+            return zge_fail(f, ZGE_E_SCALE, ZGE_S_ROWS, record, (uint32_t)((const uint8_t *)&bias[r] - m->arena));
+        }
+    }
+    return ZGE_OK;
+}
+
+static zge_status zge_check_weights(const zge_model *m, uint32_t record, const int8_t *w, size_t n, zge_fault *f) {
+    int32_t least = 0;
+    for (size_t k = 0; k < n; k++) {
+        least = w[k] < least ? w[k] : least;
+    }
+    if (least < -127) {
+        return zge_fail(f, ZGE_E_SCALE, ZGE_S_WEIGHTS, record, (uint32_t)((const uint8_t *)w - m->arena));
+    }
+    return ZGE_OK;
+}
+
+/* Every weight, bias and multiplier of a trunk layer. */
+static zge_status zge_check_conv(const zge_model *m, uint32_t i, zge_fault *f) {
+    const zge_conv *l = &m->conv[i];
+    if (l->taps == 0) {
+        return ZGE_OK;
+    }
+    zge_status st = zge_check_rows(m, i, l->bias, l->multiplier, l->out_channels, l->taps, f);
+    return st != ZGE_OK ? st : zge_check_weights(m, i, l->weights, (size_t)l->taps * l->out_channels, f);
+}
+
+/* Every weight, index, bias and multiplier of a layer behind the trunk. */
+static zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t i, zge_fault *f) {
     uint8_t seen[ZGE_MAX_INPUTS / 8]; /* one bit an input block, cleared after each row */
     uint32_t blocks = l->kind == ZGE_L_SPARSE ? l->inputs / l->block : 0;
     memset(seen, 0, (blocks + 7) / 8);
@@ -356,26 +430,9 @@ static zge_status zge_check_layer(const zge_model *m, uint32_t i, zge_fault *f) 
         for (uint32_t k = 0; k < l->per_row; k++) {
             seen[(row[k] & l->index_mask) / 8] = 0;
         }
-        if (!zge_good_scale(l->multiplier[r])) {
-            return zge_fail(f, ZGE_E_SCALE, ZGE_S_ROWS, i,
-                            (uint32_t)((const uint8_t *)&l->multiplier[r] - m->arena));
-        }
-        /* |sum| <= inputs * 255 * 127 < 2^31 holds for the products alone; the bias may use the rest. */
-        int64_t most = (int64_t)l->width * 255 * 127;
-        int64_t bias = l->bias[r];
-        if (bias + most > INT32_MAX || bias - most < -(int64_t)INT32_MAX) {
-            return zge_fail(f, ZGE_E_SCALE, ZGE_S_ROWS, i, (uint32_t)((const uint8_t *)&l->bias[r] - m->arena));
-        }
     }
-    const int8_t *w = l->weights;
-    int32_t least = 0;
-    for (size_t k = 0; k < (size_t)l->outputs * l->width; k++) {
-        least = w[k] < least ? w[k] : least;
-    }
-    if (least < -127) {
-        return zge_fail(f, ZGE_E_SCALE, ZGE_S_WEIGHTS, i, (uint32_t)((const uint8_t *)w - m->arena));
-    }
-    return ZGE_OK;
+    zge_status st = zge_check_rows(m, i, l->bias, l->multiplier, l->outputs, l->width, f);
+    return st != ZGE_OK ? st : zge_check_weights(m, i, l->weights, (size_t)l->outputs * l->width, f);
 }
 
 static zge_status zge_check_names(const uint8_t *net, const uint8_t *p, uint32_t bytes, uint32_t at,
@@ -504,7 +561,8 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
     if (st != ZGE_OK) {
         return st;
     }
-    m->replay_stride = (m->inputs * m->replay_bits + 7u) / 8u;
+    m->replay_stride = (m->features * m->replay_bits + 7u) / 8u;
+    m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
     zge_need(m, &need);
     const struct {
         uint32_t kind;
@@ -535,8 +593,14 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
             return zge_fail(fault, ZGE_E_SCALE, ZGE_S_INPUT, 0, s[ZGE_S_INPUT].offset + 4 * g);
         }
     }
+    for (uint32_t i = 0; i < m->trunk; i++) {
+        st = zge_check_conv(m, i, fault);
+        if (st != ZGE_OK) {
+            return st;
+        }
+    }
     for (uint32_t i = 0; i < m->layers; i++) {
-        st = zge_check_layer(m, i, fault);
+        st = zge_check_layer(m, &m->layer[i], m->trunk + i, fault);
         if (st != ZGE_OK) {
             return st;
         }

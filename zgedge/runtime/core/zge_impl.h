@@ -97,7 +97,13 @@ enum {
     ZGE_L_S_W = 20,      /* f32 */
     ZGE_L_S_OUT = 24,    /* f32; of the head: 1 */
     ZGE_L_RESERVED = 28, /* u32 zero */
-    ZGE_L_SIZE = 32
+    ZGE_L_SIZE = 32,
+    /* A trunk layer has these instead; inputs and outputs count values of pictures, width its taps. */
+    ZGE_T_KERNEL = 1,  /* u8 */
+    ZGE_T_STRIDE = 28, /* u8 */
+    ZGE_T_SAME = 29,   /* u8: 1 = same padding, 0 = whole windows only */
+    ZGE_T_ADD = 30,    /* u8: 0, or 1 + the trunk layer whose input is added */
+    ZGE_T_ZERO = 31    /* u8 zero */
 };
 
 /* Learner section, 72 bytes, then 8 bytes a layer. */
@@ -173,6 +179,14 @@ static inline float zge_rne(float v) {
     return (v + magic) - magic;
 }
 
+/* Clamping before rounding gives what clamping after it gives: 0 and 255 are whole. */
+static inline uint8_t zge_requantize(int32_t acc, float multiplier) {
+    float v = (float)acc * multiplier;
+    v = v > 0.0f ? v : 0.0f;
+    v = v < 255.0f ? v : 255.0f;
+    return (uint8_t)(int32_t)zge_rne(v);
+}
+
 /* How far a step moves, as integers: v -= (g * mantissa + noise) >> shift. */
 typedef struct zge_rate {
     int32_t mantissa; /* 0 .. 255 */
@@ -186,7 +200,7 @@ typedef struct zge_update {
 } zge_update;
 
 /* A column of the batch: where a sample comes from. */
-enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_REPLAY4, ZGE_C_REPLAY8 };
+enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_REPLAY4, ZGE_C_REPLAY8, ZGE_C_NONE };
 typedef struct zge_column {
     uint32_t kind;
     const void *data;
@@ -196,8 +210,13 @@ typedef struct zge_column {
 typedef struct zge_kernels {
     const char *name;
     int32_t (*usable)(void);
-    /* Quantize n columns into x [inputs][S]; columns n .. S-1 become the zero point of layer 0. Returns
-     * how many values were clamped. */
+    /* Quantize `count` raw values of a column from value `from` on. Returns how many were clamped. */
+    uint32_t (*fetch)(const zge_model *m, const zge_column *column, uint32_t from, uint32_t count, uint8_t *out);
+    /* Row y of a trunk layer's output, out [out_width][out_channels], from the rows that it holds. `added`:
+     * row y of the picture that is added, or null. Not for mean pools. */
+    void (*picture)(const zge_conv *l, uint32_t y, const uint8_t *added, uint8_t *out);
+    /* Quantize n columns into layer 0's x [features][S]; columns n .. S-1, and those of kind NONE, become its
+     * zero point. Returns how many values were clamped. */
     uint32_t (*quantize)(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s);
     /* y [outputs][S] = requantized l->x [inputs][S] times weights. */
     void (*hidden)(const zge_layer *l, uint32_t s, uint8_t *y);
@@ -222,6 +241,18 @@ uint32_t zge_crc32(uint32_t crc, const uint8_t *p, size_t n);
 /* Softmax over column `column` of logits [classes][S]: numerators into `out` [classes] (may be null; the
  * winner's is 32,768), their sum returned; *best gets the winner. */
 uint32_t zge_softmax(const zge_model *m, uint32_t s, uint32_t column, uint32_t *best, uint16_t *out);
+
+/* The trunk (zge_trunk.c). Read and check record `i` of a network whose trunk has `i` layers so far. */
+zge_status zge_trunk_read(zge_model *m, const uint8_t *record, uint32_t i);
+/* Count the rows that each trunk layer holds; the bytes that the trunk works in. */
+uint64_t zge_trunk_plan(zge_model *m);
+/* Place the trunk's memory, from `at` on. */
+void zge_trunk_place(zge_model *m, uint8_t *at);
+/* Columns of the batch into layer 0's x: through the trunk where there is one. As `quantize` above. */
+uint32_t zge_take(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s);
+
+/* Finite and above zero, without libm. */
+static inline int32_t zge_good_scale(float v) { return v > 0.0f && v <= 3.0e38f; }
 
 /* Smallest supported S for n samples. */
 uint32_t zge_side(const zge_model *m, uint32_t n);

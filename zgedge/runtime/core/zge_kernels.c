@@ -88,6 +88,10 @@ ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t 
         return shared ? zge_codes_uint8_t(x, center, scale, 1, z, count, out)
                       : zge_codes_uint8_t(x, center, scale, 0, z, count, out);
     }
+    if (c->kind == ZGE_C_NONE) {
+        memset(out, m->layer[0].z_in, count);
+        return 0;
+    }
     const uint8_t *p = (const uint8_t *)c->data;
     if (c->kind == ZGE_C_REPLAY8) {
         memcpy(out, p + from, count);
@@ -104,18 +108,22 @@ ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t 
     return 0;
 }
 
+static uint32_t zge_fetch_run(const zge_model *m, const zge_column *c, uint32_t from, uint32_t count, uint8_t *out) {
+    return zge_fetch(m, c, from, count, out);
+}
+
 static uint32_t zge_quantize(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
     uint8_t *x = m->layer[0].x;
     uint32_t clamped = 0;
     if (s == 1) {
-        return zge_fetch(m, columns, 0, m->inputs, x);
+        return zge_fetch(m, columns, 0, m->features, x);
     }
     uint8_t part[ZGE_MAX_BATCH][16];
     for (uint32_t c = n; c < s; c++) {
         memset(part[c], m->layer[0].z_in, 16);
     }
-    for (uint32_t i0 = 0; i0 < m->inputs; i0 += 16) {
-        uint32_t count = m->inputs - i0 < 16 ? m->inputs - i0 : 16;
+    for (uint32_t i0 = 0; i0 < m->features; i0 += 16) {
+        uint32_t count = m->features - i0 < 16 ? m->features - i0 : 16;
         for (uint32_t c = 0; c < n; c++) {
             clamped += count == 16 ? zge_fetch(m, &columns[c], i0, 16, part[c])
                                    : zge_fetch(m, &columns[c], i0, count, part[c]);
@@ -155,12 +163,12 @@ static void zge_pack(const zge_model *m, uint32_t s, uint32_t n, uint8_t *const 
     const uint8_t *x = m->layer[0].x;
     const uint32_t bits = m->replay_bits;
     if (s == 1) {
-        zge_pack_run(x, m->inputs, bits, out[0]);
+        zge_pack_run(x, m->features, bits, out[0]);
         return;
     }
     uint8_t part[ZGE_MAX_BATCH][16];
-    for (uint32_t i0 = 0; i0 < m->inputs; i0 += 16) {
-        const uint32_t count = m->inputs - i0 < 16 ? m->inputs - i0 : 16;
+    for (uint32_t i0 = 0; i0 < m->features; i0 += 16) {
+        const uint32_t count = m->features - i0 < 16 ? m->features - i0 : 16;
 #if defined(ZGE_HAVE_TRANSPOSE)
         if (s == 16 && count == 16 && n > 1) {
             zge_transpose16(x + (size_t)i0 * 16, part[0]);
@@ -231,14 +239,6 @@ ZGE_INLINE void zge_sums(const zge_layer *l, uint32_t row, uint32_t s, int32_t *
     }
 }
 
-/* Clamping before rounding gives what clamping after it gives: 0 and 255 are whole. */
-ZGE_INLINE uint8_t zge_requantize(int32_t acc, float multiplier) {
-    float v = (float)acc * multiplier;
-    v = v > 0.0f ? v : 0.0f;
-    v = v < 255.0f ? v : 255.0f;
-    return (uint8_t)(int32_t)zge_rne(v);
-}
-
 /* y[i] of sums that have a bias and a multiplier each. */
 ZGE_INLINE void zge_requantize_rows(const int32_t *restrict acc, const int32_t *restrict bias,
                                     const float *restrict multiplier, uint32_t n, uint8_t *restrict y) {
@@ -304,6 +304,172 @@ static void zge_head(const zge_layer *l, uint32_t s, int32_t *logits) {
         for (uint32_t c = 0; c < s; c++) {
             logits[(size_t)r * s + c] = acc[c] + l->bias[r];
         }
+    }
+}
+
+/* ---- pictures ---- */
+
+enum { ZGE_CHANNELS = 64 }; /* channels worked on at a time */
+
+/* Of a window that starts `before` the picture at `at`, the first place inside it, and the one behind the last. */
+ZGE_INLINE uint32_t zge_from(uint32_t at, uint32_t before) { return at < before ? before - at : 0; }
+ZGE_INLINE uint32_t zge_to(uint32_t at, uint32_t before, uint32_t kernel, uint32_t size) {
+    return at + kernel > size + before ? size + before - at : kernel;
+}
+
+/* Values of held row `row` from column `x` on. */
+ZGE_INLINE const uint8_t *zge_values(const zge_conv *l, uint32_t row, uint32_t x) {
+    return l->rows + ((size_t)(row % l->held) * l->width + x) * l->channels;
+}
+
+/* n sums of neighbouring channels to outputs; `added` may be null. */
+ZGE_INLINE void zge_finish(const zge_conv *l, const int32_t *restrict acc, uint32_t channel, uint32_t n,
+                           const uint8_t *restrict added, uint8_t *restrict out) {
+    const int32_t *bias = l->bias + channel;
+    const float *multiplier = l->multiplier + channel;
+    if (added == NULL) {
+        for (uint32_t i = 0; i < n; i++) {
+            out[i] = zge_requantize(acc[i] + bias[i], multiplier[i]);
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        float v = (float)(acc[i] + bias[i]) * multiplier[i];
+        v = v > -128.0f ? v : -128.0f;
+        v = v < 127.0f ? v : 127.0f;
+        out[i] = zge_clamp_u8((int32_t)zge_rne(v) + added[i]);
+    }
+}
+
+#if defined(ZGE_HAVE_PATCHES)
+
+/* Windows are laid out one after the other, zeros where they leave the picture, so that each output is one
+ * product of two runs. */
+static void zge_conv_row(const zge_conv *l, uint32_t y, const uint8_t *added, uint8_t *out) {
+    zge_patch patches[ZGE_PATCH_VALUES];
+    int32_t sums[ZGE_PATCH_TILE * ZGE_CHANNELS];
+    const uint32_t run = l->kernel * l->channels;
+    const uint32_t stride = zge_patch_stride(l->taps);
+    uint32_t tile = ZGE_PATCH_VALUES / stride / 4 * 4;
+    tile = tile < ZGE_PATCH_TILE ? tile : ZGE_PATCH_TILE;
+    const uint32_t y0 = zge_from(y * l->stride, l->top);
+    const uint32_t y1 = zge_to(y * l->stride, l->top, l->kernel, l->height);
+    for (uint32_t from = 0; from < l->out_width; from += tile) {
+        const uint32_t count = l->out_width - from < tile ? l->out_width - from : tile;
+        for (uint32_t p = 0; p < count; p++) {
+            const uint32_t x = (from + p) * l->stride;
+            const uint32_t x0 = zge_from(x, l->left);
+            const uint32_t x1 = zge_to(x, l->left, l->kernel, l->width);
+            zge_patch *patch = patches + (size_t)p * stride;
+            if (x1 - x0 < l->kernel || y1 - y0 < l->kernel) {
+                memset(patch, 0, stride * sizeof *patch);
+            } else {
+                memset(patch + l->taps, 0, (stride - l->taps) * sizeof *patch);
+            }
+            for (uint32_t ky = y0; ky < y1; ky++) {
+                zge_patch_run(zge_values(l, y * l->stride + ky - l->top, x + x0 - l->left), (x1 - x0) * l->channels,
+                              patch + ky * run + x0 * l->channels);
+            }
+        }
+        for (uint32_t p = count; p % 4 != 0; p++) { /* computed, never used */
+            memset(patches + (size_t)p * stride, 0, stride * sizeof *patches);
+        }
+        for (uint32_t c = 0; c < l->out_channels; c += ZGE_CHANNELS) {
+            const uint32_t n = l->out_channels - c < ZGE_CHANNELS ? l->out_channels - c : ZGE_CHANNELS;
+            zge_patch_sums(l, patches, (count + 3) / 4 * 4, c, n, sums);
+            for (uint32_t p = 0; p < count; p++) {
+                const size_t at = (size_t)(from + p) * l->out_channels + c;
+                zge_finish(l, sums + (size_t)p * ZGE_CHANNELS, c, n, added == NULL ? NULL : added + at, out + at);
+            }
+        }
+    }
+}
+
+#else
+
+static void zge_conv_row(const zge_conv *l, uint32_t y, const uint8_t *added, uint8_t *out) {
+    const uint32_t y0 = zge_from(y * l->stride, l->top);
+    const uint32_t y1 = zge_to(y * l->stride, l->top, l->kernel, l->height);
+    int32_t acc[ZGE_CHANNELS];
+    for (uint32_t at = 0; at < l->out_width; at++) {
+        const uint32_t x = at * l->stride;
+        const uint32_t x0 = zge_from(x, l->left);
+        const uint32_t n = (zge_to(x, l->left, l->kernel, l->width) - x0) * l->channels;
+        for (uint32_t from = 0; from < l->out_channels; from += ZGE_CHANNELS) {
+            const uint32_t count = l->out_channels - from < ZGE_CHANNELS ? l->out_channels - from : ZGE_CHANNELS;
+            for (uint32_t c = 0; c < count; c++) {
+                int32_t sum = 0;
+                for (uint32_t ky = y0; ky < y1; ky++) {
+                    const uint8_t *q = zge_values(l, y * l->stride + ky - l->top, x + x0 - l->left);
+                    const int8_t *w =
+                        l->weights + (size_t)(from + c) * l->taps + (size_t)(ky * l->kernel + x0) * l->channels;
+                    for (uint32_t i = 0; i < n; i++) {
+                        sum += (int32_t)w[i] * (int32_t)q[i];
+                    }
+                }
+                acc[c] = sum;
+            }
+            const size_t to = (size_t)at * l->out_channels + from;
+            zge_finish(l, acc, from, count, added == NULL ? NULL : added + to, out + to);
+        }
+    }
+}
+
+#endif
+
+static void zge_depthwise_row(const zge_conv *l, uint32_t y, const uint8_t *added, uint8_t *out) {
+    const uint32_t y0 = zge_from(y * l->stride, l->top);
+    const uint32_t y1 = zge_to(y * l->stride, l->top, l->kernel, l->height);
+    int32_t acc[ZGE_CHANNELS];
+    for (uint32_t at = 0; at < l->out_width; at++) {
+        const uint32_t x = at * l->stride;
+        const uint32_t x0 = zge_from(x, l->left);
+        const uint32_t x1 = zge_to(x, l->left, l->kernel, l->width);
+        for (uint32_t from = 0; from < l->channels; from += ZGE_CHANNELS) {
+            const uint32_t n = l->channels - from < ZGE_CHANNELS ? l->channels - from : ZGE_CHANNELS;
+            memset(acc, 0, n * sizeof *acc);
+            for (uint32_t ky = y0; ky < y1; ky++) {
+                for (uint32_t kx = x0; kx < x1; kx++) {
+                    const uint8_t *restrict q = zge_values(l, y * l->stride + ky - l->top, x + kx - l->left) + from;
+                    const int8_t *restrict w = l->weights + (size_t)(ky * l->kernel + kx) * l->channels + from;
+                    for (uint32_t c = 0; c < n; c++) {
+                        acc[c] += (int32_t)w[c] * (int32_t)q[c];
+                    }
+                }
+            }
+            const size_t to = (size_t)at * l->channels + from;
+            zge_finish(l, acc, from, n, added == NULL ? NULL : added + to, out + to);
+        }
+    }
+}
+
+static void zge_max_row(const zge_conv *l, uint32_t y, uint8_t *out) {
+    const uint32_t y0 = zge_from(y * l->stride, l->top);
+    const uint32_t y1 = zge_to(y * l->stride, l->top, l->kernel, l->height);
+    for (uint32_t at = 0; at < l->out_width; at++) {
+        const uint32_t x = at * l->stride;
+        const uint32_t x0 = zge_from(x, l->left);
+        const uint32_t x1 = zge_to(x, l->left, l->kernel, l->width);
+        uint8_t *restrict to = out + (size_t)at * l->channels;
+        memset(to, 0, l->channels);
+        for (uint32_t ky = y0; ky < y1; ky++) {
+            for (uint32_t kx = x0; kx < x1; kx++) {
+                const uint8_t *restrict q = zge_values(l, y * l->stride + ky - l->top, x + kx - l->left);
+                for (uint32_t c = 0; c < l->channels; c++) {
+                    to[c] = q[c] > to[c] ? q[c] : to[c];
+                }
+            }
+        }
+    }
+}
+
+static void zge_picture(const zge_conv *l, uint32_t y, const uint8_t *added, uint8_t *out) {
+    if (l->kind == ZGE_L_CONV) {
+        zge_conv_row(l, y, added, out);
+    } else if (l->kind == ZGE_L_DEPTHWISE) {
+        zge_depthwise_row(l, y, added, out);
+    } else {
+        zge_max_row(l, y, out);
     }
 }
 
@@ -612,6 +778,6 @@ static int32_t zge_usable(void) {
 }
 
 const zge_kernels ZGE_JOIN(zge_kernels_, ZGE_VARIANT) = {
-    ZGE_TEXT(ZGE_VARIANT), zge_usable, zge_quantize, zge_hidden, zge_head,
+    ZGE_TEXT(ZGE_VARIANT), zge_usable, zge_fetch_run, zge_picture, zge_quantize, zge_hidden, zge_head,
     zge_error,             zge_update_layer, zge_gradient, zge_pack,
 };

@@ -131,7 +131,7 @@ zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y,
     }
     for (uint32_t i = 0; i < n; i++) {
         const zge_column column = {ZGE_C_F32, x + (size_t)i * m->inputs};
-        zge_kernels_now()->quantize(m, &column, 1, 1);
+        zge_take(m, &column, 1, 1);
         zge_keep(m, 1, y + i, 1);
         zge_add64(m->learner + ZGE_K_STEP, 1); /* a new stream of random numbers for each */
     }
@@ -409,7 +409,7 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
         columns[c].data = m->replay_data + (size_t)slot * m->replay_stride;
         labels[c] = (uint16_t)zge_label(m, slot);
     }
-    const uint32_t clamped = kernels->quantize(m, columns, total, s);
+    const uint32_t clamped = zge_take(m, columns, total, s);
     zge_forward(m, s);
     const uint32_t correct = zge_head_error(m, s, labels, total, n, classes);
 

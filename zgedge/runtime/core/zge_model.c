@@ -162,7 +162,6 @@ static zge_status zge_predict(zge_model *m, uint32_t kind, const void *x, uint32
     if (m == NULL || m->arena == NULL || (x == NULL && n > 0)) {
         return ZGE_E_ARGUMENT;
     }
-    const zge_kernels *k = zge_kernels_now();
     const size_t stride = (size_t)m->inputs * (kind == ZGE_C_F32 ? sizeof(float) : 1);
     zge_column columns[ZGE_MAX_BATCH];
     uint32_t s = 1;
@@ -176,7 +175,7 @@ static zge_status zge_predict(zge_model *m, uint32_t kind, const void *x, uint32
             columns[c].kind = kind;
             columns[c].data = at + c * stride;
         }
-        k->quantize(m, columns, s, s);
+        zge_take(m, columns, s, s);
         zge_forward(m, s);
         for (uint32_t c = 0; c < s; c++) {
             uint32_t best;

@@ -16,7 +16,7 @@ from zgedge.errors import ZgedgeError
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("--count", type=int, default=200, help="pictures of each shape (200)")
+    parser.add_argument("--count", type=int, default=400, help="pictures of each shape (400)")
     parser.add_argument("--size", type=int, default=32, help="pixels of a side (32)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -19,10 +19,13 @@ from zgedge.errors import MissingExtraError, UsageError, ZgedgeError
 Floats = npt.NDArray[np.float64]
 
 # Share of the side that a shape's radius takes, at least and at most.
-SMALLEST, LARGEST = 0.16, 0.4
+SMALLEST, LARGEST = 0.2, 0.42
 # Least difference of a shape's colour from the ground's mean, in any channel, of 255.
-CONTRAST = 60.0
-NOISE = (6.0, 34.0)
+CONTRAST = 110.0
+# Least and most standard deviation of the noise, of 255.
+NOISE = (3.0, 18.0)
+# Most that a shape is turned from upright, to either side, in radians.
+TURN = 0.6
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 
 
@@ -73,7 +76,7 @@ def picture(name: str, number: int, *, seed: int = 0, size: int = 32) -> npt.NDA
             break
     radius = rng.uniform(SMALLEST, LARGEST)
     at = rng.uniform(0.85 * radius, 1 - 0.85 * radius, 2)
-    turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
+    turn, squeeze = rng.uniform(-TURN, TURN), rng.uniform(0.85, 1.0)
     x, y = (columns - at[0]) / radius, (rows - at[1]) / radius
     u = np.cos(turn) * x + np.sin(turn) * y
     v = (np.cos(turn) * y - np.sin(turn) * x) / squeeze
@@ -92,8 +95,8 @@ def _ground(rng: np.random.Generator, rows: Floats, columns: Floats) -> Floats:
     along = np.cos(direction) * columns + np.sin(direction) * rows
     ground = first + (second - first) * (0.5 * np.clip(along, 0, 1))[:, :, None]
     waves = np.sin(2 * np.pi * (rng.uniform(1, 5) * along + rng.uniform()))
-    ground = ground + rng.uniform(0, 25) * waves[:, :, None]
-    for _ in range(rng.integers(0, 4)):
+    ground = ground + rng.uniform(0, 15) * waves[:, :, None]
+    for _ in range(rng.integers(0, 3)):
         # A streak: the band between two near parallels, of a colour of its own.
         tilt, offset = rng.uniform(0, np.pi), rng.uniform(-0.3, 1.2)
         across = np.cos(tilt) * columns + np.sin(tilt) * rows
@@ -103,7 +106,7 @@ def _ground(rng: np.random.Generator, rows: Floats, columns: Floats) -> Floats:
 
 
 def make(
-    folder: str | os.PathLike[str], seed: int = 0, size: int = 32, count: int = 200
+    folder: str | os.PathLike[str], seed: int = 0, size: int = 32, count: int = 400
 ) -> tuple[str, ...]:
     """Write `count` pictures of each shape, `size` pixels wide and high, as FOLDER/SHAPE/*.png.
 

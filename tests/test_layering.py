@@ -14,7 +14,7 @@ PACKAGE = ROOT / "zgedge"
 
 # A part may import its own layer and those below it; nothing above.
 LAYERS = (
-    {"errors", "network", "arena", "spec", "budget"},
+    {"errors", "network", "arena", "spec", "space", "budget"},
     {"runtime", "data"},
     {"train", "export", "devices", "report", "bench"},
     {"cli"},
@@ -22,7 +22,18 @@ LAYERS = (
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # On the same level, and still not for each other.
 FORBIDDEN = {("runtime", "data"), ("train", "bench")}
-ON_A_DEVICE = ("errors", "network", "arena", "spec", "budget", "runtime", "data", "report", "cli")
+ON_A_DEVICE = (
+    "errors",
+    "network",
+    "arena",
+    "spec",
+    "space",
+    "budget",
+    "runtime",
+    "data",
+    "report",
+    "cli",
+)
 TERMINAL = {"rich", "rich_click"}  # plain click takes their place on a device
 ALWAYS_THERE = {"numpy", "psutil", "click", "zgedge"} | set(sys.stdlib_module_names)
 

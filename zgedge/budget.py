@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from zgedge import network as net
 from zgedge.arena import names_blob
 from zgedge.errors import BudgetError, DataError, UsageError
-from zgedge.network import KB, Layer, Network, dense, sparse
+from zgedge.network import KB, Layer, Network, TrunkLayer, dense, sparse
+from zgedge.space import CHANNELS, MOST_WIDTH, Family, block_of
+from zgedge.spec import spec_of
 
 if TYPE_CHECKING:
     from zgedge.data import Dataset
@@ -29,6 +31,17 @@ WEIGHTS_PER_SAMPLE = 16
 MAX_REPLAY_SAMPLES = 4096
 REPLAY_SHARE = 0.2
 WIDE_ALIGN_FROM = 32 * KB
+
+# Behind a trunk: the share of the bytes that hidden units may take, how much of the features a
+# sparse head looks at, and the share that learning in larger steps may cost.
+HIDDEN_SHARE = 0.25
+FEWEST_UNITS, MOST_HIDDEN = 8, 1024
+HEAD_DENSITY = 0.5
+BATCH_SHARE = 0.1
+# A stage may become so many times 4 channels wider than its family's growth has it.
+MOST_EXTRA = 3
+# Multiply-adds of a prediction from which more take too long to train on two cores.
+MOST_OPERATIONS = 40e6
 
 
 def parse_size(text: str | int) -> int:
@@ -138,7 +151,12 @@ def hidden_layer(task: Task, units: int, fan_in: int, block: int) -> Layer:
 
 
 def _network(
-    task: Task, budget: int, learning: bool, batch: int, layers: tuple[Layer, ...]
+    task: Task,
+    budget: int,
+    learning: bool,
+    batch: int,
+    layers: tuple[Layer, ...],
+    trunk: tuple[TrunkLayer, ...] = (),
 ) -> Network:
     return Network(
         shape=task.shape,
@@ -150,6 +168,7 @@ def _network(
         learning=learning,
         batch=batch if learning else 1,
         align=64 if budget >= WIDE_ALIGN_FROM else 8,
+        trunk=trunk,
     )
 
 
@@ -194,6 +213,121 @@ def _linear(task: Task, budget: int, learning: bool) -> Network:
         if candidate.file_bytes <= budget:
             best = candidate
     return best
+
+
+# ---- pictures: a trunk as wide as the bytes allow ----
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that the planner may choose. `family` is None where a person named it."""
+
+    network: Network
+    family: Family | None
+    saturated: bool = False
+
+    @property
+    def spec(self) -> str:
+        """The network as text, for `--network`."""
+        return spec_of(self.network)
+
+    @property
+    def bytes(self) -> int:
+        """Length of the file."""
+        return self.network.file_bytes
+
+
+def fitted(
+    task: Task,
+    budget: int,
+    family: Family,
+    *,
+    learning: bool = True,
+    most_operations: float = MOST_OPERATIONS,
+) -> Candidate | None:
+    """The widest network of a family in at most `budget` bytes; None where the narrowest is more.
+
+    What only learning needs is counted, replay included. `saturated` where the operations, or
+    weights enough for the samples, end before the bytes do.
+    """
+    share = budget - _replay_bytes(task, budget) if learning else budget
+    most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
+
+    def made(channels: list[int], units: int, batch: int = 1) -> Network:
+        trunk = family.trunk(task.shape, channels)
+        layers = _behind(task, family, trunk, units, learning)
+        return _network(task, budget, learning, batch, layers, trunk)
+
+    def enough(network: Network) -> bool:
+        return network.operations <= most_operations and network.connections <= most_weights
+
+    def fits(channels: list[int], units: int, batch: int = 1) -> bool:
+        try:
+            network = made(channels, units, batch)
+        except ValueError:  # wider than the format
+            return False
+        return network.file_bytes <= share and enough(network)
+
+    def units_for(channels: list[int]) -> int:
+        """Hidden units that take their share of the bytes, whatever the width."""
+        if not family.hidden:
+            return 0
+        one, two = made(channels, 1).file_bytes, made(channels, 33).file_bytes
+        return max(FEWEST_UNITS, min(MOST_HIDDEN, round(32 * HIDDEN_SHARE * share / (two - one))))
+
+    low, high = 0, MOST_WIDTH
+    while low < high:
+        middle = (low + high + 1) // 2
+        channels = family.channels(middle)
+        try:
+            good = fits(channels, units_for(channels))
+        except ValueError:
+            good = False
+        low, high = (middle, high) if good else (low, middle - 1)
+    if not low:
+        return None
+    channels = family.channels(low)
+    units = units_for(channels)
+    batch = 1
+    for wider in (2, 4, 8, 16) if learning else ():
+        more = made(channels, units, wider).file_bytes - made(channels, units).file_bytes
+        if more <= BATCH_SHARE * budget and fits(channels, units, wider):
+            batch = wider
+    for i in reversed(range(len(channels))):
+        for _ in range(MOST_EXTRA):
+            wider_stage = [*channels[:i], channels[i] + CHANNELS, *channels[i + 1 :]]
+            if not fits(wider_stage, units, batch):
+                break
+            channels = wider_stage
+    if family.hidden:
+        first, last = units, MOST_HIDDEN
+        while first < last:
+            middle = (first + last + 1) // 2
+            first, last = (middle, last) if fits(channels, middle, batch) else (first, middle - 1)
+        units = first
+    network = made(channels, units, batch)
+    wider_last = [*channels[:-1], channels[-1] + CHANNELS]
+    try:
+        saturated = not enough(made(wider_last, units, batch))
+    except ValueError:
+        saturated = True
+    if learning:
+        network, _ = _with_replay(task, budget, network)
+    return Candidate(network, family, saturated)
+
+
+def _behind(
+    task: Task, family: Family, trunk: tuple[TrunkLayer, ...], units: int, learning: bool
+) -> tuple[Layer, ...]:
+    """Layers behind a trunk. Where a device learns, one of them is sparse: it can rewire."""
+    features, block = trunk[-1].outputs, block_of(trunk[-1])
+    if family.hidden:
+        fan_in = min(fan_in_for(features, block), features - block)
+        return sparse(features, units, fan_in, block), dense(units, task.classes)
+    if not learning:
+        return (dense(features, task.classes),)
+    fan_in = round(HEAD_DENSITY * features / block) * block
+    return (sparse(features, task.classes, max(block, fan_in), block),)
 
 
 def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:

@@ -7,8 +7,25 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from tests.core import reference
 from zgedge import arena
-from zgedge.network import DENSE, Layer, Network, dense, sparse
+from zgedge.network import (
+    CONV,
+    DENSE,
+    MAX_TAPS,
+    MEAN_POOL,
+    Layer,
+    Network,
+    TrunkLayer,
+    conv,
+    dense,
+    depthwise,
+    max_pool,
+    mean_pool,
+    sparse,
+)
+
+CHANNELS = (1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 64)
 
 
 def network(
@@ -17,13 +34,92 @@ def network(
     classes: int = 4,
     **options: object,
 ) -> Network:
-    """A network with the given hidden layers and a dense head."""
-    inputs = shape[0] * shape[1] * shape[2]
+    """A network with the given hidden layers, behind the trunk of the options, and a dense head."""
+    trunk: tuple[TrunkLayer, ...] = options.get("trunk", ())  # type: ignore[assignment]
+    inputs = trunk[-1].outputs if trunk else shape[0] * shape[1] * shape[2]
     layers = hidden if hidden is not None else (sparse(inputs, 12, 8, 4),)
     last = layers[-1].outputs if layers else inputs
     names = arena.names_blob(str(i) for i in range(classes))
-    base = Network(shape, classes, (*layers, dense(last, classes)), len(names))
-    return replace(base, **options)  # type: ignore[arg-type]
+    return Network(shape, classes, (*layers, dense(last, classes)), len(names), **options)  # type: ignore[arg-type]
+
+
+def random_trunk(
+    rng: np.random.Generator, shape: tuple[int, int, int], depth: int, most: int = 2048
+) -> tuple[TrunkLayer, ...]:
+    """A trunk of up to `depth` layers of any kind that the format has, none of which gives more
+    than `most` values."""
+
+    def one(*of: int) -> int:
+        return of[int(rng.integers(len(of)))]
+
+    trunk: list[TrunkLayer] = []
+    while len(trunk) < depth:
+        height, width, incoming = shape
+        kind, keep = rng.random(), rng.random() < 0.4
+        same = keep or rng.random() < 0.5
+        stride = 1 if keep else one(1, 1, 2, 2, 3, 4)
+        kernel = one(*(k for k in (1, 3, 5, 7) if same or k <= min(height, width)))
+        if kind < 0.5:
+            fits = [c for c in CHANNELS if c * height * width <= most * stride**2]
+            channels = incoming if keep else one(*(fits or [1]))
+            if kernel * kernel * incoming > MAX_TAPS:
+                kernel = 1
+            layer = conv(shape, channels, kernel, stride, same=same)
+        elif kind < 0.75:
+            layer = depthwise(shape, kernel, stride, same=same)
+        elif kind < 0.93 or len(trunk) + 1 < depth:
+            window = int(rng.integers(2, 9))
+            whole = same or window > min(height, width)
+            layer = max_pool(shape, window, stride, same=whole)
+        else:
+            layer = mean_pool(shape)
+        if layer.has_weights and rng.random() < 0.7:
+            equal = [i for i, x in enumerate((*trunk, layer)) if x.shape == layer.out_shape]
+            layer = replace(layer, add=one(*equal) if equal else None)
+        if layer.outputs > most:
+            continue
+        trunk.append(layer)
+        shape = layer.out_shape
+    return tuple(trunk)
+
+
+def trunk_parameters(
+    trunk: tuple[TrunkLayer, ...], rng: np.random.Generator, s_in: float, extreme: bool = False
+) -> list[arena.TrunkParameters]:
+    """Random parameters under which every channel of a trunk is alive. Extreme ones have weights of
+    127 and -127 and biases at their bound, and the sums that these give."""
+    out: list[arena.TrunkParameters] = []
+    for layer in trunk:
+        if not layer.has_weights:
+            s_out = s_in * rng.uniform(0.4, 1) if layer.kind == MEAN_POOL else s_in
+            out.append(arena.TrunkParameters(s_in, s_out))
+            s_in = s_out
+            continue
+        shape = arena.weight_shape(layer)
+        w = rng.integers(-100, 101, shape)
+        if layer.taps == 1:
+            w = abs(w) + 1
+        else:  # no channel that is bright or dark all over
+            axes = (1, 2, 3) if layer.kind == CONV else (0, 1)
+            w = np.clip(w - w.mean(axes, keepdims=True).round().astype(np.int64), -127, 127)
+        size = 80 / (58 * 56 * layer.taps**0.5)  # of ReLUs' outputs that stay of one size
+        multiplier = size * rng.uniform(0.5, 1.5, layer.channels)
+        bias = rng.integers(-20, 21, layer.channels) / multiplier
+        if extreme:
+            w = rng.choice([-127, 127], shape) if rng.random() < 0.5 else np.full(shape, 127)
+            most = 2**31 - 1 - layer.taps * 255 * 127
+            bias = rng.choice([-most, most, 0], layer.channels)
+            multiplier = rng.choice([1e-45, 2.9e38, 1e-7, 255 / 2**31], layer.channels)
+        earlier = [s_in] if layer.add is None else [*(x.s_in for x in out), s_in]
+        s_out = float(rng.uniform(0.004, 0.02)) if layer.add is None else earlier[layer.add]
+        out.append(
+            arena.TrunkParameters(
+                s_in, s_out, w.astype(np.int8), bias.astype(np.int32),
+                multiplier.astype(np.float32),
+            )
+        )  # fmt: skip
+        s_in = s_out
+    return out
 
 
 def parameters(net: Network, seed: int = 0, scale: float = 1.0) -> arena.Parameters:
@@ -31,6 +127,8 @@ def parameters(net: Network, seed: int = 0, scale: float = 1.0) -> arena.Paramet
     rng = np.random.default_rng(seed)
     layers = []
     s_in, z_in = (1 / 255, 0) if net.groups == 1 else (1 / 32, 128)
+    trunk = trunk_parameters(net.trunk, np.random.default_rng((seed, 1)), s_in)
+    s_in = trunk[-1].s_out if trunk else s_in
     for i, layer in enumerate(net.layers):
         w = rng.integers(-100, 101, (layer.outputs, layer.width)).astype(np.int8)
         blocks = layer.inputs // layer.block
@@ -62,6 +160,7 @@ def parameters(net: Network, seed: int = 0, scale: float = 1.0) -> arena.Paramet
         layers=layers,
         class_names=[str(i) for i in range(net.classes)],
         int_classes=True,
+        trunk=trunk,
         learner=arena.LearnerParameters(key=seed, rate=0.1),
     )
 
@@ -98,7 +197,7 @@ def reference_logits(
     net: Network, p: arena.Parameters, x: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.int64]:
     """Integer logits [n, classes] by dense numpy integers: a second, independent forward pass."""
-    q = reference_codes(p, x)
+    q = reference.features(net, p.trunk, reference_codes(p, x))
     for i, (layer, w) in enumerate(zip(net.layers, p.layers, strict=True)):
         full = np.zeros((layer.outputs, layer.inputs), np.int64)
         if w.indices is None:

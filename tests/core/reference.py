@@ -1,12 +1,14 @@
 """A second learner, in plain numpy and Python integers, written from docs/arithmetic.md.
 
-Slow and simple: every weight one by one where that is clearer. The core must leave the very bytes
-that this leaves. It shares no code with the core and reads its settings from the file's sections.
+Slow and simple: every weight one by one where that is clearer, and a trunk by whole pictures. The
+core must leave the very bytes that this leaves. It shares no code with the core and reads its
+settings from the file's sections.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,8 @@ import numpy.typing as npt
 
 from zgedge import arena as files
 from zgedge import network as net
-from zgedge.arena import Arena
+from zgedge.arena import Arena, TrunkParameters
+from zgedge.network import TrunkLayer
 
 M32 = 0xFFFFFFFF
 EXP = [round(32768 * math.exp(-i / 16)) for i in range(256)]
@@ -24,6 +27,92 @@ WEIGHT, BIAS, ERROR = 0, 1, 2
 V_MAX = 127 * 16
 
 Ints = npt.NDArray[np.int64]
+
+
+def out_and_pad(size: int, layer: TrunkLayer) -> tuple[int, int]:
+    """Places of a window along a side, and how far the first one begins before the picture."""
+    k, stride = layer.kernel, layer.stride
+    if not layer.same:
+        return (size - k) // stride + 1, 0
+    out = (size + stride - 1) // stride
+    return out, max(0, (out - 1) * stride + k - size) // 2
+
+
+def _windows(q: Ints, layer: TrunkLayer, outside: int) -> list[list[Ints]]:
+    """[k][k] of what comes in [n, height, width, channels]: the values that all windows have at one
+    of their places, [n, out height, out width, channels]."""
+    k, stride = layer.kernel, layer.stride
+    (out_h, top), (out_w, left) = (out_and_pad(size, layer) for size in q.shape[1:3])
+    below = max(0, (out_h - 1) * stride + k - top - q.shape[1])
+    behind = max(0, (out_w - 1) * stride + k - left - q.shape[2])
+    q = np.pad(q, ((0, 0), (top, below), (left, behind), (0, 0)), constant_values=outside)
+    rows = [slice(i, i + (out_h - 1) * stride + 1, stride) for i in range(k)]
+    columns = [slice(j, j + (out_w - 1) * stride + 1, stride) for j in range(k)]
+    return [[q[:, r, c] for c in columns] for r in rows]
+
+
+def picture(layer: TrunkLayer, p: TrunkParameters, q: Ints, added: Ints | None) -> Ints:
+    """What a trunk layer makes of pictures [n, height, width, channels]: whole pictures again."""
+    if layer.kind == net.MEAN_POOL:
+        s_w = np.float32(1 / (q.shape[1] * q.shape[2]))
+        multiplier = np.float32(np.float32(p.s_in) * s_w) / np.float32(p.s_out)
+        mean = q.sum((1, 2), keepdims=True).astype(np.float32) * multiplier
+        return np.rint(np.clip(mean, 0, 255)).astype(np.int64)
+    if layer.kind == net.MAX_POOL:
+        return np.max([place for row in _windows(q, layer, -1) for place in row], axis=0)
+    assert p.weights is not None
+    assert p.bias is not None
+    assert p.multiplier is not None
+    acc: Ints = np.zeros(1, np.int64) + p.bias
+    for i, row in enumerate(_windows(q, layer, 0)):
+        for j, place in enumerate(row):
+            if layer.kind == net.CONV:  # in float64, which holds these sums exactly
+                part = place.astype(np.float64) @ p.weights[:, i, j, :].T.astype(np.float64)
+                acc = acc + part.astype(np.int64)
+            else:
+                acc = acc + place * p.weights[i, j].astype(np.int64)
+    with np.errstate(over="ignore"):
+        y = acc.astype(np.float32) * p.multiplier
+    if added is None:
+        return np.rint(np.clip(y, 0, 255)).astype(np.int64)
+    return np.clip(np.rint(np.clip(y, -128, 127)).astype(np.int64) + added, 0, 255)
+
+
+def features(
+    network: net.Network, trunk: Sequence[TrunkParameters], codes: Ints
+) -> npt.NDArray[np.int64]:
+    """Inputs of the first layer [n, features] from input codes [n, inputs]."""
+    pictures = [codes.reshape(-1, *network.shape)]
+    for layer, p in zip(network.trunk, trunk, strict=True):
+        added = None if layer.add is None else pictures[layer.add]
+        pictures.append(picture(layer, p, pictures[-1], added))
+    return pictures[-1].reshape(len(codes), -1)
+
+
+def rows_read(network: net.Network) -> int:
+    """Rows of the picture that come in: those below depend on nothing."""
+    heights = [network.shape[0]]
+    for layer in network.trunk:
+        last = layer.kind == net.MEAN_POOL
+        heights.append(1 if last else out_and_pad(heights[-1], layer)[0])
+    need = heights[-1]
+    for height, layer in zip(heights[-2::-1], network.trunk[::-1], strict=True):
+        if layer.kind == net.MEAN_POOL:
+            need = height
+        else:
+            top = out_and_pad(height, layer)[1]
+            need = min(height, (need - 1) * layer.stride - top + layer.kernel)
+    return need
+
+
+def trunk_of(a: Arena) -> list[TrunkParameters]:
+    """The numbers of a file's trunk."""
+    out = []
+    for i, (layer, (s_in, s_out)) in enumerate(zip(a.network.trunk, a.trunk_scales, strict=True)):
+        weights = a.trunk_weights(i)
+        bias, multiplier = a.trunk_rows(i) if layer.has_weights else (None, None)
+        out.append(TrunkParameters(s_in, s_out, weights, bias, multiplier))
+    return out
 
 
 def mix(x: int) -> int:
@@ -99,6 +188,7 @@ class Learner:
         a = Arena(buffer.copy())
         self.arena = a
         self.network = a.network
+        self.trunk = trunk_of(a)
         state = a.learner()
         assert state is not None
         self.key, self.now = state["key"], state["steps"]
@@ -141,14 +231,16 @@ class Learner:
         self.rewired = self.clamped = self.correct = self.samples = 0
 
     def codes(self, x: npt.NDArray[Any]) -> Ints:
+        """Features [samples, features]: the codes of raw values where there is no trunk."""
         scale, center = self.arena.input_coding()
         v = ((x.astype(np.float32) - center).astype(np.float32) * scale).astype(np.float32)
         code = np.rint(np.clip(v, -512, 512)).astype(np.int64) + self.layers[0].z
-        self.clamped += int(((code < 0) | (code > 255)).sum())
-        return np.clip(code, 0, 255)
+        read = rows_read(self.network) * self.network.shape[1] * self.network.shape[2]
+        self.clamped += int(((code < 0) | (code > 255))[:, :read].sum())
+        return features(self.network, self.trunk, np.clip(code, 0, 255))
 
     def forward(self, codes: Ints) -> Ints:
-        """Logits [classes, samples] of codes [inputs, samples]; keeps every layer's input."""
+        """Logits [classes, samples] of features [features, samples]; keeps every layer's input."""
         for i, layer in enumerate(self.layers):
             layer.x = codes
             acc = layer.dense() @ (codes - layer.z) + layer.bias[:, None]

@@ -3,7 +3,7 @@
 Items stand in the order in which the layers do, with spaces between them:
 
     c3x16       convolution, kernel 3, 16 channels; c5/2x8 steps by 2, c3vx16 pads nothing
-    c3x16+      ... and its own input is added; c3x16+1 adds the input of the layer before, and so on
+    c3x16+      ... and its own input is added; c3x16+1 adds the input of the layer before
     dw3/2       depthwise convolution, kernel 3, stride 2; takes `v` and `+` as well
     p2          max pool of 2 by steps of 2, whole windows only; p3/2s pads as convolutions do
     m           mean over the whole picture, the last item before the layers behind the trunk

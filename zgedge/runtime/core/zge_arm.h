@@ -152,4 +152,125 @@ static inline void zge_gradients_vector(const zge_layer *l, const uint16_t *inde
     }
 }
 
+#if defined(__ARM_FEATURE_DOTPROD)
+
+/* Convolutions: windows laid out as bytes, a whole number of registers each. */
+#define ZGE_HAVE_PATCHES 1
+typedef uint8_t zge_patch;
+enum { ZGE_PATCH_VALUES = 4 * ZGE_MAX_TAPS, ZGE_PATCH_TILE = 32 };
+static inline uint32_t zge_patch_stride(uint32_t taps) { return (taps + 15u) & ~15u; }
+
+static inline void zge_patch_run(const uint8_t *from, uint32_t n, zge_patch *to) {
+    uint32_t i = 0;
+    for (; n >= 16 && i < n; i = i + 32 > n && i + 16 < n ? n - 16 : i + 16) { /* the last 16 once more */
+        vst1q_u8(to + i, vld1q_u8(from + i));
+    }
+    for (; i < n; i++) {
+        to[i] = from[i];
+    }
+}
+
+/* sums [count][apart] of `count` windows (a multiple of 4) and channels c .. c + n - 1. */
+static inline void zge_patch_sums(const zge_conv *l, const zge_patch *patches, uint32_t count, uint32_t c, uint32_t n,
+                                  uint32_t apart, int32_t *sums) {
+    const uint32_t stride = zge_patch_stride(l->taps);
+    const uint32_t whole = l->taps & ~15u;
+    for (uint32_t r = 0; r < n; r += 4) {
+        int8_t tail[4][16];
+        const int8_t *w[4];
+        memset(tail, 0, sizeof tail);
+        for (uint32_t k = 0; k < 4; k++) { /* past the last channel: that one again, never used */
+            w[k] = l->weights + (size_t)(c + (r + k < n ? r + k : n - 1)) * l->taps;
+            memcpy(tail[k], w[k] + whole, l->taps - whole);
+        }
+        int32x4_t rest[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+        for (uint32_t i = 0; i < stride; i += 16) {
+            for (uint32_t k = 0; k < 4; k++) {
+                rest[k] = zge_dot_rest(rest[k], vld1q_s8(i < whole ? w[k] + i : tail[k]), 0);
+            }
+        }
+        for (uint32_t p = 0; p < count; p += 4) {
+            const zge_patch *x = patches + (size_t)p * stride;
+            int32x4_t acc[16];
+            for (uint32_t k = 0; k < 16; k++) {
+                acc[k] = rest[k % 4];
+            }
+            for (uint32_t i = 0; i < stride; i += 16) {
+                int8x16_t wi[4];
+                for (uint32_t k = 0; k < 4; k++) {
+                    wi[k] = vld1q_s8(i < whole ? w[k] + i : tail[k]);
+                }
+                for (uint32_t k = 0; k < 16; k++) {
+                    acc[k] = zge_dot(acc[k], vld1q_u8(x + (size_t)(k / 4) * stride + i), wi[k % 4]);
+                }
+            }
+            for (uint32_t k = 0; k < 4; k++) {
+                const int32x4_t all = vpaddq_s32(vpaddq_s32(acc[4 * k], acc[4 * k + 1]),
+                                                 vpaddq_s32(acc[4 * k + 2], acc[4 * k + 3]));
+                vst1q_s32(sums + (size_t)(p + k) * apart + r, all);
+            }
+        }
+    }
+}
+
+#else
+
+/* Convolutions: windows laid out as 16-bit numbers, a whole number of registers each. */
+#define ZGE_HAVE_PATCHES 1
+typedef int16_t zge_patch;
+enum { ZGE_PATCH_VALUES = 4 * ZGE_MAX_TAPS, ZGE_PATCH_TILE = 32 };
+static inline uint32_t zge_patch_stride(uint32_t taps) { return (taps + 7u) & ~7u; }
+
+/* n bytes, signed or not, to 16 bits; the last 8 of a longer run once more instead of one by one. */
+#define ZGE_WIDEN(name, type, widened)                                                                       \
+    static inline void name(const type *from, uint32_t n, int16_t *to) {                                    \
+        uint32_t i = 0;                                                                                      \
+        for (; n >= 8 && i < n; i = i + 16 > n && i + 8 < n ? n - 8 : i + 8) {                               \
+            vst1q_s16(to + i, widened);                                                                      \
+        }                                                                                                    \
+        for (; i < n; i++) {                                                                                 \
+            to[i] = from[i];                                                                                 \
+        }                                                                                                    \
+    }
+ZGE_WIDEN(zge_patch_run, uint8_t, vreinterpretq_s16_u16(vmovl_u8(vld1_u8(from + i))))
+ZGE_WIDEN(zge_patch_weights, int8_t, vmovl_s8(vld1_s8(from + i)))
+
+/* sums [count][apart] of `count` windows (a multiple of 4) and channels c .. c + n - 1. */
+static inline void zge_patch_sums(const zge_conv *l, const zge_patch *patches, uint32_t count, uint32_t c, uint32_t n,
+                                  uint32_t apart, int32_t *sums) {
+    const uint32_t stride = zge_patch_stride(l->taps);
+    int16_t w[2 * ZGE_MAX_TAPS];
+    for (uint32_t r = 0; r < n; r += 2) {
+        for (uint32_t k = 0; k < 2; k++) { /* past the last channel: that one again, never used */
+            zge_patch_weights(l->weights + (size_t)(c + (r + k < n ? r + k : n - 1)) * l->taps, l->taps,
+                              w + k * stride);
+            memset(w + k * stride + l->taps, 0, (stride - l->taps) * sizeof *w);
+        }
+        for (uint32_t p = 0; p < count; p += 4) {
+            const zge_patch *x = patches + (size_t)p * stride;
+            int32x4_t acc[8];
+            for (uint32_t k = 0; k < 8; k++) {
+                acc[k] = vdupq_n_s32(0);
+            }
+            for (uint32_t i = 0; i < stride; i += 8) {
+                const int16x8_t w0 = vld1q_s16(w + i);
+                const int16x8_t w1 = vld1q_s16(w + stride + i);
+                for (uint32_t k = 0; k < 4; k++) {
+                    const int16x8_t xi = vld1q_s16(x + (size_t)k * stride + i);
+                    acc[k] = vmlal_s16(acc[k], vget_low_s16(xi), vget_low_s16(w0));
+                    acc[k] = vmlal_s16(acc[k], vget_high_s16(xi), vget_high_s16(w0));
+                    acc[4 + k] = vmlal_s16(acc[4 + k], vget_low_s16(xi), vget_low_s16(w1));
+                    acc[4 + k] = vmlal_s16(acc[4 + k], vget_high_s16(xi), vget_high_s16(w1));
+                }
+            }
+            for (uint32_t k = 0; k < 4; k++) {
+                sums[(size_t)(p + k) * apart + r] = vaddvq_s32(acc[k]);
+                sums[(size_t)(p + k) * apart + r + 1] = vaddvq_s32(acc[4 + k]);
+            }
+        }
+    }
+}
+
+#endif
+
 #endif

@@ -376,7 +376,7 @@ static void zge_conv_row(const zge_conv *l, uint32_t y, const uint8_t *added, ui
         }
         for (uint32_t c = 0; c < l->out_channels; c += ZGE_CHANNELS) {
             const uint32_t n = l->out_channels - c < ZGE_CHANNELS ? l->out_channels - c : ZGE_CHANNELS;
-            zge_patch_sums(l, patches, (count + 3) / 4 * 4, c, n, sums);
+            zge_patch_sums(l, patches, (count + 3) / 4 * 4, c, n, ZGE_CHANNELS, sums);
             for (uint32_t p = 0; p < count; p++) {
                 const size_t at = (size_t)(from + p) * l->out_channels + c;
                 zge_finish(l, sums + (size_t)p * ZGE_CHANNELS, c, n, added == NULL ? NULL : added + at, out + at);

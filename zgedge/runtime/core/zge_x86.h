@@ -128,6 +128,55 @@ static inline __m512i zge_sum16(const __m512i *v) {
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
 }
 
+/* Convolutions: windows laid out as bytes, a whole number of registers each. */
+#define ZGE_HAVE_PATCHES 1
+typedef uint8_t zge_patch;
+enum { ZGE_PATCH_VALUES = 4 * ZGE_MAX_TAPS, ZGE_PATCH_TILE = 32 };
+static inline uint32_t zge_patch_stride(uint32_t taps) { return (taps + 63u) & ~63u; }
+
+static inline void zge_patch_run(const uint8_t *from, uint32_t n, zge_patch *to) {
+    for (uint32_t i = 0; i < n; i += 64) {
+        const __mmask64 live = n - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n - i)) - 1;
+        _mm512_mask_storeu_epi8(to + i, live, _mm512_maskz_loadu_epi8(live, from + i));
+    }
+}
+
+/* sums [count][apart] of `count` windows (a multiple of 4) and channels c .. c + n - 1. */
+static inline void zge_patch_sums(const zge_conv *l, const zge_patch *patches, uint32_t count, uint32_t c, uint32_t n,
+                                  uint32_t apart, int32_t *sums) {
+    const uint32_t stride = zge_patch_stride(l->taps);
+    for (uint32_t r = 0; r < n; r += 4) {
+        const int8_t *w[4];
+        for (uint32_t k = 0; k < 4; k++) { /* past the last channel: that one again, never used */
+            w[k] = l->weights + (size_t)(c + (r + k < n ? r + k : n - 1)) * l->taps;
+        }
+        for (uint32_t p = 0; p < count; p += 4) {
+            const zge_patch *x = patches + (size_t)p * stride;
+            __m512i acc[16];
+            for (uint32_t k = 0; k < 16; k++) {
+                acc[k] = _mm512_setzero_si512();
+            }
+            for (uint32_t i = 0; i < l->taps; i += 64) {
+                const uint32_t left = l->taps - i;
+                const __mmask64 live = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+                __m512i wi[4];
+                for (uint32_t k = 0; k < 4; k++) {
+                    wi[k] = _mm512_maskz_loadu_epi8(live, w[k] + i);
+                }
+                for (uint32_t k = 0; k < 16; k++) {
+                    const __m512i xi = _mm512_loadu_si512(x + (size_t)(k / 4) * stride + i);
+                    acc[k] = _mm512_dpbusd_epi32(acc[k], xi, wi[k % 4]);
+                }
+            }
+            int32_t all[16];
+            _mm512_storeu_si512(all, zge_sum16(acc));
+            for (uint32_t k = 0; k < 4; k++) {
+                memcpy(sums + (size_t)(p + k) * apart + r, all + 4 * k, 4 * sizeof *all);
+            }
+        }
+    }
+}
+
 /* Partial sums of one row for one sample; *weight_sum gains partial sums of its weights. */
 static inline __m512i zge_row_partial(const zge_layer *l, uint32_t row, int32_t with_zero, __m512i *weight_sum) {
     const int8_t *w = l->weights + (size_t)row * l->width;
@@ -577,6 +626,64 @@ static inline __m256i zge_sum8(const __m256i *v) {
     const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
     const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* Convolutions: windows laid out as 16-bit numbers, a whole number of registers each. */
+#define ZGE_HAVE_PATCHES 1
+typedef int16_t zge_patch;
+enum { ZGE_PATCH_VALUES = 4 * ZGE_MAX_TAPS, ZGE_PATCH_TILE = 32 };
+static inline uint32_t zge_patch_stride(uint32_t taps) { return (taps + 15u) & ~15u; }
+
+/* n bytes, signed or not, to 16 bits; the last 16 of a longer run once more instead of one by one. */
+#define ZGE_WIDEN(name, type, convert)                                                                       \
+    static inline void name(const type *from, uint32_t n, int16_t *to) {                                    \
+        uint32_t i = 0;                                                                                      \
+        for (; n >= 16 && i < n; i = i + 32 > n && i + 16 < n ? n - 16 : i + 16) {                           \
+            const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(from + i));                    \
+            _mm256_storeu_si256((__m256i *)(void *)(to + i), convert(v));                                    \
+        }                                                                                                    \
+        for (; i < n; i++) {                                                                                 \
+            to[i] = from[i];                                                                                 \
+        }                                                                                                    \
+    }
+ZGE_WIDEN(zge_patch_run, uint8_t, _mm256_cvtepu8_epi16)
+ZGE_WIDEN(zge_patch_weights, int8_t, _mm256_cvtepi8_epi16)
+
+/* sums [count][apart] of `count` windows (a multiple of 4) and channels c .. c + n - 1. */
+static inline void zge_patch_sums(const zge_conv *l, const zge_patch *patches, uint32_t count, uint32_t c, uint32_t n,
+                                  uint32_t apart, int32_t *sums) {
+    const uint32_t stride = zge_patch_stride(l->taps);
+    int16_t w[2 * ZGE_MAX_TAPS];
+    for (uint32_t r = 0; r < n; r += 2) {
+        for (uint32_t k = 0; k < 2; k++) { /* past the last channel: that one again, never used */
+            zge_patch_weights(l->weights + (size_t)(c + (r + k < n ? r + k : n - 1)) * l->taps, l->taps,
+                              w + k * stride);
+            memset(w + k * stride + l->taps, 0, (stride - l->taps) * sizeof *w);
+        }
+        for (uint32_t p = 0; p < count; p += 4) {
+            const zge_patch *x = patches + (size_t)p * stride;
+            __m256i acc[8];
+            for (uint32_t k = 0; k < 8; k++) {
+                acc[k] = _mm256_setzero_si256();
+            }
+            for (uint32_t i = 0; i < stride; i += 16) {
+                const __m256i w0 = _mm256_loadu_si256((const __m256i *)(const void *)(w + i));
+                const __m256i w1 = _mm256_loadu_si256((const __m256i *)(const void *)(w + stride + i));
+                for (uint32_t k = 0; k < 4; k++) {
+                    const __m256i xi =
+                        _mm256_loadu_si256((const __m256i *)(const void *)(x + (size_t)k * stride + i));
+                    acc[k] = _mm256_add_epi32(acc[k], _mm256_madd_epi16(xi, w0));
+                    acc[4 + k] = _mm256_add_epi32(acc[4 + k], _mm256_madd_epi16(xi, w1));
+                }
+            }
+            int32_t all[8];
+            _mm256_storeu_si256((__m256i *)(void *)all, zge_sum8(acc));
+            for (uint32_t k = 0; k < 4; k++) {
+                sums[(size_t)(p + k) * apart + r] = all[k];
+                sums[(size_t)(p + k) * apart + r + 1] = all[4 + k];
+            }
+        }
+    }
 }
 
 /* Partial sums of one row for one sample over what fits whole vectors; the rest in *tail. */

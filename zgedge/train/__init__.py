@@ -25,26 +25,36 @@ def train(
     strategy: str = "rigl",
     seed: int = 0,
     epochs: int | None = None,
+    steps: int | None = None,
+    train_time: float | None = None,
+    teacher: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[Epoch], None] | None = None,
     log: str | os.PathLike[str] | None = None,
     unknown: bool = False,
 ) -> TrainResult:
     """Train `network` on a data set and return the integers that its file holds.
 
-    strategy  how connections are replaced while training: a name in `strategies()`
-    seed      same data, network, strategy, seed and epochs on one machine: same bytes
-    epochs    passes over the training rows; None chooses by the size of the task
-    progress  called after every epoch
-    log       path of a JSON-lines log (`zgedge.train.log`); replaced where it exists
-    unknown   store a threshold under which a prediction is *unknown*
+    strategy    how connections are replaced while training: a name in `strategies()`
+    seed        same data, network, strategy, seed and length on one machine: same bytes
+    epochs      passes over the training rows; None chooses by the size of the task
+    steps       optimizer steps instead, the last pass cut short where it must be
+    train_time  seconds instead: the first steps are measured, and as many are planned as fit, all
+                else that is done here included; `steps=result.planned_steps` gives the same bytes
+    teacher     train a larger float network first, and this one on its answers as well
+    checkpoint  file that a run which was interrupted goes on from; written every minute and at
+                Ctrl-C
+    progress    called after every epoch
+    log         path of a JSON-lines log (`zgedge.train.log`); replaced where it exists
+    unknown     store a threshold under which a prediction is *unknown*
 
     A tenth of the training rows, at most 5,000, is held out; the epoch that is best on them is
     returned. The test rows are looked at once, at the end. Ctrl-C ends training early and the best
     epoch so far is returned, with `interrupted` set.
 
-    Raises MissingExtraError without torch, UsageError for an unknown strategy or epochs below 1,
-    DataError where data and network do not fit each other or hold NaN or infinities, ZgedgeError
-    where the log cannot be written.
+    Raises MissingExtraError without torch, UsageError for an unknown strategy, a length below 1 or
+    two of them, and a checkpoint of another run, DataError where data and network do not fit each
+    other or hold NaN or infinities, ZgedgeError where the log or the checkpoint cannot be written.
     """
     _need_torch()
     fit = importlib.import_module("zgedge.train.fit")
@@ -54,6 +64,10 @@ def train(
         strategy=strategy,
         seed=seed,
         epochs=epochs,
+        steps=steps,
+        train_time=train_time,
+        teacher=teacher,
+        checkpoint=checkpoint,
         progress=progress,
         log=log,
         unknown=unknown,

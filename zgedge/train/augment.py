@@ -35,6 +35,40 @@ def warp(codes: Tensor, shape: tuple[int, int, int], rng: np.random.Generator) -
     return out
 
 
+def jitter(
+    codes: Tensor,
+    shape: tuple[int, int, int],
+    shift: int,
+    cutout: int,
+    rng: np.random.Generator,
+) -> Tensor:
+    """A copy of pictures, each moved by up to `shift` pixels a way and every other one mirrored.
+
+    codes   uint8 [n, inputs] in the order of `shape` (height, width, channels)
+    cutout  side of a square around a random pixel that becomes 0, as what moves in does
+    """
+    height, width, channels = shape
+    count = len(codes)
+    rows = np.arange(height) + rng.integers(-shift, shift + 1, (count, 1))
+    columns = np.arange(width) + rng.integers(-shift, shift + 1, (count, 1))
+    mirrored = rng.random((count, 1)) < 0.5
+    columns = np.where(mirrored, width - 1 - columns, columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None
+    ]
+    if cutout:
+        top = rng.integers(0, height, (count, 1)) - cutout // 2
+        left = rng.integers(0, width, (count, 1)) - cutout // 2
+        y, x = np.arange(height) - top, np.arange(width) - left
+        inside &= ~(((y >= 0) & (y < cutout))[:, :, None] & ((x >= 0) & (x < cutout))[:, None, :])
+    at = rows.clip(0, height - 1)[:, :, None] * width + columns.clip(0, width - 1)[:, None]
+    at += (np.arange(count) * height * width)[:, None, None]
+    pixels = codes.reshape(count * height * width, channels)
+    moved = pixels[torch.from_numpy(at.reshape(-1))]
+    moved *= torch.from_numpy(inside.reshape(-1, 1)).to(torch.uint8)
+    return moved.view(count, -1)
+
+
 def _affine(
     shape: tuple[int, int, int], rng: np.random.Generator
 ) -> tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,25 +16,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zgedge.arena import LayerParameters
+from zgedge.arena import LayerParameters, TrunkParameters
 from zgedge.data.dataset import Dataset
 from zgedge.errors import DataError, UsageError
 from zgedge.network import DENSE, Network
-from zgedge.train.augment import warp
+from zgedge.train.augment import jitter, warp
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
 from zgedge.train.pack import choose_memories, pack, unknown_threshold
 from zgedge.train.quantized import QuantizedLayer, QuantizedNetwork, logits
+from zgedge.train.recipe import choose_recipe
 from zgedge.train.result import Epoch, TrainResult
 from zgedge.train.rewiring import STRATEGIES, Connections, Strategy, rewire
 from zgedge.train.rewiring.base import clear
+from zgedge.train.trunk import features
 from zgedge.train.wiring import local_start, random_start
 
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000
 
-# Adam at this rate, warmed up over a fiftieth of the steps, then a cosine to 0.
-RATE = 6e-3
-WARM_UP = 0.02
 # Activation scales follow the weights up to here; then they stay, and the weights settle to them.
 OBSERVE_UNTIL = 0.6
 OBSERVE_EVERY, OBSERVE_FIRST = 10, 50
@@ -41,11 +41,14 @@ OBSERVE_EVERY, OBSERVE_FIRST = 10, 50
 # Epochs, where they are not given: as many as make the wanted steps, fewer where a step is costly.
 WANTED_STEPS = 18_000
 MOST_OPERATIONS = 6e12
+# A trunk's products run near the peak of a processor, and are worth more.
+MOST_TRUNK_OPERATIONS = 3e13
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200
 # Operations of a step from which a second thread gains more than it costs.
 THREADS_FROM = 4e9
-# Pictures smaller than this have no room to be moved.
-WARP_FROM = 8
+TRUNK_THREADS_FROM = 2e8
+# Batches over which batch norm's statistics are taken for a snapshot.
+MEASURED_BATCHES = 16
 
 
 @dataclass
@@ -53,9 +56,11 @@ class _Snapshot:
     """The network at the end of an epoch: its integers, and the shadow weights behind them."""
 
     epoch: int
+    step: int
     accuracy: float
     layers: list[LayerParameters]
-    shadow: list[tuple[Tensor, Tensor, Tensor | None]]
+    trunk: list[TrunkParameters]
+    shadow: list[Tensor]
 
 
 def fit(
@@ -65,6 +70,10 @@ def fit(
     strategy: str,
     seed: int,
     epochs: int | None,
+    steps: int | None,
+    train_time: float | None,
+    teacher: bool,
+    checkpoint: str | os.PathLike[str] | None,
     progress: Callable[[Epoch], None] | None,
     log: str | os.PathLike[str] | None,
     unknown: bool,
@@ -74,12 +83,16 @@ def fit(
         raise UsageError(
             f"{strategy!r} is not a way of rewiring.", f"Choose from {', '.join(STRATEGIES)}."
         )
+    if sum(length is not None for length in (epochs, steps, train_time)) > 1:
+        raise UsageError("Epochs, steps and a training time are three ways to say one length.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"{epochs} epochs are too few.", "Train for at least 1.")
+    if steps is not None and steps < 1:
+        raise UsageError(f"{steps} steps are too few.", "Train for at least 1.")
     _check(dataset, network)
     writer = TrainingLog(log)
     try:
-        training = _Training(dataset, network, STRATEGIES[strategy](), seed, epochs)
+        training = _Training(dataset, network, STRATEGIES[strategy](), seed, epochs, steps)
         with _threads(training.threads):
             return training.run(strategy, progress, writer, unknown)
     finally:
@@ -135,21 +148,36 @@ def batch_size(samples: int) -> int:
 def default_epochs(samples: int, network: Network) -> int:
     """Epochs for a task of that many training samples."""
     batch = batch_size(samples)
-    steps = min(WANTED_STEPS, MOST_OPERATIONS / operations(network, batch))
+    most = MOST_TRUNK_OPERATIONS if network.trunk else MOST_OPERATIONS
+    steps = min(WANTED_STEPS, most / operations(network, batch))
     wanted = math.ceil(steps / (samples // batch))
     return max(FEWEST_EPOCHS, min(MOST_EPOCHS, wanted))
 
 
 def operations(network: Network, batch: int) -> int:
     """Multiplications and additions of one training step, layers as dense products."""
-    return 6 * batch * sum(layer.inputs * layer.outputs for layer in network.layers)
+    trunk = sum(layer.operations for layer in network.trunk)
+    return 6 * batch * (trunk + sum(layer.inputs * layer.outputs for layer in network.layers))
+
+
+def device_for(network: Network) -> torch.device:
+    """A GPU where torch sees one and there is a trunk: other networks are too small to gain."""
+    gpu = bool(network.trunk) and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
 
 
 class _Training:
     def __init__(
-        self, dataset: Dataset, network: Network, strategy: Strategy, seed: int, epochs: int | None
+        self,
+        dataset: Dataset,
+        network: Network,
+        strategy: Strategy,
+        seed: int,
+        epochs: int | None,
+        steps: int | None,
     ) -> None:
         self.dataset, self.network, self.strategy, self.seed = dataset, network, strategy, seed
+        self.began = time.monotonic()
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.coding = choose_coding(dataset, network.groups)
@@ -159,26 +187,39 @@ class _Training:
         self.codes = torch.from_numpy(codes[kept])
         self.labels = torch.from_numpy(dataset.y_train[kept])
         wiring = [self._start(i) for i in range(len(network.layers))]
-        self.net = QuantizedNetwork(network, self.coding, wiring, self.generator)
+        self.device = device_for(network)
+        self.net = QuantizedNetwork(network, self.coding, wiring, self.generator, self.device)
         self.batch = batch_size(len(kept))
-        self.epochs = epochs or default_epochs(len(kept), network)
         self.per_epoch = len(kept) // self.batch
-        self.total = self.per_epoch * self.epochs
+        epochs = epochs or default_epochs(len(kept), network)
+        self.total = steps or self.per_epoch * epochs
+        self.epochs = math.ceil(self.total / self.per_epoch)
         work = operations(network, self.batch)
-        self.threads = 1 if work < THREADS_FROM else torch.get_num_threads()
-        self.warps = dataset.kind == "picture" and min(dataset.shape[:2]) >= WARP_FROM
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATE, foreach=True)
+        enough = TRUNK_THREADS_FROM if network.trunk else THREADS_FROM
+        self.threads = 1 if work < enough else torch.get_num_threads()
+        self.recipe = choose_recipe(dataset, network)
+        parameters = self.net.parameters()
+        if self.recipe.decay:
+            groups: list[dict[str, Any]] = [
+                {"params": [p for p in parameters if p.dim() > 1]},
+                {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+            ]
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+                groups, lr=self.recipe.rate, weight_decay=self.recipe.decay, foreach=True
+            )
+        else:
+            self.optimizer = torch.optim.Adam(parameters, lr=self.recipe.rate, foreach=True)
+        self.averages = [p.detach().clone() for p in parameters] if self.recipe.averaging else []
         self.step = 0
         self.history: list[Epoch] = []
         self.best: _Snapshot | None = None
         self.top_accuracy = 0.0
-        self.began = time.monotonic()
 
     def _start(self, i: int) -> npt.NDArray[np.int64] | None:
         layer = self.network.layers[i]
         if layer.kind == DENSE:
             return None
-        if i == 0 and self.dataset.kind != "table":
+        if i == 0 and self.dataset.kind != "table" and not self.network.trunk:
             return local_start(layer, self.dataset.shape, self.rng)
         return random_start(layer, self.rng)
 
@@ -195,7 +236,19 @@ class _Training:
             strategy=strategy,
             seed=self.seed,
             epochs=self.epochs,
+            steps=self.total,
             batch=self.batch,
+            threads=self.threads,
+            trunk=[
+                {
+                    "kind": layer.kind,
+                    "shape": list(layer.shape),
+                    "channels": layer.channels,
+                    "kernel": layer.kernel,
+                    "stride": layer.stride,
+                }
+                for layer in self.network.trunk
+            ],
             layers=[
                 {
                     "kind": layer.kind,
@@ -214,7 +267,7 @@ class _Training:
                 self._epoch(number, progress, log)
         except KeyboardInterrupt:
             interrupted = True
-        best = self.best or self._snapshot(0)
+        best = self.best or self._snapshot(0, [self.codes[: self.batch]])
         self._log_wires(log, "end", best.layers[0])
         return self._result(best, strategy, log, unknown, interrupted)
 
@@ -222,17 +275,17 @@ class _Training:
         self, number: int, progress: Callable[[Epoch], None] | None, log: TrainingLog
     ) -> None:
         codes = self.codes
-        if self.warps:
+        if self.recipe.warps:
             codes = warp(codes, self.dataset.shape, self.rng)
         order = torch.from_numpy(self.rng.permutation(len(codes)))
         rewired = [0] * len(self.net.layers)
         total_loss = 0.0
         rate = 0.0
         period = self.strategy.period(self.total)
-        for i in range(self.per_epoch):
+        steps = min(self.per_epoch, self.total - self.step)
+        for i in range(steps):
             at = self.step / self.total
-            rate = RATE * min(1.0, (self.step + 1) / (WARM_UP * self.total + 1))
-            rate *= 0.5 * (1.0 + math.cos(math.pi * at))
+            rate = self.recipe.rate_at(self.step, self.total)
             chosen = order[i * self.batch : (i + 1) * self.batch]
             moves = self.step > 0 and self.step % period == 0 and self.strategy.fraction(at) > 0.0
             observe = self.step < OBSERVE_FIRST or (
@@ -240,9 +293,7 @@ class _Training:
             )
             for layer in self.net.layers:
                 layer.tap.open = moves and self.strategy.uses_gradient
-            loss = functional.cross_entropy(
-                self.net.forward(codes[chosen], observe=observe), self.labels[chosen]
-            )
+            loss = self._loss(codes[chosen], self.labels[chosen], observe)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if moves:
@@ -253,9 +304,13 @@ class _Training:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 self.optimizer.step()
+            self._average()
             total_loss += float(loss.detach())
             self.step += 1
-        snapshot = self._snapshot(number)
+        batches = [
+            codes[order[k * self.batch : (k + 1) * self.batch]] for k in range(MEASURED_BATCHES)
+        ]
+        snapshot = self._snapshot(number, [b for b in batches if len(b)])
         self.top_accuracy = max(self.top_accuracy, snapshot.accuracy)
         # The latest epoch within one standard error of the highest accuracy: the held-out rows
         # cannot tell these apart, and the rate falls to 0, so the later one is the more settled.
@@ -268,7 +323,7 @@ class _Training:
             number,
             self.epochs,
             snapshot.accuracy,
-            total_loss / self.per_epoch,
+            total_loss / steps,
             rate,
             tuple(rewired),
             time.monotonic() - self.began,
@@ -285,6 +340,22 @@ class _Training:
         )
         if progress is not None:
             progress(epoch)
+
+    def _loss(self, codes: Tensor, labels: Tensor, observe: bool) -> Tensor:
+        if self.recipe.shifts:
+            rng = np.random.default_rng((self.seed, self.step))
+            codes = jitter(codes, self.dataset.shape, self.recipe.shifts, self.recipe.cutout, rng)
+        found = self.net.forward(codes.to(self.device), observe=observe)
+        return functional.cross_entropy(
+            found, labels.to(self.device), label_smoothing=self.recipe.smoothing
+        )
+
+    def _average(self) -> None:
+        """Move the averaged weights towards the present ones, fast at first."""
+        if self.averages:
+            share = max(1.0 / (self.step + 1), 1.0 / (1.0 + self.recipe.averaging * self.total))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.averages, self.net.parameters(), share)
 
     def _rewire(self, layer: QuantizedLayer, at: float) -> int:
         """Replace connections of a layer; how many weights were replaced."""
@@ -306,22 +377,33 @@ class _Training:
         for moment in self.optimizer.state[layer.values].values():
             if isinstance(moment, Tensor) and moment.shape == layer.values.shape:
                 clear(moment, places)
+        for own, average in zip(self.net.parameters(), self.averages, strict=False):
+            if own is layer.values:
+                clear(average, places)
         return places.numel() * spec.block
 
-    def _snapshot(self, epoch: int) -> _Snapshot:
-        layers = self.net.integers()
-        found = logits(self.network, layers, self.held_codes).argmax(axis=1)
-        shadow = [
-            (
-                layer.values.detach().clone(),
-                layer.bias.detach().clone(),
-                None if layer.indices is None else layer.indices.clone(),
-            )
-            for layer in self.net.layers
-        ]
-        return _Snapshot(epoch, float((found == self.held_labels).mean()), layers, shadow)
+    def _snapshot(self, epoch: int, batches: list[Tensor]) -> _Snapshot:
+        """The network as it is now, with averaged weights where these are kept.
+
+        batches  codes that batch norm's statistics are taken from
+        """
+        present = self.net.state() if self.averages else None
+        with torch.no_grad():
+            for own, average in zip(self.net.parameters(), self.averages, strict=False):
+                own.copy_(average)
+        if self.net.trunk is not None:
+            self.net.trunk.measure((b.to(self.device) for b in batches), rounds=True)
+        layers, trunk = self.net.integers(), self.net.trunk_integers()
+        found = logits(self.network, layers, self.held_codes, trunk).argmax(axis=1)
+        accuracy = float((found == self.held_labels).mean())
+        snapshot = _Snapshot(epoch, self.step, accuracy, layers, trunk, self.net.state())
+        if present is not None:
+            self.net.restore(present)
+        return snapshot
 
     def _log_wires(self, log: TrainingLog, when: str, first: LayerParameters) -> None:
+        if self.network.trunk:
+            return  # its wires look at features, not at the picture
         layer = self.network.layers[0]
         if first.indices is None:
             counts = np.full(layer.inputs, layer.outputs)
@@ -329,6 +411,15 @@ class _Training:
             blocks = np.bincount(first.indices.reshape(-1), minlength=layer.inputs // layer.block)
             counts = np.repeat(blocks, layer.block)
         log.write("wires", when=when, shape=list(self.dataset.shape), counts=counts.tolist())
+
+    def _shadow_accuracy(self, codes: npt.NDArray[np.uint8]) -> float:
+        """Accuracy of the float network on the test rows, whose codes are given."""
+        right, chunk = 0, 500 if self.network.trunk else 4096
+        for at in range(0, len(codes), chunk):
+            part = torch.from_numpy(codes[at : at + chunk]).to(self.device)
+            found = self.net.shadow(part).argmax(dim=1).cpu().numpy()
+            right += int((found == self.dataset.y_test[at : at + chunk]).sum())
+        return right / len(codes)
 
     def _result(
         self,
@@ -341,34 +432,32 @@ class _Training:
         accuracy = shadow_accuracy = None
         if len(self.dataset.x_test):
             codes = self.coding.encode(self.dataset.x_test)
-            found = logits(self.network, best.layers, codes).argmax(axis=1)
+            found = logits(self.network, best.layers, codes, best.trunk).argmax(axis=1)
             accuracy = float((found == self.dataset.y_test).mean())
-            for layer, (values, bias, indices) in zip(self.net.layers, best.shadow, strict=True):
-                layer.values, layer.bias, layer.indices = values, bias, indices
-            right = 0
-            for at in range(0, len(codes), 4096):
-                part = self.net.shadow(torch.from_numpy(codes[at : at + 4096])).argmax(dim=1)
-                right += int((part.numpy() == self.dataset.y_test[at : at + 4096]).sum())
-            shadow_accuracy = right / len(codes)
+            self.net.restore(best.shadow)
+            shadow_accuracy = self._shadow_accuracy(codes)
         threshold = 0
         if unknown:
-            held = logits(self.network, best.layers, self.held_codes)
+            held = logits(self.network, best.layers, self.held_codes, best.trunk)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
         memories = None
         if self.network.learning and self.network.replay_samples:
             y = self.labels.numpy()
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
-            memories = (self.codes.numpy()[chosen], y[chosen])
-        steps = best.epoch * self.per_epoch if best.epoch else self.step
+            remembered = self.codes.numpy()[chosen]
+            if self.network.trunk:
+                remembered = features(self.network, best.trunk, remembered)
+            memories = (remembered, y[chosen])
         parameters = pack(
             self.dataset,
             self.network,
             best.layers,
+            best.trunk,
             self.coding,
             strategy=strategy,
             seed=self.seed,
-            steps=steps,
+            steps=best.step,
             accuracy=accuracy,
             unknown=threshold,
             replay=memories,
@@ -380,7 +469,7 @@ class _Training:
             accuracy=accuracy,
             validation_accuracy=best.accuracy,
             shadow_accuracy=shadow_accuracy,
-            steps=steps,
+            steps=best.step,
             seconds=seconds,
             interrupted=interrupted,
         )
@@ -392,7 +481,9 @@ class _Training:
             shadow_accuracy=shadow_accuracy,
             history=self.history,
             best_epoch=best.epoch,
-            steps=steps,
+            steps=best.step,
+            planned_steps=self.total,
+            threads=self.threads,
             seconds=seconds,
             interrupted=interrupted,
         )

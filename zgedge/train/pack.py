@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.arena import LayerParameters, LearnerParameters, Parameters, names_blob
+from zgedge.arena import LayerParameters, LearnerParameters, Parameters, TrunkParameters, names_blob
 from zgedge.data.dataset import Dataset
 from zgedge.network import Network
 from zgedge.train.inputs import InputCoding
@@ -19,6 +19,7 @@ def pack(
     dataset: Dataset,
     network: Network,
     layers: list[LayerParameters],
+    trunk: list[TrunkParameters],
     coding: InputCoding,
     *,
     strategy: str,
@@ -28,13 +29,14 @@ def pack(
     unknown: int,
     replay: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None,
 ) -> Parameters:
-    """All numbers of the file of a trained network. `replay` are codes and labels to remember."""
+    """All numbers of the file of a trained network. `replay` are codes of features and labels."""
     # Feature names are kept where the network was planned with room for them.
     named = len(names_blob(dataset.classes)) != network.names_bytes
     return Parameters(
         input_scale=coding.scale,
         input_center=coding.center,
         layers=layers,
+        trunk=trunk,
         class_names=dataset.classes,
         int_classes=dataset.int_classes,
         feature_names=dataset.feature_names if named else None,

@@ -18,18 +18,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zgedge.arena import LayerParameters
+from zgedge.arena import LayerParameters, TrunkParameters
 from zgedge.network import DENSE, Layer, Network
 from zgedge.train.inputs import InputCoding
+from zgedge.train.rounding import CLIP_MOMENTUM, RoundThrough, float32, high_quantile
+from zgedge.train.trunk import QuantizedTrunk, features
 
 # Largest weight, in steps, at the end of training. Learning on a device needs room above it.
 FULL_RANGE = 127
 HIDDEN_WITH_HEADROOM = 100
 HEAD_WITH_HEADROOM = 80
 
-# The top code of an activation stands for this quantile of a layer's outputs, with this headroom.
-CLIP_SHARE = 5e-4
-CLIP_MOMENTUM = 0.05
+# Room above the quantile that the top code of an activation stands for.
 LEARNING_CLIP = 1.5
 
 EXACT_CHUNK = 4096
@@ -83,21 +83,6 @@ class SparseProduct(torch.autograd.Function):
         return to_x, to_values, None, None
 
 
-class RoundThrough(torch.autograd.Function):
-    """clamp(round_half_even(x / step), low, high) * step; gradient 0 where it was clamped."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: float, high: float) -> Tensor:
-        steps = torch.round(x / step)
-        ctx.save_for_backward((steps >= low) & (steps <= high))
-        return steps.clamp_(low, high).mul_(step)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
-
-
 class QuantizedLayer:
     """One layer: shadow weights, wiring, scales.
 
@@ -132,6 +117,13 @@ class QuantizedLayer:
         self.values = (torch.randn(shape, generator=generator) * scale).requires_grad_()
         self.bias = torch.zeros(layer.outputs, requires_grad=True)
 
+    def move(self, device: torch.device) -> None:
+        self.values = self.values.detach().to(device).requires_grad_()
+        self.bias = self.bias.detach().to(device).requires_grad_()
+        self.clip = self.clip.to(device)
+        if self.indices is not None:
+            self.indices = self.indices.to(device)
+
     def product(self, x: Tensor, values: Tensor) -> Tensor:
         """x [n, inputs] times `values` in this layer's wiring, plus bias: [n, outputs]."""
         if self.indices is None:
@@ -153,10 +145,8 @@ class QuantizedLayer:
     def observe(self, z: Tensor) -> None:
         """Move `clip` towards the high quantile of z [n, outputs]."""
         with torch.no_grad():
-            flat = z.reshape(-1)
-            top = torch.topk(flat, max(1, int(CLIP_SHARE * flat.numel()))).values[-1]
-            top = top.clamp_min(1e-3) * self.clip_headroom
-            self.clip = top if self.clip == 0 else torch.lerp(self.clip, top, CLIP_MOMENTUM)
+            top = high_quantile(z) * self.clip_headroom
+            self.clip.copy_(top if self.clip == 0 else torch.lerp(self.clip, top, CLIP_MOMENTUM))
 
     def integers(self, s_in: float, z_in: int, last: bool) -> LayerParameters:
         """The integers of this layer as it is now, indices ascending in each row.
@@ -164,17 +154,17 @@ class QuantizedLayer:
         s_in, z_in  real value of one step of the inputs, and the code of 0
         last        whether this is the head, whose outputs are not requantized
         """
-        values = self.values.detach().double()
-        s_w = _float32(max(float(values.abs().max()) / self.levels, 1e-12))
-        s_out = 1.0 if last else _float32(max(float(self.clip), 1e-3) / 255.0)
+        values = self.values.detach().cpu().double()
+        s_w = float32(max(float(values.abs().max()) / self.levels, 1e-12))
+        s_out = 1.0 if last else float32(max(float(self.clip), 1e-3) / 255.0)
         weights = torch.round(values / s_w).clamp(-127, 127).to(torch.int8)
         indices = None
         if self.indices is not None:
-            ascending, order = self.indices.sort(dim=1)
+            ascending, order = self.indices.cpu().sort(dim=1)
             indices = ascending.numpy().astype(np.uint16)
             weights = weights.gather(1, order.unsqueeze(-1).expand(weights.shape))
         most = min(2**30, 2**31 - 1 - self.layer.width * 255 * 127)  # a sum must fit int32
-        bias = torch.round(self.bias.detach().double() / (s_in * s_w)).clamp(-most, most)
+        bias = torch.round(self.bias.detach().cpu().double() / (s_in * s_w)).clamp(-most, most)
         outputs = self.layer.outputs
         return LayerParameters(
             weights=np.ascontiguousarray(weights.reshape(outputs, -1).numpy()),
@@ -189,7 +179,7 @@ class QuantizedLayer:
 
 
 class QuantizedNetwork:
-    """All layers of a network in training."""
+    """All layers of a network in training, its trunk (None where there is none) included."""
 
     def __init__(
         self,
@@ -197,11 +187,13 @@ class QuantizedNetwork:
         coding: InputCoding,
         wiring: Sequence[npt.NDArray[np.int64] | None],
         generator: torch.Generator,
+        device: torch.device | None = None,
     ) -> None:
         """wiring: block numbers [outputs, per_row] for each layer, None for a dense one."""
         self.network = network
         self.zero = coding.zero
-        self.step = _float32(coding.step)
+        self.step = float32(coding.step)
+        self.trunk = QuantizedTrunk(network, self.step, generator) if network.trunk else None
         self.layers = []
         for i, (layer, indices) in enumerate(zip(network.layers, wiring, strict=True)):
             head = i + 1 == len(network.layers)
@@ -218,53 +210,94 @@ class QuantizedNetwork:
                     generator,
                 )
             )
+        if device is not None and device.type != "cpu":
+            for part in (*self.layers, *(self.trunk.parts if self.trunk else ())):
+                part.move(device)
 
     def parameters(self) -> list[Tensor]:
-        return [t for layer in self.layers for t in (layer.values, layer.bias)]
+        own = [t for layer in self.layers for t in (layer.values, layer.bias)]
+        return [*(self.trunk.parameters() if self.trunk else []), *own]
+
+    def state(self) -> list[Tensor]:
+        """Copies of all that training changes; `restore` brings it back."""
+        return [t.detach().clone() for t in self._tensors()]
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Set everything to what `state` returned, in place. Raises ValueError for another net."""
+        own = self._tensors()
+        if [t.shape for t in own] != [t.shape for t in state]:
+            raise ValueError("the state is of another network")
+        with torch.no_grad():
+            for tensor, saved in zip(own, state, strict=True):
+                tensor.copy_(saved)
+
+    def _tensors(self) -> list[Tensor]:
+        found = self.parameters()
+        for layer in self.layers:
+            found += [layer.clip] if layer.indices is None else [layer.clip, layer.indices]
+        return [*found, *(self.trunk.statistics() if self.trunk else [])]
 
     def real(self, codes: Tensor) -> Tensor:
         """Codes uint8 [n, inputs] as the real values float32 that the first layer sees."""
         return codes.float().sub_(self.zero).mul_(self.step)
 
-    def forward(self, codes: Tensor, *, observe: bool = False) -> Tensor:
-        """Real logits float32 [n, classes] for training; `observe`: activation scales follow."""
-        x = self.real(codes)
+    def forward(
+        self, codes: Tensor, *, observe: bool = False, learns: bool = True, rounds: bool = True
+    ) -> Tensor:
+        """Real logits float32 [n, classes].
+
+        observe  activation scales follow
+        learns   batch norm by the batch; else by its statistics
+        rounds   as the core does; else in float, only the inputs are rounded
+        """
+        if self.trunk is None:
+            x = self.real(codes)
+        else:
+            x = self.trunk.forward(codes, learns=learns, observe=observe, rounds=rounds)
         for layer in self.layers[:-1]:
-            z = layer.product(x, layer.rounded())
+            z = layer.product(x, layer.rounded() if rounds else layer.values)
             if observe:
                 layer.observe(z)
-            x = layer.activate(z)
+            x = layer.activate(z) if rounds else torch.relu(z)
         head = self.layers[-1]
-        return head.product(x, head.rounded())
+        return head.product(x, head.rounded() if rounds else head.values)
 
     def shadow(self, codes: Tensor) -> Tensor:
         """Real logits float32 [n, classes] of the float network: only the inputs are rounded."""
         with torch.no_grad():
-            x = self.real(codes)
-            for layer in self.layers[:-1]:
-                x = torch.relu(layer.product(x, layer.values))
-            head = self.layers[-1]
-            return head.product(x, head.values)
+            return self.forward(codes, learns=False, rounds=False)
 
     def integers(self) -> list[LayerParameters]:
-        """The integers of every layer as they are now."""
+        """The integers of every layer behind the trunk as they are now."""
         out = []
         s_in, z_in = self.step, self.zero
+        if self.trunk is not None:
+            s_in, z_in = self.trunk.s_out, 0
         for i, layer in enumerate(self.layers):
             out.append(layer.integers(s_in, z_in, i + 1 == len(self.layers)))
             s_in, z_in = out[-1].s_out, 0
         return out
 
+    def trunk_integers(self) -> list[TrunkParameters]:
+        """The integers of every layer of the trunk as they are now."""
+        return self.trunk.integers() if self.trunk else []
+
 
 def logits(
-    network: Network, layers: Sequence[LayerParameters], codes: npt.NDArray[np.uint8]
+    network: Network,
+    layers: Sequence[LayerParameters],
+    codes: npt.NDArray[np.uint8],
+    trunk: Sequence[TrunkParameters] = (),
 ) -> npt.NDArray[np.int64]:
     """Integer logits [n, classes] of codes [n, inputs]: the same numbers as the core's."""
     if len(codes) == 0:
         return np.zeros((0, network.classes), np.int64)
     parts = []
     for at in range(0, len(codes), EXACT_CHUNK):
-        x = torch.from_numpy(codes[at : at + EXACT_CHUNK]).double()
+        part = codes[at : at + EXACT_CHUNK]
+        if network.trunk:
+            part = features(network, trunk, part)
+        x = torch.from_numpy(part).double()
         for i, (layer, p) in enumerate(zip(network.layers, layers, strict=True)):
             x = (x - p.z_in) @ _exact_matrix(layer, p).t() + torch.from_numpy(p.bias)
             if i + 1 < len(layers):
@@ -282,8 +315,3 @@ def _exact_matrix(layer: Layer, p: LayerParameters) -> Tensor:
         return weights
     values = weights.view(layer.outputs, layer.per_row, layer.block)
     return scatter_dense(values, torch.from_numpy(p.indices.astype(np.int64)), layer.inputs)
-
-
-def _float32(x: float) -> float:
-    """The nearest float32: scales are stored so, and all is computed from what is stored."""
-    return float(np.float32(x))

@@ -41,6 +41,8 @@ class TrainResult:
     history              every epoch that was completed
     best_epoch           the epoch whose network this is; 0: none was completed
     steps                optimizer steps up to the end of that epoch
+    planned_steps        steps of the whole schedule: `steps=planned_steps` trains the same bytes
+    threads              threads that torch summed with; another number may give other bytes
     interrupted          True where Ctrl-C ended training early
     """
 
@@ -52,6 +54,8 @@ class TrainResult:
     history: Sequence[Epoch]
     best_epoch: int
     steps: int
+    planned_steps: int
+    threads: int
     seconds: float
     interrupted: bool
 

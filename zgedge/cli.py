@@ -190,6 +190,7 @@ def train(
         _print({
             "path": out, "bytes": len(blob), "budget": size, "accuracy": result.accuracy,
             "seconds": round(result.seconds, 3), "layers": bytemap.layer_rows(result.network),
+            "trunk": bytemap.trunk_rows(result.network),
             "inference_bytes": result.network.inference_bytes, "saturated": planned.saturated,
             "rewired": result.rewired, "epochs": len(result.history), "steps": result.steps,
             "validation_accuracy": result.validation_accuracy, "seed": seed,
@@ -365,6 +366,7 @@ def _about(model: Model, file: str) -> dict[str, Any]:
         "unknown_below": a.unknown / 32768 if a.unknown else None,
         "connections": network.connections,
         "layers": bytemap.layer_rows(network),
+        "trunk": bytemap.trunk_rows(network),
         "sections": {p.name: p.bytes for p in bytemap.parts(network)},
         "learning": network.learning,
         "remembered": learner["remembered"] if learner else 0,

@@ -114,14 +114,62 @@ def layer_rows(network: Network) -> list[dict[str, object]]:
     ]
 
 
+def trunk_rows(network: Network) -> list[dict[str, object]]:
+    """Each trunk layer as plain values: what `train --json` and `info --json` list."""
+    return [
+        {
+            "kind": layer.kind,
+            "shape": list(layer.shape),
+            "out_shape": list(layer.out_shape),
+            "kernel": layer.kernel,
+            "stride": layer.stride,
+            "padding": "same" if layer.same else "valid",
+            "adds_input_of": layer.add,
+            "weights": layer.weights,
+            "operations": layer.operations,
+            "held_rows": held,
+            "bytes": layer.weights + 8 * layer.rows,
+        }
+        for layer, held in zip(network.trunk, net.held_rows(network.trunk), strict=True)
+    ]
+
+
+def draw_trunk(out: Screen, network: Network) -> None:
+    """Print the trunk: windows, pictures in and out, and the rows that are held of each."""
+    rows = []
+    held = net.held_rows(network.trunk)
+    for i, (layer, count) in enumerate(zip(network.trunk, held, strict=True)):
+        window = f"{layer.kernel} x {layer.kernel}" if layer.kind != net.MEAN_POOL else "all"
+        if layer.stride > 1:
+            window += f" / {layer.stride}"
+        added = "" if layer.add is None else f" + input of {layer.add + 1}"
+        size = layer.weights + 8 * layer.rows
+        rows.append(
+            [
+                f"{i + 1} {layer.kind}{added}", window,
+                f"{_by(layer.shape)} -> {_by(layer.out_shape)}", f"{layer.weights:,}",
+                format_size(size) if size else "", f"{count} of {layer.shape[0]}",
+            ]
+        )  # fmt: skip
+    heads = ["trunk, the same taps everywhere", "window", "picture", "weights", "size", "rows held"]
+    table(out, heads, rows, right=(3, 4, 5))
+
+
+def _by(shape: tuple[int, int, int]) -> str:
+    return "x".join(str(n) for n in shape)
+
+
 def draw_layers(out: Screen, network: Network) -> None:
     """Print the layers: shape, wiring, and how much of a dense layer is left out."""
+    if network.trunk:
+        draw_trunk(out, network)
+        out.line()
     rows = []
     for i, layer in enumerate(network.layers):
         sparse = layer.kind != net.DENSE
         rows.append(
             [
-                f"{i + 1} {layer.kind}", f"{layer.inputs:,} -> {layer.outputs:,}",
+                f"{len(network.trunk) + i + 1} {layer.kind}", f"{layer.inputs:,} -> {layer.outputs:,}",
                 f"{layer.width:,} of {layer.inputs:,}" if sparse else "all",
                 str(layer.block) if sparse else "",
                 f"{layer.weights:,}", format_size(layer.inference_bytes),

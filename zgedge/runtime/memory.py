@@ -199,10 +199,11 @@ class Proof:
 
 def remembered(model: Model, most: int) -> tuple[npt.NDArray[np.float32], list[Any]]:
     """Up to `most` samples that the replay holds, as raw values float32 [n, inputs], and their
-    labels [n]: what a learner sees when it replays them, up to rounding.
+    labels [n]: what a learner sees when it replays them, up to rounding. None behind a trunk,
+    where features are held and pictures cannot be had back.
     """
     network = model.arena.network
-    learner = model.arena.learner()
+    learner = None if network.trunk else model.arena.learner()
     n = min(most, learner["remembered"]) if learner else 0
     if not n:
         return np.empty((0, network.inputs), np.float32), []

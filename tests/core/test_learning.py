@@ -9,13 +9,18 @@ import pytest
 
 from tests import nets
 from tests.core import reference
+from tests.core.conftest import VARIANTS
 from zgedge import arena
 from zgedge import network as net
-from zgedge.network import Network, dense, sparse
+from zgedge.network import Network, conv, dense, depthwise, max_pool, mean_pool, sparse
 from zgedge.runtime import Learner, Model
 from zgedge.runtime import core_library as core
 
-VARIANTS = [name for name, usable in core.variants().items() if usable]
+CONVOLVED = (
+    conv((8, 7, 1), 5), depthwise((8, 7, 5)), conv((8, 7, 5), 5, 1, add=1),
+    max_pool((8, 7, 5), 3, 2, same=True),
+)  # fmt: skip
+MEANT = (conv((8, 7, 1), 5, 3, 2), conv((4, 4, 5), 5, add=1), mean_pool((4, 4, 5)))
 
 # One name for each geometry; a failure's id replays it.
 NETWORKS: dict[str, Network] = {
@@ -44,6 +49,15 @@ NETWORKS: dict[str, Network] = {
     "labels-of-two-bytes": nets.network(
         (1, 9, 1), (sparse(9, 7, 3),), 300, replay_samples=11, replay_bits=4, batch=4
     ),
+    "trunk": nets.network((8, 7, 1), (sparse(80, 9, 12, 4),), 4, trunk=CONVOLVED, batch=8),
+    "trunk-replay-4-bit": nets.network(
+        (8, 7, 1), (sparse(80, 9, 7),), 4, trunk=CONVOLVED, replay_samples=11, replay_bits=4
+    ),
+    "trunk-replay-8-bit-head": nets.network(
+        (8, 7, 1), (), 5, trunk=MEANT, replay_samples=9, replay_bits=8, batch=4
+    ),
+    "trunk-batch-1": nets.network((8, 7, 1), (sparse(80, 12, 20),), 4, trunk=CONVOLVED, batch=1),
+    "trunk-batch-64": nets.network((8, 7, 1), (sparse(5, 7, 3),), 4, trunk=MEANT, batch=64),
 }
 
 
@@ -56,7 +70,7 @@ def _start(name: str, **learner: Any) -> tuple[Model, reference.Learner]:
     return Model(buffer, name), reference.Learner(buffer)
 
 
-def _run(model: Model, twin: reference.Learner, steps: int, dtype: type = np.float32) -> None:
+def run_both(model: Model, twin: reference.Learner, steps: int, dtype: type = np.float32) -> None:
     """Steps of every size with all of the replay that fits, compared after each few."""
     network = model.arena.network
     learner = Learner(model)
@@ -76,18 +90,10 @@ def _run(model: Model, twin: reference.Learner, steps: int, dtype: type = np.flo
             twin.check(model.arena.buffer)
 
 
-@pytest.fixture(params=VARIANTS)
-def variant(request: pytest.FixtureRequest) -> Any:
-    before = core.variant()
-    core.select_variant(request.param)
-    yield request.param
-    core.select_variant(before)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_core_leaves_what_the_reference_leaves(name: str, variant: str) -> None:
     model, twin = _start(name)
-    _run(model, twin, 30)
+    run_both(model, twin, 30)
     assert twin.rewired > 0 or all(x.kind != net.SPARSE for x in model.arena.network.layers)
     model.seal()
     Model(nets.buffer(model.arena.buffer.tobytes()))
@@ -133,7 +139,7 @@ def test_any_network_learns_as_the_reference_does(seed: int, variant: str) -> No
     buffer = nets.buffer(arena.write(network, parameters))
     twin = reference.Learner(buffer)
     model = Model(buffer)
-    _run(model, twin, 16, dtype)
+    run_both(model, twin, 16, dtype)
     model.seal()
     Model(nets.buffer(model.arena.buffer.tobytes()))
 
@@ -157,7 +163,7 @@ def test_samples_stored_without_learning(name: str, variant: str) -> None:
         learner.remember(x[at : at + 10], y[at : at + 10])
         twin.store(x[at : at + 10], y[at : at + 10].tolist())
         twin.check(model.arena.buffer)
-    _run(model, twin, 6)
+    run_both(model, twin, 6)
 
 
 def test_step_answers_what_a_prediction_would_have(variant: str) -> None:
@@ -240,7 +246,7 @@ def test_step_that_is_refused_changes_no_byte(fault: str, variant: str) -> None:
 def test_frozen_parts_stay(learn: str, variant: str) -> None:
     model, twin = _start("replay-4-bit", learn=learn)
     before = model.arena.weights(0).copy(), model.arena.raw_indices(0)
-    _run(model, twin, 20)
+    run_both(model, twin, 20)
     assert np.array_equal(before[0], model.arena.weights(0))
     assert twin.rewired == 0
 
@@ -249,14 +255,14 @@ def test_frozen_parts_stay(learn: str, variant: str) -> None:
 @pytest.mark.parametrize("strategy", ["set", "static"])
 def test_strategies(name: str, strategy: str, variant: str) -> None:
     model, twin = _start(name, strategy=strategy, gather=8, swaps=3)
-    _run(model, twin, 40)
+    run_both(model, twin, 40)
     assert (twin.rewired > 0) == (strategy == "set")
 
 
 @pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-6, 3e-7, 1e-9, 1e-40])
 def test_rates_at_the_ends_of_their_range(rate: float, variant: str) -> None:
     model, twin = _start("one-sparse-b4", rate=rate)
-    _run(model, twin, 20)
+    run_both(model, twin, 20)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -276,7 +282,7 @@ def test_steps_without_bound_end_at_the_bounds(sign: int, variant: str) -> None:
     twin = reference.Learner(buffer)
     model = Model(buffer)
     with np.errstate(over="ignore"):
-        _run(model, twin, 12)
+        run_both(model, twin, 12)
     assert int(np.abs(twin.layers[-1].v).max()) == 127 * 16
     model.seal()
     Model(nets.buffer(model.arena.buffer.tobytes()))
@@ -284,7 +290,7 @@ def test_steps_without_bound_end_at_the_bounds(sign: int, variant: str) -> None:
 
 def test_zero_swaps_rewire_nothing(variant: str) -> None:
     model, twin = _start("one-sparse-b1", swaps=0)
-    _run(model, twin, 20)
+    run_both(model, twin, 20)
     assert twin.rewired == 0
 
 

@@ -186,8 +186,8 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     m->conv[0].width = (uint32_t)width;
     m->conv[0].channels = (uint32_t)channels;
     for (; m->trunk < records; m->trunk++) {
-        const uint8_t *p = net + ZGE_N_SIZE + m->trunk * ZGE_L_SIZE;
-        if (p[ZGE_L_KIND] < ZGE_L_CONV || p[ZGE_L_KIND] > ZGE_L_MEAN_POOL) {
+        const uint8_t *p = net + ZGE_N_SIZE + m->trunk * ZGE_P_SIZE;
+        if (p[ZGE_P_KIND] < ZGE_L_CONV || p[ZGE_P_KIND] > ZGE_L_MEAN_POOL) {
             break;
         }
         zge_status st = m->trunk == ZGE_MAX_TRUNK || m->groups != 1 ? ZGE_E_SHAPE : zge_trunk_read(m, p, m->trunk);
@@ -199,7 +199,7 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     if (m->layers < 1 || m->layers > ZGE_MAX_LAYERS) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_LAYERS);
     }
-    m->features = m->trunk > 0 ? zge_get32(net + ZGE_N_SIZE + (m->trunk - 1) * ZGE_L_SIZE + ZGE_L_OUTPUTS) : m->inputs;
+    m->features = m->trunk > 0 ? zge_get32(net + ZGE_N_SIZE + (m->trunk - 1) * ZGE_P_SIZE + ZGE_P_OUTPUTS) : m->inputs;
     uint32_t inputs = m->features;
     for (uint32_t i = 0; i < m->layers; i++) {
         const uint32_t record = m->trunk + i;

@@ -97,13 +97,26 @@ enum {
     ZGE_L_S_W = 20,      /* f32 */
     ZGE_L_S_OUT = 24,    /* f32; of the head: 1 */
     ZGE_L_RESERVED = 28, /* u32 zero */
-    ZGE_L_SIZE = 32,
-    /* A trunk layer has these instead; inputs and outputs count values of pictures, width its taps. */
-    ZGE_T_KERNEL = 1,  /* u8 */
-    ZGE_T_STRIDE = 28, /* u8 */
-    ZGE_T_SAME = 29,   /* u8: 1 = same padding, 0 = whole windows only */
-    ZGE_T_ADD = 30,    /* u8: 0, or 1 + the trunk layer whose input is added */
-    ZGE_T_ZERO = 31    /* u8 zero */
+    ZGE_L_SIZE = 32
+};
+
+/* A layer of the trunk has these instead; inputs and outputs count the values of pictures. */
+enum {
+    ZGE_P_KIND = 0,     /* u8 */
+    ZGE_P_KERNEL = 1,   /* u8 */
+    ZGE_P_RESIDUAL = 2, /* u8 zero */
+    ZGE_P_Z_IN = 3,     /* u8 zero */
+    ZGE_P_INPUTS = 4,   /* u32 */
+    ZGE_P_OUTPUTS = 8,  /* u32 */
+    ZGE_P_TAPS = 12,    /* u32 weights of a channel going out */
+    ZGE_P_S_IN = 16,    /* f32 */
+    ZGE_P_S_W = 20,     /* f32: 1; of a mean pool 1 / (height * width) */
+    ZGE_P_S_OUT = 24,   /* f32 */
+    ZGE_P_STRIDE = 28,  /* u8 */
+    ZGE_P_SAME = 29,    /* u8: 1 = same padding, 0 = whole windows only */
+    ZGE_P_ADD = 30,     /* u8: 0, or 1 + the trunk layer whose input is added */
+    ZGE_P_ZERO = 31,    /* u8 zero */
+    ZGE_P_SIZE = 32
 };
 
 /* Learner section, 72 bytes, then 8 bytes a layer. */

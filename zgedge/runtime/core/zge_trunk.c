@@ -37,17 +37,17 @@ static int32_t zge_trunk_shape(zge_conv *l, uint32_t same) {
 
 zge_status zge_trunk_read(zge_model *m, const uint8_t *p, uint32_t i) {
     zge_conv *l = &m->conv[i];
-    const uint32_t outputs = zge_get32(p + ZGE_L_OUTPUTS);
-    l->kind = p[ZGE_L_KIND];
-    l->kernel = p[ZGE_T_KERNEL];
-    l->stride = p[ZGE_T_STRIDE];
-    l->add = p[ZGE_T_ADD];
-    l->taps = zge_get32(p + ZGE_L_WIDTH);
-    l->s_in = zge_getf(p + ZGE_L_S_IN);
-    l->s_w = zge_getf(p + ZGE_L_S_W);
-    l->s_out = zge_getf(p + ZGE_L_S_OUT);
-    if (!zge_trunk_shape(l, p[ZGE_T_SAME]) || p[ZGE_L_RESIDUAL] != ZGE_R_NONE || p[ZGE_L_Z_IN] != 0 ||
-        p[ZGE_T_ZERO] != 0 || zge_get32(p + ZGE_L_INPUTS) != l->height * l->width * l->channels ||
+    const uint32_t outputs = zge_get32(p + ZGE_P_OUTPUTS);
+    l->kind = p[ZGE_P_KIND];
+    l->kernel = p[ZGE_P_KERNEL];
+    l->stride = p[ZGE_P_STRIDE];
+    l->add = p[ZGE_P_ADD];
+    l->taps = zge_get32(p + ZGE_P_TAPS);
+    l->s_in = zge_getf(p + ZGE_P_S_IN);
+    l->s_w = zge_getf(p + ZGE_P_S_W);
+    l->s_out = zge_getf(p + ZGE_P_S_OUT);
+    if (!zge_trunk_shape(l, p[ZGE_P_SAME]) || p[ZGE_P_RESIDUAL] != ZGE_R_NONE || p[ZGE_P_Z_IN] != 0 ||
+        p[ZGE_P_ZERO] != 0 || zge_get32(p + ZGE_P_INPUTS) != l->height * l->width * l->channels ||
         outputs < 1 || outputs > ZGE_MAX_INPUTS || outputs % (l->out_height * l->out_width) != 0 ||
         (i > 0 && m->conv[i - 1].kind == ZGE_L_MEAN_POOL)) {
         return ZGE_E_SHAPE;
@@ -59,21 +59,18 @@ zge_status zge_trunk_read(zge_model *m, const uint8_t *p, uint32_t i) {
         (l->kind != ZGE_L_CONV && l->out_channels != l->channels)) {
         return ZGE_E_SHAPE;
     }
+    if (l->add > i + 1) {
+        return ZGE_E_SHAPE;
+    }
+    const zge_conv *from = l->add != 0 ? &m->conv[l->add - 1] : NULL;
+    if (from != NULL && (from->height != l->out_height || from->width != l->out_width ||
+                         from->channels != l->out_channels)) {
+        return ZGE_E_SHAPE;
+    }
     if (!zge_good_scale(l->s_in) || !zge_good_scale(l->s_w) || !zge_good_scale(l->s_out) ||
+        (from != NULL && from->s_in != l->s_out) ||
         (l->kind == ZGE_L_MEAN_POOL && !zge_good_scale(l->s_in * l->s_w / l->s_out))) {
         return ZGE_E_SCALE;
-    }
-    if (l->add != 0) {
-        if (l->add > i + 1) {
-            return ZGE_E_SHAPE;
-        }
-        const zge_conv *from = &m->conv[l->add - 1];
-        if (from->height != l->out_height || from->width != l->out_width || from->channels != l->out_channels) {
-            return ZGE_E_SHAPE;
-        }
-        if (from->s_in != l->s_out) {
-            return ZGE_E_SCALE;
-        }
     }
     if (i + 1 < ZGE_MAX_TRUNK) {
         m->conv[i + 1].height = l->out_height;

@@ -331,7 +331,15 @@ def _behind(
 
 
 def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
-    """The network for a task in at most `budget` bytes.
+    """The network for a task in at most `budget` bytes, chosen by rule: nothing is trained.
+
+    Raises BudgetError, with the smallest budget that works, where none fits.
+    """
+    return sparse_plan(task, budget, learning=learning)
+
+
+def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
+    """The network without a trunk: a sparse hidden layer and a dense head, or one layer.
 
     Raises BudgetError, with the smallest budget that works, where none fits.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zgedge import arena
-from zgedge.network import Network, dense, sparse
+from zgedge.network import DENSE, Network, dense, sparse
 
 
 def random_zge(
@@ -65,6 +65,56 @@ def random_zge(
         learner=arena.LearnerParameters(key=seed, rate=0.01, strategy="rigl", swaps=2, gather=1),
     )
     return arena.write(network, parameters)
+
+
+def random_parameters(network: Network, seed: int = 0) -> arena.Parameters:
+    """Random numbers for any network, such that most units are active and few clamp.
+
+    Raw inputs of pictures are uint8 0..255, of other tasks floats around 0. Classes are the
+    integers from 0, whose names must have `network.names_bytes`.
+    """
+    rng = np.random.default_rng(seed)
+    s_in = 1.0 / 255.0
+    trunk = []
+    for conv in network.trunk:
+        if not conv.has_weights:
+            trunk.append(arena.TrunkParameters(s_in, s_in))
+            continue
+        spread = 58.0 * 147.0 * conv.taps**0.5  # standard deviation of the sums
+        trunk.append(
+            arena.TrunkParameters(
+                s_in,
+                s_in,
+                weights=rng.integers(-100, 101, arena.weight_shape(conv)).astype(np.int8),
+                bias=np.full(conv.channels, round(spread), np.int32),
+                multiplier=np.full(conv.channels, 60.0 / spread, np.float32),
+            )
+        )
+    layers = []
+    for i, layer in enumerate(network.layers):
+        indices = None
+        if layer.kind != DENSE:
+            blocks = layer.inputs // layer.block
+            rows = [np.sort(rng.permutation(blocks)[: layer.per_row]) for _ in range(layer.outputs)]
+            indices = np.array(rows, np.uint16)
+        last = i + 1 == len(network.layers)
+        bias = round(58.0 * 147.0 * layer.width**0.5)
+        s_w = 1.0 / (80.0 * layer.width**0.5)
+        made = _layer(
+            rng, (layer.outputs, layer.width), indices, s_in, s_w, 1.0 if last else s_in, bias
+        )
+        if not (i or network.trunk) and network.groups > 1:
+            made.z_in = 128
+        layers.append(made)
+    return arena.Parameters(
+        input_scale=np.full(network.groups, 1.0 if network.groups == 1 else 32.0, np.float32),
+        input_center=np.zeros(network.groups, np.float32),
+        layers=layers,
+        class_names=[str(i) for i in range(network.classes)],
+        int_classes=True,
+        learner=arena.LearnerParameters(key=seed),
+        trunk=trunk,
+    )
 
 
 def _layer(

@@ -71,8 +71,11 @@ class Raw:
 class Request:
     """What is asked of a source.
 
-    `features` is the number of inputs of one row that a trained model expects; it is None when
-    the data are read to train on, and only then must there be labels.
+    `features` is the number of inputs of one row that a trained model expects, `shape` their
+    (height, width, channels) where it was trained on pictures; `features` is None when the data are
+    read to train on, and only then must there be labels. `part` is what is wanted of data that have
+    a test part. `side` is the longer side that pictures are to be scaled to, None for the usual.
+    `progress` is called with pictures read and pictures in all.
     """
 
     spec: str
@@ -80,6 +83,10 @@ class Request:
     label: str | None
     features: int | None
     findings: Findings
+    shape: tuple[int, int, int] | None = None
+    part: str = "test"
+    side: int | None = None
+    progress: Callable[[int, int], None] | None = None
 
     @property
     def training(self) -> bool:

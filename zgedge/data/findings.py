@@ -32,7 +32,7 @@ class Findings:
     """Collects faults, or raises the first one.
 
     `keep` is the number of faults to keep in full; further ones are only counted. `None` means
-    strict: the first fault is raised as a `DataError`, and notes are dropped.
+    strict: the first fault is raised as a `DataError`.
     """
 
     def __init__(self, keep: int | None = None) -> None:
@@ -72,8 +72,7 @@ class Findings:
 
     def note(self, message: str, hint: str | None = None) -> None:
         """Report something that the person should know but that stops nothing."""
-        if not self.strict:
-            self.notes.append(Finding(message, hint))
+        self.notes.append(Finding(message, hint))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def load(
     hop: int | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    side: int | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Read data to train and test on.
 
@@ -70,7 +74,9 @@ def load(
     pictures per class. `data_dir` is where the named sets live (`data_folder`). `label` names
     the label column of a table (default: the last). `window` and `hop` (rows; default hop: the
     window, so no overlap) turn a table that is a stream into a series; a window has the label of
-    its last row.
+    its last row. Pictures get one size: those that have one of at most 64 pixels a side keep it,
+    all others are scaled so that the longer side has at most 64, or `side` pixels. `say` is called
+    with each remark about what was done to the data, `progress` with pictures read and in all.
 
     Where the data bring no test part, `test_fraction` of each class is set aside by `seed`; of a
     series the last part in time, with a gap so that no row is in both parts (`split.by_time`).
@@ -79,23 +85,31 @@ def load(
     Raises `DataError` for data that cannot be used, naming the first fault; `UsageError` for
     options that mean nothing; `MissingExtraError` where a package is missing.
     """
-    _check_options(window, hop, test_fraction)
-    request = Request(os.fspath(spec), data_folder(data_dir), label, None, Findings())
+    _check_options(window, hop, test_fraction, side)
+    request = Request(
+        os.fspath(spec), data_folder(data_dir), label, None, Findings(), side=side,
+        progress=progress,
+    )  # fmt: skip
     source, raw = _read(request)
     raw = _windowed(raw, window, hop)
     _examine(raw, request)
-    return _dataset(raw, request, source, window, hop, test_fraction, seed)
+    dataset = _dataset(raw, request, source, window, hop, test_fraction, seed)
+    _tell(request, say)
+    return dataset
 
 
 def load_inputs(
     spec: PathLike,
     *,
     features: int,
+    shape: tuple[int, int, int] | None = None,
     data_dir: PathLike | None = None,
     label: str | None = None,
     window: int | None = None,
     hop: int | None = None,
     part: str = "test",
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Array, list[str] | None]:
     """Read rows for a trained model of `features` inputs: (n, features) and their labels as text.
 
@@ -103,7 +117,9 @@ def load_inputs(
     folder of pictures without class folders, and a single picture or .npy file. A table with
     `features` columns has no labels; with one column more it has. Data with a test part of their
     own (every named set, .npz with x_test) give that part, or with `part` "train" the other one;
-    all others give every row.
+    all others give every row. With the `shape` (height, width, channels) of a model of pictures,
+    picture files of any size are scaled to it as for training; without it they must have
+    `features` values. `say` and `progress` are as for `load`.
 
     Raises `DataError` for data that cannot be used; where the number of inputs differs, the
     message names both numbers.
@@ -115,7 +131,10 @@ def load_inputs(
             "Use the window that the model was trained with.",
         )
     width = features if window is None else features // window
-    request = Request(os.fspath(spec), data_folder(data_dir), label, width, Findings())
+    request = Request(
+        os.fspath(spec), data_folder(data_dir), label, width, Findings(), shape=shape, part=part,
+        progress=progress,
+    )  # fmt: skip
     _, raw = _read(request)
     chosen = raw.train if part == "train" else raw.test or raw.train
     x = _flat(chosen.x)
@@ -127,6 +146,7 @@ def load_inputs(
             + ("." if window is None else f", {width} a row of a window of {window} rows."),
             "Use data of the same form as the model was trained on.",
         )
+    _tell(request, say)
     if window is None:
         return x, chosen.labels
     return split.windows(x, chosen.labels, window, hop or window)
@@ -140,15 +160,19 @@ def check(
     window: int | None = None,
     hop: int | None = None,
     keep: int = 20,
+    side: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Say everything that is wrong with data to train on, where `load` stops at the first fault.
 
     `keep` is how many faults are described in full; all are counted. Raises only `UsageError` and
     `MissingExtraError`.
     """
-    _check_options(window, hop)
+    _check_options(window, hop, side=side)
     findings = Findings(keep)
-    request = Request(os.fspath(spec), data_folder(data_dir), label, None, findings)
+    request = Request(
+        os.fspath(spec), data_folder(data_dir), label, None, findings, side=side, progress=progress
+    )
     source: Source | None = None
     raw: Raw | None = None
     try:
@@ -175,13 +199,24 @@ def check(
     )
 
 
-def _check_options(window: int | None, hop: int | None, test_fraction: float = 0.2) -> None:
+def _tell(request: Request, say: Callable[[str], None] | None) -> None:
+    if say is None:
+        return
+    for note in request.findings.notes:
+        say(f"{note.message} {note.hint}" if note.hint else note.message)
+
+
+def _check_options(
+    window: int | None, hop: int | None, test_fraction: float = 0.2, side: int | None = None
+) -> None:
     if window is not None and window < 1:
         raise UsageError(f"A window of {window} rows means nothing.", "Use 1 or more.")
     if hop is not None and hop < 1:
         raise UsageError(f"A hop of {hop} rows means nothing.", "Use 1 or more.")
     if hop is not None and window is None:
         raise UsageError("A hop needs a window.", "Give the window's rows too.")
+    if side is not None and side < 1:
+        raise UsageError(f"Pictures of a side of {side} pixels are none.", "Use 8 or more.")
     if not 0 < test_fraction < 1:
         raise UsageError(f"A test fraction of {test_fraction} is not between 0 and 1.")
 
@@ -231,7 +266,7 @@ def _examine(raw: Raw, request: Request) -> None:
     if not 1 <= train.shape[1] <= MAX_INPUTS:
         findings.error(
             f"{name} has {train.shape[1]} inputs a row; a model has 1 to {MAX_INPUTS}.",
-            "Make pictures smaller, or leave out inputs.",
+            "Leave out inputs, or make arrays of pictures smaller.",
         )
     if raw.test is not None:
         if not len(raw.test.x):
@@ -242,6 +277,7 @@ def _examine(raw: Raw, request: Request) -> None:
                 f"a row to test on {raw.test.x.shape[1:]}.",
             )
     _examine_labels(raw, request)
+    _remark_singles(raw, request)
     if not findings.strict:
         _remark(raw, train, request)
 
@@ -289,7 +325,7 @@ def _measurements(counts: Counter[str]) -> bool:
         return False
 
 
-def _remark(raw: Raw, x: Array, request: Request) -> None:
+def _remark_singles(raw: Raw, request: Request) -> None:
     name, findings, labels = request.spec, request.findings, raw.train.labels or []
     singles = [label for label, n in sorted(Counter(labels).items()) if n == 1]
     if singles and raw.test is None:
@@ -298,6 +334,10 @@ def _remark(raw: Raw, x: Array, request: Request) -> None:
             f"{_some(singles)}.",
             "Collect more samples of them.",
         )
+
+
+def _remark(raw: Raw, x: Array, request: Request) -> None:
+    name, findings = request.spec, request.findings
     constant = np.flatnonzero((x == x[0]).all(axis=0)).tolist()
     if constant:
         names = raw.feature_names
@@ -321,6 +361,14 @@ def _remark(raw: Raw, x: Array, request: Request) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (" and more" if len(names) > 8 else "")
+
+
+def _name(spec: str, source: Source) -> str:
+    """What a data set is called: its own name, a file's without its ending, a folder's."""
+    if spec == source.name:
+        return spec
+    path = Path(os.path.abspath(spec.split(",")[0]))
+    return path.name if path.is_dir() else path.stem
 
 
 def _kind(x: Array) -> str:
@@ -362,7 +410,7 @@ def _dataset(
     else:
         shape = (1, x.shape[1], 1)
     return Dataset(
-        name=source.name if request.spec == source.name else Path(request.spec.split(",")[0]).stem,
+        name=_name(request.spec, source),
         x_train=x_train,
         y_train=y_train,
         x_test=x_test,

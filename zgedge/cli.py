@@ -12,9 +12,10 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -108,6 +109,10 @@ data_dir_option = click.option(
     "--data-dir", metavar="DIR", help="Folder of mnist and cifar10 [default: $ZGEDGE_DATA]."
 )
 label_option = click.option("--label", help="Label column of a table [default: the last].")
+side_option = click.option(
+    "--side", type=int, metavar="N",
+    help="Longer side that pictures are scaled to [default: theirs, at most 64].",
+)  # fmt: skip
 hop_option = click.option("--hop", type=int, metavar="M", help="Rows between two windows.")
 file_argument = click.argument("file", type=click.Path(dir_okay=False))
 
@@ -142,6 +147,7 @@ def main() -> None:
 @click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
 @hop_option
 @label_option
+@side_option
 @click.option("--log", type=click.Path(dir_okay=False), help="Write a training log (JSON lines).")
 @data_dir_option
 @json_option
@@ -158,6 +164,7 @@ def train(
     log: str | None,
     hop: int | None,
     label: str | None,
+    side: int | None,
     data_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -171,7 +178,11 @@ def train(
 
     size = parse_size(budget)
     _check_writable(out)
-    dataset = sources.load(data, data_dir=data_dir, label=label, window=window, hop=hop)
+    with _reading(quiet=as_json) as reading:
+        dataset = sources.load(
+            data, data_dir=data_dir, label=label, window=window, hop=hop, side=side,
+            say=_note, progress=reading,
+        )  # fmt: skip
     planned = plan(Task.of(dataset), size, learning=not no_learning)
     to = screen()
     if not as_json:
@@ -495,10 +506,12 @@ def _inputs(
         raise UsageError(
             f"{model.name} was not trained on windows, so --hop means nothing.", "Leave it out."
         )
-    return sources.load_inputs(
-        data, features=model.inputs, data_dir=data_dir, label=label, window=window, hop=hop,
-        part=part,
-    )  # fmt: skip
+    shape = network.shape if network.task == "picture" else None
+    with _reading() as progress:
+        return sources.load_inputs(
+            data, features=model.inputs, shape=shape, data_dir=data_dir, label=label,
+            window=window, hop=hop, part=part, say=_note, progress=progress,
+        )  # fmt: skip
 
 
 def _labelled(
@@ -688,6 +701,28 @@ def _say_proof(to: Screen, found: dict[str, Any]) -> None:
         ("RSS growth", f"{found['rss_growth']:,} bytes"),
         ("USS growth", f"{found['uss_growth']:,} bytes"),
         ("peak", format_size(found["peak"])),
+@contextmanager
+def _reading(quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A callback (read, in all) with a bar where pictures take more than a second to read."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        show: Callable[[int, int], None] | None = None
+
+        def tell(read: int, total: int) -> None:
+            nonlocal show
+            if show is None and time.monotonic() - began > 1.0:
+                show = stack.enter_context(_steps("reading pictures", quiet))
+            if show is not None:
+                show(read, total)
+
+        yield tell
+
+
+def _note(text: str) -> None:
+    """Say what was done to somebody's data, beside the output."""
+    click.echo(f"note: {clean(text)}", err=True)
+
+
         ("ceiling of data memory", f"{found['ceiling']:,} bytes, enforced by the kernel"),
         ("page faults", f"{found['minor_faults']:,} minor, {found['major_faults']:,} major"),
         (
@@ -758,7 +793,11 @@ def data_check(
     """Say everything that is wrong with DATA: row, column and value."""
     from zgedge import data as sources
 
-    report = sources.check(data, data_dir=data_dir, label=label, window=window, hop=hop)
+    with _reading(quiet=as_json) as progress:
+        report = sources.check(
+            data, data_dir=data_dir, label=label, window=window, hop=hop, side=side,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
         _print(report.as_dict())
     else:
@@ -810,6 +849,7 @@ def data_get(
 @data_dir_option
 @json_option
 def doctor(data_dir: str | None, as_json: bool) -> None:
+@side_option
     """Check this installation and this machine."""
     found = _examine(data_dir)
     if as_json:
@@ -817,6 +857,7 @@ def doctor(data_dir: str | None, as_json: bool) -> None:
     else:
         _say_doctor(screen(), found)
     if not found["ok"]:
+    side: int | None,
         click.get_current_context().exit(1)
 
 

@@ -636,6 +636,28 @@ def _steps(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         bar.update(1000 - bar.pos)
 
 
+@contextmanager
+def _reading(quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A callback (read, in all) with a bar where pictures take more than a second to read."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        show: Callable[[int, int], None] | None = None
+
+        def tell(read: int, total: int) -> None:
+            nonlocal show
+            if show is None and time.monotonic() - began > 1.0:
+                show = stack.enter_context(_steps("reading pictures", quiet))
+            if show is not None:
+                show(read, total)
+
+        yield tell
+
+
+def _note(text: str) -> None:
+    """Say what was done to somebody's data, beside the output."""
+    click.echo(f"note: {clean(text)}", err=True)
+
+
 # ---- prove ----
 
 
@@ -701,28 +723,6 @@ def _say_proof(to: Screen, found: dict[str, Any]) -> None:
         ("RSS growth", f"{found['rss_growth']:,} bytes"),
         ("USS growth", f"{found['uss_growth']:,} bytes"),
         ("peak", format_size(found["peak"])),
-@contextmanager
-def _reading(quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A callback (read, in all) with a bar where pictures take more than a second to read."""
-    began = time.monotonic()
-    with ExitStack() as stack:
-        show: Callable[[int, int], None] | None = None
-
-        def tell(read: int, total: int) -> None:
-            nonlocal show
-            if show is None and time.monotonic() - began > 1.0:
-                show = stack.enter_context(_steps("reading pictures", quiet))
-            if show is not None:
-                show(read, total)
-
-        yield tell
-
-
-def _note(text: str) -> None:
-    """Say what was done to somebody's data, beside the output."""
-    click.echo(f"note: {clean(text)}", err=True)
-
-
         ("ceiling of data memory", f"{found['ceiling']:,} bytes, enforced by the kernel"),
         ("page faults", f"{found['minor_faults']:,} minor, {found['major_faults']:,} major"),
         (
@@ -780,6 +780,7 @@ def data_list(data_dir: str | None, as_json: bool) -> None:
 @click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
 @hop_option
 @label_option
+@side_option
 @data_dir_option
 @json_option
 def data_check(
@@ -787,6 +788,7 @@ def data_check(
     window: int | None,
     hop: int | None,
     label: str | None,
+    side: int | None,
     data_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -849,7 +851,6 @@ def data_get(
 @data_dir_option
 @json_option
 def doctor(data_dir: str | None, as_json: bool) -> None:
-@side_option
     """Check this installation and this machine."""
     found = _examine(data_dir)
     if as_json:
@@ -857,7 +858,6 @@ def doctor(data_dir: str | None, as_json: bool) -> None:
     else:
         _say_doctor(screen(), found)
     if not found["ok"]:
-    side: int | None,
         click.get_current_context().exit(1)
 
 

@@ -649,11 +649,88 @@ static inline uint32_t zge_patch_stride(uint32_t taps) { return (taps + 15u) & ~
 ZGE_WIDEN(zge_patch_run, uint8_t, _mm256_cvtepu8_epi16)
 ZGE_WIDEN(zge_patch_weights, int8_t, _mm256_cvtepi8_epi16)
 
+/* Weights of 8 channels, of taps .. taps + 15 each: to runs of two taps of channel 0, of channel 1, and so on. */
+static inline void zge_pairs(const int8_t *const *rows, uint32_t at, uint32_t left, int8_t *to) {
+    __m128i a[8], b[8];
+    for (uint32_t k = 0; k < 8; k++) {
+        if (left >= 16) {
+            a[k] = _mm_loadu_si128((const __m128i *)(const void *)(rows[k] + at));
+        } else {
+            int8_t tail[16] = {0};
+            memcpy(tail, rows[k] + at, left);
+            a[k] = _mm_loadu_si128((const __m128i *)(const void *)tail);
+        }
+    }
+    for (int round = 0; round < 3; round++) { /* a perfect shuffle by rows is a third of a transpose */
+        for (int k = 0; k < 4; k++) {
+            b[2 * k] = _mm_unpacklo_epi16(a[k], a[k + 4]);
+            b[2 * k + 1] = _mm_unpackhi_epi16(a[k], a[k + 4]);
+        }
+        memcpy(a, b, sizeof a);
+    }
+    for (uint32_t k = 0; k < 8; k++) {
+        _mm_storeu_si128((__m128i *)(void *)(to + 16 * k), a[k]);
+    }
+}
+
+/* As zge_patch_sums, for short windows: channels lie across a register, two taps of a window go to all of them,
+ * and nothing is left to add up at the end. */
+enum { ZGE_SHORT_TAPS = 256 };
+static inline void zge_short_sums(const zge_conv *l, const zge_patch *patches, uint32_t count, uint32_t c, uint32_t n,
+                                  uint32_t apart, int32_t *sums) {
+    const uint32_t stride = zge_patch_stride(l->taps);
+    int8_t pairs[2][ZGE_SHORT_TAPS * 8];
+    for (uint32_t r = 0; r < n; r += 16) {
+        const uint32_t groups = n - r > 8 ? 2 : 1;
+        for (uint32_t g = 0; g < groups; g++) {
+            const int8_t *rows[8];
+            for (uint32_t k = 0; k < 8; k++) { /* past the last channel: that one again, never used */
+                const uint32_t row = r + 8 * g + k;
+                rows[k] = l->weights + (size_t)(c + (row < n ? row : n - 1)) * l->taps;
+            }
+            for (uint32_t i = 0; i < l->taps; i += 16) {
+                zge_pairs(rows, i, l->taps - i, pairs[g] + 8 * i);
+            }
+        }
+        for (uint32_t p = 0; p < count; p += 4) {
+            const zge_patch *x = patches + (size_t)p * stride;
+            __m256i acc[8];
+            for (uint32_t k = 0; k < 8; k++) {
+                acc[k] = _mm256_setzero_si256();
+            }
+            for (uint32_t i = 0; i < l->taps; i += 2) {
+                const __m256i w0 =
+                    _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(pairs[0] + 8 * i)));
+                const __m256i w1 =
+                    _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(pairs[groups - 1] + 8 * i)));
+                for (uint32_t k = 0; k < 4; k++) {
+                    int32_t two;
+                    memcpy(&two, x + (size_t)k * stride + i, sizeof two);
+                    const __m256i xi = _mm256_set1_epi32(two);
+                    acc[k] = _mm256_add_epi32(acc[k], _mm256_madd_epi16(xi, w0));
+                    acc[4 + k] = _mm256_add_epi32(acc[4 + k], _mm256_madd_epi16(xi, w1));
+                }
+            }
+            for (uint32_t k = 0; k < 4; k++) {
+                int32_t *to = sums + (size_t)(p + k) * apart + r;
+                _mm256_storeu_si256((__m256i *)(void *)to, acc[k]);
+                if (groups > 1) {
+                    _mm256_storeu_si256((__m256i *)(void *)(to + 8), acc[4 + k]);
+                }
+            }
+        }
+    }
+}
+
 /* sums [count][apart] of `count` windows (a multiple of 4) and channels c .. c + n - 1. */
 static inline void zge_patch_sums(const zge_conv *l, const zge_patch *patches, uint32_t count, uint32_t c, uint32_t n,
                                   uint32_t apart, int32_t *sums) {
     const uint32_t stride = zge_patch_stride(l->taps);
     int16_t w[2 * ZGE_MAX_TAPS];
+    if (l->taps <= ZGE_SHORT_TAPS && count >= 8) {
+        zge_short_sums(l, patches, count, c, n, apart, sums);
+        return;
+    }
     for (uint32_t r = 0; r < n; r += 2) {
         for (uint32_t k = 0; k < 2; k++) { /* past the last channel: that one again, never used */
             zge_patch_weights(l->weights + (size_t)(c + (r + k < n ? r + k : n - 1)) * l->taps, l->taps,

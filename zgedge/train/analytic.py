@@ -3,28 +3,49 @@
 Nothing is trained step by step. The features come from a seed, so in a file they cost eight bytes;
 the head is the closed-form LDA solution (Fisher 1936; over random features: Rahimi and Recht 2007),
 rounded to int8. numpy alone, float64.
+
+Its file is laid out as a network's is (docs/format.md): a header, a table of sections, and sections
+that start at multiples of 8, among them the activations that predicting touches; only the magic
+number differs, as no core reads it. The sections are
+
+    network      u32 inputs, classes, features, groups, fan-in; u8 zero point; f32 step of an input,
+                 f32 step of a weight; u64 seed of the features
+    names        of the classes
+    input        f32 scale, center of each group
+    rows         f32 bias of each class
+    weights      int8 [classes, features]
+    activations  u8 of each input and feature, f32 of each class
 """
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.arena import names_blob
+from zgedge import network as net
+from zgedge.arena import names_blob, sign
 from zgedge.data.dataset import Dataset
-from zgedge.errors import BudgetError
-from zgedge.network import ENTRY_BYTES, HEADER_BYTES, NET_BYTES
+from zgedge.errors import BudgetError, ModelError
+from zgedge.network import ENTRY_BYTES, HEADER_BYTES
 from zgedge.train.inputs import InputCoding, choose_coding
 
 FAN_IN = 32
 # Shrinkage of the covariance towards a sphere of the same trace: it keeps the solve well posed.
 SHRINKAGE = 1e-3
 MOST_FEATURES = 4096
-SEED_BYTES = 8
 CHUNK = 2048
+
+MAGIC = b"\x89ZGA"
+ALIGN = 8
+_HEADER = struct.Struct("<4sHHIIQII16x")
+_ENTRY = struct.Struct("<HHIII")
+_NET = struct.Struct("<IIIIIB3xffQ")
+_ORDER = (net.NET, net.NAMES, net.INPUT, net.ROWS, net.WEIGHTS, net.ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,6 @@ class AnalyticHead:
     weights     int8 [classes, features]; logits are weights @ features * step + bias
     step        real value of one step of a weight
     bias        float32 [classes]
-    bytes       what it would take as a file, everything that predicting touches included
-    accuracy    on the test rows, 0..1; None where there are none
     """
 
     weights: npt.NDArray[np.int8]
@@ -44,8 +63,7 @@ class AnalyticHead:
     coding: InputCoding
     seed: int
     inputs: int
-    bytes: int
-    accuracy: float | None
+    class_names: tuple[str, ...]
 
     @property
     def features(self) -> int:
@@ -62,56 +80,113 @@ class AnalyticHead:
         ]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
+    def write(self) -> bytes:
+        """The file: everything that predicting needs, and the room that it works in."""
+        coding = self.coding
+        parts = {
+            net.NET: _NET.pack(
+                self.inputs, len(self.class_names), self.features, len(coding.scale), FAN_IN,
+                coding.zero, coding.step, self.step, self.seed,
+            ),
+            net.NAMES: names_blob(self.class_names),
+            net.INPUT: coding.scale.astype("<f4").tobytes() + coding.center.astype("<f4").tobytes(),
+            net.ROWS: self.bias.astype("<f4").tobytes(),
+            net.WEIGHTS: np.ascontiguousarray(self.weights).tobytes(),
+        }  # fmt: skip
+        sections, size = _layout(self.inputs, self.class_names, len(coding.scale), self.features)
+        out = bytearray(size)
+        _HEADER.pack_into(out, 0, MAGIC, 1, len(sections), size, ALIGN, 0, 0, 0)
+        for i, (kind, offset, length) in enumerate(sections):
+            _ENTRY.pack_into(out, HEADER_BYTES + i * ENTRY_BYTES, kind, 0, offset, length, 0)
+            part = parts.get(kind, b"")
+            out[offset : offset + len(part)] = part
+        sign(memoryview(out))
+        return bytes(out)
 
-def analytic_bytes(dataset: Dataset, groups: int, features: int) -> int:
-    """Bytes of a file of such a head: the same parts as a network's file, the features as a seed.
+    @classmethod
+    def read(cls, data: bytes) -> AnalyticHead:
+        """The baseline of a file. Raises ModelError for bytes that `write` did not make."""
+        if data[:4] != MAGIC or len(data) < HEADER_BYTES + len(_ORDER) * ENTRY_BYTES:
+            raise ModelError("These bytes are no file of an analytic head.")
+        found: dict[int, bytes] = {}
+        for i in range(len(_ORDER)):
+            kind, _, offset, length, check = _ENTRY.unpack_from(
+                data, HEADER_BYTES + i * ENTRY_BYTES
+            )
+            found[kind] = data[offset : offset + length]
+            if len(found[kind]) != length or zlib.crc32(found[kind]) != check:
+                raise ModelError("The file of an analytic head is damaged.")
+        inputs, classes, features, groups, _, zero, in_step, step, seed = _NET.unpack(
+            found[net.NET]
+        )
+        both = np.frombuffer(found[net.INPUT], "<f4")
+        return cls(
+            weights=np.frombuffer(found[net.WEIGHTS], np.int8).reshape(classes, features),
+            step=step,
+            bias=np.frombuffer(found[net.ROWS], "<f4"),
+            coding=InputCoding(both[:groups], both[groups:], zero, in_step),
+            seed=seed,
+            inputs=inputs,
+            class_names=tuple(x.decode() for x in found[net.NAMES].split(b"\0")[:-1]),
+        )
 
-    Header, one section each for description and seed, names, input coding, head, rows (bias and
-    scale) and activations: the coded inputs, one byte a feature, four a class.
-    """
-    classes = len(dataset.classes)
-    names = len(names_blob(dataset.classes))
-    rows = 8 * classes
-    activations = dataset.features + features + 4 * classes
-    described = HEADER_BYTES + 6 * ENTRY_BYTES + NET_BYTES + SEED_BYTES
-    return described + names + 8 * groups + features * classes + rows + activations
+
+def _layout(
+    inputs: int, class_names: tuple[str, ...], groups: int, features: int
+) -> tuple[list[tuple[int, int, int]], int]:
+    """Kind, offset and bytes of each section, and the length of the file."""
+    classes = len(class_names)
+    sizes = {
+        net.NET: _NET.size,
+        net.NAMES: len(names_blob(class_names)),
+        net.INPUT: 8 * groups,
+        net.ROWS: 4 * classes,
+        net.WEIGHTS: classes * features,
+        net.ACTIVATIONS: inputs + features + 4 * classes,
+    }
+    at = HEADER_BYTES + ENTRY_BYTES * len(_ORDER)
+    sections = []
+    for kind in _ORDER:
+        at = (at + ALIGN - 1) // ALIGN * ALIGN
+        sections.append((kind, at, sizes[kind]))
+        at += sizes[kind]
+    return sections, at
 
 
 def fit_analytic(dataset: Dataset, budget: int, *, seed: int = 0) -> AnalyticHead:
-    """The baseline with as many features as `budget` bytes hold, at most 4,096.
+    """The baseline with as many features as a file of `budget` bytes holds, at most 4,096.
 
     Raises BudgetError where not one feature fits, DataError for data that cannot be coded.
     """
     groups = 1 if dataset.kind == "picture" else dataset.features
     classes = len(dataset.classes)
-    fixed = analytic_bytes(dataset, groups, 0)
-    count = min(MOST_FEATURES, (budget - fixed) // (classes + 1))
+
+    def length(features: int) -> int:
+        return _layout(dataset.features, dataset.classes, groups, features)[1]
+
+    count = min(MOST_FEATURES, max(0, budget - length(0)) // (classes + 1) + 1)
+    while count and length(count) > budget:
+        count -= 1
     if count < 1:
-        smallest = fixed + classes + 1
         raise BudgetError(
             f"{budget:,} bytes are too few for an analytic head of {classes:,} classes.",
-            f"The smallest budget that works is {smallest:,} bytes.",
-            smallest=smallest,
+            f"The smallest budget that works is {length(1):,} bytes.",
+            smallest=length(1),
         )
     coding = choose_coding(dataset, groups)
     codes = coding.encode(dataset.x_train)
     maps = _random_maps(dataset.features, count, seed)
     weights, bias = _discriminants(codes, dataset.y_train, classes, coding, maps)
     step = float(np.abs(weights).max()) / 127.0 or 1.0
-    head = AnalyticHead(
+    return AnalyticHead(
         weights=np.rint(weights / step).astype(np.int8),
         step=step,
         bias=bias.astype(np.float32),
         coding=coding,
         seed=seed,
         inputs=dataset.features,
-        bytes=analytic_bytes(dataset, groups, count),
-        accuracy=None,
+        class_names=dataset.classes,
     )
-    if not len(dataset.x_test):
-        return head
-    accuracy = float((head.predict_index(dataset.x_test) == dataset.y_test).mean())
-    return AnalyticHead(**{**head.__dict__, "accuracy": accuracy})
 
 
 def _random_maps(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,17 @@ from zgedge.data.dataset import Dataset
 from zgedge.errors import DataError, UsageError
 from zgedge.network import DENSE, Network
 from zgedge.train.augment import jitter, warp
+from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
 from zgedge.train.pack import choose_memories, pack, unknown_threshold
 from zgedge.train.quantized import QuantizedLayer, QuantizedNetwork, logits
-from zgedge.train.recipe import choose_recipe
+from zgedge.train.recipe import Recipe, choose_recipe
 from zgedge.train.result import Epoch, TrainResult
 from zgedge.train.rewiring import STRATEGIES, Connections, Strategy, rewire
 from zgedge.train.rewiring.base import clear
+from zgedge.train.rewiring.static import Static
+from zgedge.train.teacher import taught_loss, teacher_of, teacher_steps
 from zgedge.train.trunk import features
 from zgedge.train.wiring import local_start, random_start
 
@@ -49,6 +53,13 @@ THREADS_FROM = 4e9
 TRUNK_THREADS_FROM = 2e8
 # Batches over which batch norm's statistics are taken for a snapshot.
 MEASURED_BATCHES = 16
+# Of a training time this share tells what a step takes; steps before the caches are warm do not.
+MEASURED_SHARE = 0.02
+UNMEASURED_STEPS, LEAST_MEASURED = 3, 8
+# Steps are planned for this share of what is left: the machine may have other things to do, too.
+SURE_SHARE = 0.93
+MANY_STEPS = 1_000_000
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass
@@ -61,6 +72,16 @@ class _Snapshot:
     layers: list[LayerParameters]
     trunk: list[TrunkParameters]
     shadow: list[Tensor]
+
+
+@dataclass
+class _Place:
+    """Where in an epoch a training is: the next batch, and the sums so far."""
+
+    epoch: int
+    batch: int
+    loss: float
+    rewired: list[int]
 
 
 def fit(
@@ -89,14 +110,129 @@ def fit(
         raise UsageError(f"{epochs} epochs are too few.", "Train for at least 1.")
     if steps is not None and steps < 1:
         raise UsageError(f"{steps} steps are too few.", "Train for at least 1.")
+    if train_time is not None and not (0.0 < train_time < math.inf):
+        raise UsageError(f"A training time of {train_time:g} seconds means nothing.")
     _check(dataset, network)
+    if network.trunk:
+        keep_memory()
+    length = f"{epochs} epochs, {steps} steps, {train_time} seconds"
+    threads = threads_for(dataset, network)
+    run = {} if checkpoint is None else identity(
+        dataset, network, strategy=strategy, seed=seed, length=length, teacher=teacher,
+        threads=threads,
+    )  # fmt: skip
+    kept = Checkpoint(checkpoint, run)
     writer = TrainingLog(log)
     try:
-        training = _Training(dataset, network, STRATEGIES[strategy](), seed, epochs, steps)
-        with _threads(training.threads):
-            return training.run(strategy, progress, writer, unknown)
+        with _threads(threads), Interrupts(held=checkpoint is not None) as interrupts:
+            task = _Task(dataset, network, strategy, seed, kept, interrupts)
+            return _run(task, epochs, steps, train_time, teacher, progress, writer, unknown)
     finally:
         writer.close()
+
+
+@dataclass
+class _Task:
+    """What all trainings of a run share."""
+
+    dataset: Dataset
+    network: Network
+    strategy: str
+    seed: int
+    checkpoint: Checkpoint
+    interrupts: Interrupts
+
+    def training(self, steps: int, teacher: QuantizedNetwork | None = None) -> _Training:
+        return _Training(self, self.network, STRATEGIES[self.strategy](), steps, teacher)
+
+    def teaching(self, steps: int) -> _Training:
+        """The training of a teacher for a student that trains for `steps`."""
+        network = teacher_of(self.network)
+        return _Training(self, network, Static(), teacher_steps(steps), None, rounds=False)
+
+
+def _run(
+    task: _Task,
+    epochs: int | None,
+    steps: int | None,
+    train_time: float | None,
+    teacher: bool,
+    progress: Callable[[Epoch], None] | None,
+    log: TrainingLog,
+    unknown: bool,
+) -> TrainResult:
+    began = time.monotonic()
+    saved = task.checkpoint.state
+    if saved is not None:
+        steps = saved["steps"]
+    elif train_time is not None:
+        steps = _steps_within(task, train_time, teacher)
+    elif steps is None:
+        steps = steps_of_epochs(task.dataset, task.network, epochs)
+    taught_by = None
+    if teacher:
+        teaching = task.teaching(steps)
+        teaching.began = began
+        log.write("teacher", steps=teaching.total, trunk=_trunk_log(teaching.network),
+                  layers=_layers_log(teaching.network))  # fmt: skip
+        teaching.resume(saved and saved["teacher"])
+        teaching.loop(None, TrainingLog(None), lambda state: {"steps": steps, "teacher": state,
+                                                              "student": None})  # fmt: skip
+        taught_by = teaching.net
+        done = teaching.state()
+    training = task.training(steps, taught_by)
+    training.began = began
+    training.resume(saved and saved["student"])
+    taught = done if teacher else None
+    return training.run(
+        progress, log, unknown, lambda state: {"steps": steps, "teacher": taught, "student": state}
+    )
+
+
+def _steps_within(task: _Task, seconds: float, teacher: bool) -> int:
+    """Steps of a training that ends within `seconds` with all that is done besides.
+
+    A training that is thrown away tells what a step, and the end of an epoch, take here and now.
+    """
+    began = time.monotonic()
+    share = MEASURED_SHARE * seconds
+    extra = 0.0
+    teaching = task.teaching(MANY_STEPS) if teacher else None
+    if teaching is not None:
+        cost = teaching.cost(share)
+        extra = teaching.total / MANY_STEPS * (cost.step + cost.epoch / teaching.per_epoch)
+    training = task.training(MANY_STEPS, None if teaching is None else teaching.net)
+    cost = training.cost(share)
+    # Twice: the test rows go through the integers and through the float network.
+    test = 2.0 * cost.epoch * len(task.dataset.x_test) / max(1, len(training.held_labels))
+    left = seconds - (time.monotonic() - began) - test - cost.epoch
+    return max(1, int(SURE_SHARE * left / (cost.step + cost.epoch / training.per_epoch + extra)))
+
+
+def _trunk_log(network: Network) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": layer.kind,
+            "shape": list(layer.shape),
+            "channels": layer.channels,
+            "kernel": layer.kernel,
+            "stride": layer.stride,
+        }
+        for layer in network.trunk
+    ]
+
+
+def _layers_log(network: Network) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": layer.kind,
+            "inputs": layer.inputs,
+            "outputs": layer.outputs,
+            "fan_in": layer.width,
+            "block": layer.block,
+        }
+        for layer in network.layers
+    ]
 
 
 def _check(dataset: Dataset, network: Network) -> None:
@@ -119,6 +255,19 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_memory() -> None:
+    """Let glibc keep what training frees, for the next step to use.
+
+    Every step takes and frees tensors of megabytes. Handed back to the system each time, their
+    pages are cleared and mapped anew, which takes as long as the convolutions themselves. Nothing
+    happens where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def split_validation(
@@ -145,6 +294,20 @@ def batch_size(samples: int) -> int:
     return min(samples, 32 if samples < 5000 else 64 if samples < 20_000 else 128)
 
 
+def steps_of_epochs(dataset: Dataset, network: Network, epochs: int | None) -> int:
+    """Steps of that many epochs, or of the default."""
+    kept, _ = split_validation(dataset.y_train, np.random.default_rng(0))
+    epochs = epochs or default_epochs(len(kept), network)
+    return epochs * (len(kept) // batch_size(len(kept)))
+
+
+def threads_for(dataset: Dataset, network: Network) -> int:
+    """Threads that training sums with: another number would train other bytes."""
+    work = operations(network, batch_size(len(dataset.x_train)))
+    enough = TRUNK_THREADS_FROM if network.trunk else THREADS_FROM
+    return 1 if work < enough else torch.get_num_threads()
+
+
 def default_epochs(samples: int, network: Network) -> int:
     """Epochs for a task of that many training samples."""
     batch = batch_size(samples)
@@ -160,26 +323,49 @@ def operations(network: Network, batch: int) -> int:
     return 6 * batch * (trunk + sum(layer.inputs * layer.outputs for layer in network.layers))
 
 
+def optimizer_of(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba 2015); with decay, which is of matrices and filters alone, AdamW."""
+    if not recipe.decay:
+        return torch.optim.Adam(parameters, lr=recipe.rate, foreach=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1]},
+        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay, foreach=True)
+
+
 def device_for(network: Network) -> torch.device:
     """A GPU where torch sees one and there is a trunk: other networks are too small to gain."""
     gpu = bool(network.trunk) and torch.cuda.is_available()
     return torch.device("cuda" if gpu else "cpu")
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of a step, and of what an epoch takes besides its steps."""
+
+    step: float
+    epoch: float
+
+
 class _Training:
+    """One network in training; of a student and its teacher each has its own."""
+
     def __init__(
         self,
-        dataset: Dataset,
+        task: _Task,
         network: Network,
         strategy: Strategy,
-        seed: int,
-        epochs: int | None,
-        steps: int | None,
+        steps: int,
+        teacher: QuantizedNetwork | None,
+        rounds: bool = True,
     ) -> None:
-        self.dataset, self.network, self.strategy, self.seed = dataset, network, strategy, seed
+        dataset = self.dataset = task.dataset
+        self.task, self.network, self.strategy, self.seed = task, network, strategy, task.seed
+        self.teacher, self.rounds = teacher, rounds
         self.began = time.monotonic()
-        self.rng = np.random.default_rng(seed)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.rng = np.random.default_rng(self.seed)
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.coding = choose_coding(dataset, network.groups)
         codes = self.coding.encode(dataset.x_train)
         kept, held = split_validation(dataset.y_train, self.rng)
@@ -191,29 +377,19 @@ class _Training:
         self.net = QuantizedNetwork(network, self.coding, wiring, self.generator, self.device)
         self.batch = batch_size(len(kept))
         self.per_epoch = len(kept) // self.batch
-        epochs = epochs or default_epochs(len(kept), network)
-        self.total = steps or self.per_epoch * epochs
-        self.epochs = math.ceil(self.total / self.per_epoch)
-        work = operations(network, self.batch)
-        enough = TRUNK_THREADS_FROM if network.trunk else THREADS_FROM
-        self.threads = 1 if work < enough else torch.get_num_threads()
+        self.total = steps
+        self.epochs = math.ceil(steps / self.per_epoch)
         self.recipe = choose_recipe(dataset, network)
-        parameters = self.net.parameters()
-        if self.recipe.decay:
-            groups: list[dict[str, Any]] = [
-                {"params": [p for p in parameters if p.dim() > 1]},
-                {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
-            ]
-            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-                groups, lr=self.recipe.rate, weight_decay=self.recipe.decay, foreach=True
-            )
-        else:
-            self.optimizer = torch.optim.Adam(parameters, lr=self.recipe.rate, foreach=True)
-        self.averages = [p.detach().clone() for p in parameters] if self.recipe.averaging else []
+        self.optimizer = optimizer_of(self.net.parameters(), self.recipe)
+        self.averages = (
+            [p.detach().clone() for p in self.net.parameters()] if self.recipe.averaging else []
+        )
         self.step = 0
         self.history: list[Epoch] = []
         self.best: _Snapshot | None = None
         self.top_accuracy = 0.0
+        self.place = _Place(1, 0, 0.0, [0] * len(network.layers))
+        self.epoch_rng = self.rng.bit_generator.state
 
     def _start(self, i: int) -> npt.NDArray[np.int64] | None:
         layer = self.network.layers[i]
@@ -225,92 +401,166 @@ class _Training:
 
     def run(
         self,
-        strategy: str,
         progress: Callable[[Epoch], None] | None,
         log: TrainingLog,
         unknown: bool,
+        whole: Callable[[State], State],
     ) -> TrainResult:
+        """Train to the end, or to Ctrl-C. `whole` makes a checkpoint's state of this training's."""
         log.write(
             "start",
             data=self.dataset.name,
-            strategy=strategy,
+            strategy=self.task.strategy,
             seed=self.seed,
             epochs=self.epochs,
             steps=self.total,
             batch=self.batch,
-            threads=self.threads,
-            trunk=[
-                {
-                    "kind": layer.kind,
-                    "shape": list(layer.shape),
-                    "channels": layer.channels,
-                    "kernel": layer.kernel,
-                    "stride": layer.stride,
-                }
-                for layer in self.network.trunk
-            ],
-            layers=[
-                {
-                    "kind": layer.kind,
-                    "inputs": layer.inputs,
-                    "outputs": layer.outputs,
-                    "fan_in": layer.width,
-                    "block": layer.block,
-                }
-                for layer in self.network.layers
-            ],
+            threads=torch.get_num_threads(),
+            trunk=_trunk_log(self.network),
+            layers=_layers_log(self.network),
         )
         self._log_wires(log, "start", self.net.integers()[0])
         interrupted = False
         try:
-            for number in range(1, self.epochs + 1):
-                self._epoch(number, progress, log)
+            self.loop(progress, log, whole)
         except KeyboardInterrupt:
             interrupted = True
         best = self.best or self._snapshot(0, [self.codes[: self.batch]])
         self._log_wires(log, "end", best.layers[0])
-        return self._result(best, strategy, log, unknown, interrupted)
+        return self._result(best, self.task.strategy, log, unknown, interrupted)
 
-    def _epoch(
-        self, number: int, progress: Callable[[Epoch], None] | None, log: TrainingLog
+    def loop(
+        self,
+        progress: Callable[[Epoch], None] | None,
+        log: TrainingLog,
+        whole: Callable[[State], State],
     ) -> None:
+        """Train to the end from wherever this training is. Raises KeyboardInterrupt."""
+        while self.place.epoch <= self.epochs:
+            self._epoch(progress, log, whole)
+        self.task.checkpoint.save(whole(self.state()))
+
+    def _between_steps(self, whole: Callable[[State], State]) -> None:
+        """Save where it is time to, or where Ctrl-C was pressed, which ends training here."""
+        if self.task.interrupts.asked():
+            self.task.checkpoint.save(whole(self.state()))
+            raise KeyboardInterrupt
+        if self.task.checkpoint.due():
+            self.task.checkpoint.save(whole(self.state()))
+
+    def state(self) -> State:
+        """All that the rest of this training depends on."""
+        best = self.best
+        return {
+            "net": self.net.state(),
+            "averages": self.averages,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": self.epoch_rng,
+            "step": self.step,
+            "place": asdict(self.place),
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": best and (best.epoch, best.step, best.accuracy, best.shadow),
+            "top": self.top_accuracy,
+            "seconds": time.monotonic() - self.began,
+        }
+
+    def resume(self, state: State | None) -> None:
+        """Go on from where `state` was taken; from the start where it is None."""
+        if state is None:
+            return
+        if state["best"] is not None:
+            epoch, step, accuracy, shadow = state["best"]
+            self.net.restore(shadow)
+            self.best = _Snapshot(
+                epoch, step, accuracy, self.net.integers(), self.net.trunk_integers(), shadow
+            )
+        self.net.restore(state["net"])
+        for own, saved in zip(self.averages, state["averages"], strict=True):
+            own.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.rng.bit_generator.state = self.epoch_rng = state["rng"]
+        self.step = state["step"]
+        self.place = _Place(**state["place"])
+        self.history = [
+            Epoch(**{**epoch, "rewired": tuple(epoch["rewired"])}) for epoch in state["history"]
+        ]
+        self.top_accuracy = state["top"]
+        self.began -= state["seconds"]
+
+    def cost(self, seconds: float) -> _Cost:
+        """Train for about `seconds` to see what a step and an epoch take. The network is spent."""
+        began = time.monotonic()
+        codes, order = self._pictures()
+        prepared = time.monotonic() - began
+        started, taken = time.monotonic(), 0
+        for i in range(self.per_epoch):
+            if i == UNMEASURED_STEPS:
+                started = time.monotonic()
+            self._step(codes, order, i)
+            taken = i + 1
+            if taken >= LEAST_MEASURED and time.monotonic() - began >= seconds:
+                break
+        ended = time.monotonic()
+        step = (ended - started) / max(1, taken - UNMEASURED_STEPS)
+        self._snapshot(1, self._measured(codes, order))
+        return _Cost(step, prepared + time.monotonic() - ended)
+
+    def _pictures(self) -> tuple[Tensor, Tensor]:
+        """Codes of an epoch, and their order."""
+        self.epoch_rng = self.rng.bit_generator.state
         codes = self.codes
         if self.recipe.warps:
             codes = warp(codes, self.dataset.shape, self.rng)
-        order = torch.from_numpy(self.rng.permutation(len(codes)))
-        rewired = [0] * len(self.net.layers)
-        total_loss = 0.0
-        rate = 0.0
+        return codes, torch.from_numpy(self.rng.permutation(len(codes)))
+
+    def _measured(self, codes: Tensor, order: Tensor) -> list[Tensor]:
+        """Batches that batch norm's statistics are taken from."""
+        count = min(MEASURED_BATCHES, self.per_epoch)
+        return [codes[order[k * self.batch : (k + 1) * self.batch]] for k in range(count)]
+
+    def _step(self, codes: Tensor, order: Tensor, i: int) -> float:
+        """One step, on batch i of the epoch; its loss."""
+        at = self.step / self.total
+        chosen = order[i * self.batch : (i + 1) * self.batch]
         period = self.strategy.period(self.total)
-        steps = min(self.per_epoch, self.total - self.step)
-        for i in range(steps):
-            at = self.step / self.total
-            rate = self.recipe.rate_at(self.step, self.total)
-            chosen = order[i * self.batch : (i + 1) * self.batch]
-            moves = self.step > 0 and self.step % period == 0 and self.strategy.fraction(at) > 0.0
-            observe = self.step < OBSERVE_FIRST or (
-                at < OBSERVE_UNTIL and self.step % OBSERVE_EVERY == 0
-            )
-            for layer in self.net.layers:
-                layer.tap.open = moves and self.strategy.uses_gradient
-            loss = self._loss(codes[chosen], self.labels[chosen], observe)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if moves:
-                # As in RigL, such a step moves wires instead of weights.
-                for k, layer in enumerate(self.net.layers):
-                    rewired[k] += self._rewire(layer, at)
-            else:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                self.optimizer.step()
-            self._average()
-            total_loss += float(loss.detach())
-            self.step += 1
-        batches = [
-            codes[order[k * self.batch : (k + 1) * self.batch]] for k in range(MEASURED_BATCHES)
-        ]
-        snapshot = self._snapshot(number, [b for b in batches if len(b)])
+        moves = self.step > 0 and self.step % period == 0 and self.strategy.fraction(at) > 0.0
+        observe = self.step < OBSERVE_FIRST or (
+            at < OBSERVE_UNTIL and self.step % OBSERVE_EVERY == 0
+        )
+        for layer in self.net.layers:
+            layer.tap.open = moves and self.strategy.uses_gradient
+        loss = self._loss(codes[chosen], self.labels[chosen], observe)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if moves:
+            # As in RigL, such a step moves wires instead of weights.
+            for k, layer in enumerate(self.net.layers):
+                self.place.rewired[k] += self._rewire(layer, at)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.rate_at(self.step, self.total)
+            self.optimizer.step()
+        self._average()
+        self.step += 1
+        return float(loss.detach())
+
+    def _epoch(
+        self,
+        progress: Callable[[Epoch], None] | None,
+        log: TrainingLog,
+        whole: Callable[[State], State],
+    ) -> None:
+        codes, order = self._pictures()
+        place = self.place
+        steps = min(self.per_epoch, self.total - (place.epoch - 1) * self.per_epoch)
+        while place.batch < steps:
+            self._between_steps(whole)
+            place.loss += self._step(codes, order, place.batch)
+            place.batch += 1
+        number = place.epoch
+        snapshot = self._snapshot(number, self._measured(codes, order))
         self.top_accuracy = max(self.top_accuracy, snapshot.accuracy)
         # The latest epoch within one standard error of the highest accuracy: the held-out rows
         # cannot tell these apart, and the rate falls to 0, so the later one is the more settled.
@@ -323,19 +573,21 @@ class _Training:
             number,
             self.epochs,
             snapshot.accuracy,
-            total_loss / steps,
-            rate,
-            tuple(rewired),
+            place.loss / steps,
+            self.recipe.rate_at(self.step - 1, self.total),
+            tuple(place.rewired),
             time.monotonic() - self.began,
         )
         self.history.append(epoch)
+        self.place = _Place(number + 1, 0, 0.0, [0] * len(self.network.layers))
+        self.epoch_rng = self.rng.bit_generator.state
         log.write(
             "epoch",
             epoch=number,
             accuracy=epoch.accuracy,
             loss=epoch.loss,
-            rate=rate,
-            rewired=rewired,
+            rate=epoch.rate,
+            rewired=list(epoch.rewired),
             seconds=epoch.seconds,
         )
         if progress is not None:
@@ -345,10 +597,12 @@ class _Training:
         if self.recipe.shifts:
             rng = np.random.default_rng((self.seed, self.step))
             codes = jitter(codes, self.dataset.shape, self.recipe.shifts, self.recipe.cutout, rng)
-        found = self.net.forward(codes.to(self.device), observe=observe)
-        return functional.cross_entropy(
-            found, labels.to(self.device), label_smoothing=self.recipe.smoothing
-        )
+        codes, labels = codes.to(self.device), labels.to(self.device)
+        found = self.net.forward(codes, observe=observe and self.rounds, rounds=self.rounds)
+        loss = functional.cross_entropy(found, labels, label_smoothing=self.recipe.smoothing)
+        if self.teacher is None:
+            return loss
+        return taught_loss(loss, found, self.teacher.shadow(codes))
 
     def _average(self) -> None:
         """Move the averaged weights towards the present ones, fast at first."""
@@ -392,7 +646,7 @@ class _Training:
             for own, average in zip(self.net.parameters(), self.averages, strict=False):
                 own.copy_(average)
         if self.net.trunk is not None:
-            self.net.trunk.measure((b.to(self.device) for b in batches), rounds=True)
+            self.net.trunk.measure((b.to(self.device) for b in batches), self.rounds)
         layers, trunk = self.net.integers(), self.net.trunk_integers()
         found = logits(self.network, layers, self.held_codes, trunk).argmax(axis=1)
         accuracy = float((found == self.held_labels).mean())
@@ -483,7 +737,7 @@ class _Training:
             best_epoch=best.epoch,
             steps=best.step,
             planned_steps=self.total,
-            threads=self.threads,
+            threads=torch.get_num_threads(),
             seconds=seconds,
             interrupted=interrupted,
         )

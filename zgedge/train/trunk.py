@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -248,9 +249,9 @@ class QuantizedTrunk:
         if not (rounds and bool(scale.clip > 0)):
             return functional.relu(z if added is None else z + added)
         if added is None:
-            return _in_steps(z, scale.clip, 0, 255)
+            return _in_steps(z, scale, 0, 255)
         # Whole steps stay whole when they are added; only the bounds are left to keep.
-        return torch.clamp(_in_steps(z, scale.clip, -128, 127) + added, 0.0, float(scale.clip))
+        return _bounded(_in_steps(z, scale, -128, 127) + added, float(scale.clip))
 
     def integers(self) -> list[TrunkParameters]:
         """The integers of every layer as they are now."""
@@ -271,11 +272,32 @@ def _observe(scale: Scale, z: Tensor, added: Tensor | None) -> None:
     scale.see(high_quantile(z.abs()) * RESIDUAL_RANGE)
 
 
-def _in_steps(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
-    """x rounded to steps of clip / 255, from `low` to `high` of them; gradients as RoundThrough."""
-    # One pass over memory where RoundThrough takes five; these tensors are large.
-    zero = torch.zeros((), dtype=torch.int32, device=x.device)
-    return torch.fake_quantize_per_tensor_affine(x, clip / 255.0, zero, low, high)
+class _Steps(torch.autograd.Function):
+    """RoundThrough in fewer passes over memory: bounds come first, and tell from the output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: float, low: float, high: float) -> Tensor:
+        y = torch.clamp(x, low * step, high * step).mul_(1.0 / step).round_().mul_(step)
+        ctx.save_for_backward(y)
+        ctx.bounds = (low + 0.5) * step, (high - 0.5) * step
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (y,) = ctx.saved_tensors
+        # One pass: the gradient where y lies strictly between the bounds.
+        return torch.ops.aten.hardtanh_backward(gradients[0], y, *ctx.bounds), None, None, None
+
+
+def _in_steps(x: Tensor, scale: Scale, low: int, high: int) -> Tensor:
+    """x in whole steps of `scale`, from `low` to `high` of them; gradients pass in between."""
+    out: Tensor = _Steps.apply(x, scale.step, float(low), float(high))  # type: ignore[no-untyped-call]
+    return out
+
+
+def _bounded(x: Tensor, top: float) -> Tensor:
+    """x clamped to 0..top, with gradients where it was not."""
+    return functional.hardtanh(x, 0.0, top)
 
 
 def pictures(codes: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -1,0 +1,131 @@
+"""A training that was interrupted goes on from its checkpoint, and ends with the same bytes.
+
+One file holds what the run is (`identity`: data, network, options) and where it stands. It is
+replaced atomically, so that a kill at any moment leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+import zgedge
+from zgedge.arena import replace_file
+from zgedge.data.dataset import Dataset
+from zgedge.errors import UsageError, ZgedgeError
+from zgedge.network import Network
+
+MARK = "zgedge checkpoint 1"
+EVERY_SECONDS = 60.0
+
+State = dict[str, Any]
+
+
+def identity(dataset: Dataset, network: Network, **options: Any) -> dict[str, str]:
+    """What makes a run that run and no other: another value would give other bytes."""
+    digest = hashlib.sha256()
+    for part in (dataset.x_train, dataset.y_train):
+        digest.update(np.ascontiguousarray(part).data)
+    return {
+        "data": f"{dataset.name} {digest.hexdigest()[:16]}",
+        "network": repr(network),
+        "version of zgedge": zgedge.__version__,
+        "version of torch": torch.__version__,
+        **{name.replace("_", " "): str(value) for name, value in options.items()},
+    }
+
+
+class Checkpoint:
+    """Where a run is kept. Nothing is where the path is None.
+
+    `state` is what `save` was last given, also by an earlier process; None at a fresh start.
+    Raises UsageError where the file is of another run, ZgedgeError where it is none or unreadable.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, run: dict[str, str]) -> None:
+        self._path = path
+        self._run = run
+        self._saved = time.monotonic()
+        self.state: State | None = None
+        if path is not None and os.path.lexists(path):
+            self.state = self._load(path)
+
+    def _load(self, path: str | os.PathLike[str]) -> State:
+        try:
+            with open(path, "rb") as f:
+                held = torch.load(io.BytesIO(f.read()), weights_only=True)
+        except OSError as e:
+            raise ZgedgeError(f"Cannot read the checkpoint {path}: {e.strerror}.") from e
+        except Exception as e:  # a damaged pickle fails in ways of all kinds
+            raise self._no_checkpoint(path) from e
+        if not (isinstance(held, dict) and held.get("mark") == MARK):
+            raise self._no_checkpoint(path)
+        for name, value in self._run.items():
+            if held["run"].get(name) != value:
+                raise UsageError(
+                    f"The checkpoint {path} is of another run: its {name} is not the same.",
+                    "Run the command that wrote it, or name another file.",
+                )
+        state: State = held["state"]
+        return state
+
+    @staticmethod
+    def _no_checkpoint(path: str | os.PathLike[str]) -> ZgedgeError:
+        return ZgedgeError(
+            f"{path} is not a checkpoint, or is damaged.", "Name another file, or delete it."
+        )
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return self._path is not None and time.monotonic() - self._saved >= EVERY_SECONDS
+
+    def save(self, state: State) -> None:
+        """Replace the file atomically. Raises ZgedgeError where it cannot be written."""
+        self.state = state
+        if self._path is None:
+            return
+        out = io.BytesIO()
+        torch.save({"mark": MARK, "run": self._run, "state": state}, out)
+        replace_file(self._path, out.getvalue())
+        self._saved = time.monotonic()
+
+
+class Interrupts:
+    """Holds Ctrl-C back until `check`, so that a state is only ever saved between two steps.
+
+    A second Ctrl-C is not held back. Where `held` is False, or outside the main thread, which
+    alone is told of signals, nothing changes.
+    """
+
+    def __init__(self, held: bool) -> None:
+        self._held = held and threading.current_thread() is threading.main_thread()
+        self._asked = False
+        self._before: Callable[[int, FrameType | None], Any] | int | None = None
+
+    def __enter__(self) -> Interrupts:
+        if self._held:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def asked(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._asked

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ HEADER = offset_table("### 2.1 Header")
 ENTRY = offset_table("### 2.2 Section table")
 NET = offset_table("## 3 Section 1, NET")
 LAYER = offset_table("### 3.1 Layer record")
+TRUNK = offset_table("### 3.2 Trunk record")
 LEARNER = offset_table("### 5.2 Section 11, LEARNER")
 RATE = offset_table("### 5.2 Section 11, LEARNER", 1)
 
@@ -93,6 +95,7 @@ class File:
     head: dict[str, Any]
     sections: dict[int, bytes]
     net: dict[str, Any]
+    trunk: list[dict[str, Any]]
     layers: list[dict[str, Any]]
     names: list[str]
     scale: npt.NDArray[np.float32]
@@ -100,7 +103,7 @@ class File:
     learner: dict[str, Any] = field(default_factory=dict)
     rates: list[dict[str, Any]] = field(default_factory=list)
     gradient: Ints | None = None
-    replay: tuple[Ints, Ints] | None = None  # codes [filled, inputs], labels [filled]
+    replay: tuple[Ints, Ints] | None = None  # features [filled, features], labels [filled]
 
 
 def read(blob: bytes) -> File:
@@ -129,8 +132,9 @@ def read(blob: bytes) -> File:
         need(zlib.crc32(blob[at:stop]) == entry["checksum"], "CHECKSUM")
         sections[entry["kind"]], end = blob[at:stop], stop
     need(end == len(blob) and {1, 2} <= set(sections) and all(sections.values()), "SECTION")
-    net, layers = read_net(sections[1], bool(head["flags"]))
-    need({k: len(v) for k, v in sections.items() if k != 2} == lengths(net, layers), "SECTION")
+    net, trunk, layers = read_net(sections[1], bool(head["flags"]))
+    found = {k: len(v) for k, v in sections.items() if k != 2}
+    need(found == lengths(net, trunk, layers), "SECTION")
     texts = sections[2].split(b"\0")
     count = net["classes"] + (net["inputs"] if net["flags"] & 2 else 0)
     need(len(texts) == count + 1 and texts[-1] == b"", "STATE")
@@ -145,33 +149,44 @@ def read(blob: bytes) -> File:
         need(all(re.fullmatch("-?[0-9]+", name) for name in names[: net["classes"]]), "STATE")
         labels = [int(name) for name in labels]
     need(len(set(labels)) == len(labels), "STATE")
-    out = File(head, sections, net, layers, names, *coding)
+    out = File(head, sections, net, trunk, layers, names, *coding)
     read_layers(out)
     if head["flags"]:
         read_learner(out)
     return out
 
 
-def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+Records = list[dict[str, Any]]
+
+
+def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], Records, Records]:
     net = unpack(blob, 0, NET)
     need(1 <= net["inputs"] <= 65536 and 2 <= net["classes"] <= 4096, "SHAPE")
-    need(1 <= net["layers"] <= 8 and net["groups"] in (1, net["inputs"]), "SHAPE")
+    need(1 <= net["layers"] <= 32 + 8 and net["groups"] in (1, net["inputs"]), "SHAPE")
     need(net["height"] * net["width"] * net["channels"] == net["inputs"], "SHAPE")
     need(net["task"] <= 2 and net["unknown"] <= 32768, "SHAPE")
     need(net["batch"] in ((1, 2, 4, 8, 16, 32, 64) if learning else (1,)), "SHAPE")
     need(net["replay_bits"] in ((4, 8) if net["replay"] else (0,)), "SHAPE")
     need(net["replay"] <= (65535 if learning else 0), "SHAPE")
     need(net["flags"] <= 3 and net["reserved"] == 0 and -1 <= net["accuracy"] <= 1, "STATE")
-    layers, width = [], net["inputs"]
-    for i in range(net["layers"]):
-        layer = unpack(blob, size(NET) + i * size(LAYER), LAYER)
+    need(len(blob) == size(NET) + net["layers"] * size(LAYER), "SECTION")
+    records = [blob[at : at + size(LAYER)] for at in range(size(NET), len(blob), size(LAYER))]
+    trunk: Records = []
+    while len(trunk) < len(records) and 17 <= records[len(trunk)][0] <= 20:
+        need(len(trunk) < 32 and net["groups"] == 1, "SHAPE")
+        trunk.append(read_trunk_record(records[len(trunk)], net, trunk))
+    need(1 <= len(records) - len(trunk) <= 8, "SHAPE")
+    layers: Records = []
+    width = trunk[-1]["outputs"] if trunk else net["inputs"]
+    for record in records[len(trunk) :]:
+        layer = unpack(record, 0, LAYER)
         need(layer["kind"] in (1, 2), "KIND")
         sparse = layer["kind"] == 1
         need(layer["inputs"] == width and 1 <= layer["outputs"] <= 65536, "SHAPE")
         need(1 <= layer["width"] <= width and (sparse or layer["width"] == width), "SHAPE")
         need(layer["block"] in ((1, 4, 8, 16) if sparse else (1,)), "SHAPE")
         need(width % layer["block"] == layer["width"] % layer["block"] == 0, "SHAPE")
-        need(layer["reserved"] == 0 and (i == 0 or layer["z_in"] == 0), "SHAPE")
+        need(layer["reserved"] == 0 and (not (trunk or layers) or layer["z_in"] == 0), "SHAPE")
         layer["per_row"] = layer["width"] // layer["block"] if sparse else 0
         bits = 0
         while 2**bits < width // layer["block"]:
@@ -186,23 +201,101 @@ def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], list[dict[str
         layers.append(layer)
         width = layer["outputs"]
     need(width == net["classes"], "SHAPE")
-    return net, layers
+    return net, trunk, layers
 
 
-def lengths(net: dict[str, Any], layers: list[dict[str, Any]]) -> dict[int, int]:
+def read_trunk_record(record: bytes, net: dict[str, Any], before: Records) -> dict[str, Any]:
+    """Section 3.2 of the page; adds the shapes that stand in no record."""
+    x = unpack(record, 0, TRUNK)
+    pool, mean, k, stride = x["kind"] >= 19, x["kind"] == 20, x["kernel"], x["stride"]
+    shape = before[-1]["out"] if before else (net["height"], net["width"], net["channels"])
+    kernels = (1,) if mean else range(2, 9) if pool else (1, 3, 5, 7)
+    need(k in kernels and 1 <= stride <= (1 if mean else 4), "SHAPE")
+    need(x["same"] == 1 or (x["same"] == 0 and not mean and k <= min(shape[:2])), "SHAPE")
+    need(x["residual"] == x["z_in"] == x["zero"] == 0, "SHAPE")
+    need(not before or before[-1]["kind"] != 20, "SHAPE")
+    need(x["inputs"] == shape[0] * shape[1] * shape[2], "SHAPE")
+    outs, pads = [], []
+    for n in shape[:2]:
+        out = -(-n // stride) if x["same"] else (n - k) // stride + 1
+        outs.append(1 if mean else out)
+        pads.append(max(0, (out - 1) * stride + k - n) // 2 if x["same"] else 0)
+    need(1 <= x["outputs"] <= 65536 and x["outputs"] % (outs[0] * outs[1]) == 0, "SHAPE")
+    x["shape"], x["out"] = shape, (*outs, x["outputs"] // (outs[0] * outs[1]))
+    x["top"], x["left"] = pads
+    need(1 <= x["out"][2] <= 4096 and (x["kind"] == 17 or x["out"][2] == shape[2]), "SHAPE")
+    taps = 0 if pool else k * k * (shape[2] if x["kind"] == 17 else 1)
+    need(x["taps"] == taps <= 4096, "SHAPE")
+    scales = [np.float32(x[s]) for s in ("s_in", "s_w", "s_out")]
+    need(all(0 < s <= 3e38 for s in scales), "SCALE")
+    if mean:
+        with np.errstate(all="ignore"):
+            x["mean"] = scales[0] * scales[1] / scales[2]
+        need(0 < x["mean"] <= 3e38, "SCALE")
+    if x["add"]:
+        need(not pool and x["add"] <= len(before) + 1, "SHAPE")
+        other = [*before, x][x["add"] - 1]
+        need(other["shape"] == x["out"], "SHAPE")
+        need(other["s_in"] == x["s_out"], "SCALE")
+    return x
+
+
+def held_rows(trunk: Records) -> list[int]:
+    """Section 4.7 of the page, rule by rule."""
+    n = len(trunk)
+    made, held = [0] * (n + 1), [0] * n
+    rows = [x["shape"][0] if x["kind"] == 20 else x["out"][0] for x in trunk]
+    heights = [x["shape"][0] for x in trunk]
+
+    def ready(t: int) -> bool:
+        x = trunk[t]
+        there = min(heights[t], made[t + 1] * x["stride"] - x["top"] + x["kernel"])
+        return made[t + 1] < rows[t] and made[t] >= there
+
+    def first(t: int, user: int) -> int:
+        if made[user + 1] == rows[user]:
+            return heights[t]
+        if user != t:
+            return made[user + 1]
+        return max(0, made[t + 1] * trunk[t]["stride"] - trunk[t]["top"])
+
+    while made[n] < rows[n - 1]:
+        can = [t for t in range(n) if ready(t)]
+        t = can[-1] + 1 if can else 0
+        made[t] += 1
+        if t < n:
+            users = [t, *(u for u in range(n) if trunk[u]["add"] == t + 1)]
+            held[t] = max(held[t], made[t] - min(first(t, u) for u in users))
+    return held
+
+
+def lengths(net: dict[str, Any], trunk: Records, layers: Records) -> dict[int, int]:
     """Section 10 of the page."""
     batch = net["batch"]
     hidden = max((x["inputs"] for x in layers[1:]), default=0)
     rewirable = max((x["inputs"] for x in layers if x["kind"] == 1), default=0)
-    stride = -(-net["inputs"] * net["replay_bits"] // 8)
+    stride = -(-layers[0]["inputs"] * net["replay_bits"] // 8)
     label = 2 if net["classes"] > 256 else 1
+    convolutions = [x for x in trunk if x["kind"] in (17, 18)]
+    working = 0
+    if trunk:
+        for held, x in zip(held_rows(trunk), trunk, strict=True):
+            working += held * x["shape"][1] * x["shape"][2]
+        out_width, out_channels = trunk[-1]["out"][1:]
+        if trunk[-1]["kind"] == 20:
+            working += 4 * out_channels
+        elif batch > 1:
+            working += out_width * out_channels
     out = {
-        1: 64 + 32 * len(layers),
+        1: 64 + 32 * (len(trunk) + len(layers)),
         3: 8 * net["groups"],
-        6: sum(8 * x["outputs"] for x in layers),
-        4: sum(x["outputs"] * x["width"] for x in layers),
+        6: sum(8 * x["out"][2] for x in convolutions) + sum(8 * x["outputs"] for x in layers),
+        4: sum(x["out"][2] * x["taps"] for x in convolutions)
+        + sum(x["outputs"] * x["width"] for x in layers),
         5: sum(2 * x["outputs"] * x["per_row"] for x in layers),
-        7: sum(round4(x["inputs"] * batch) for x in layers) + 4 * net["classes"] * batch,
+        7: round4(working)
+        + sum(round4(x["inputs"] * batch) for x in layers)
+        + 4 * net["classes"] * batch,
         8: sum(-(-x["outputs"] * x["width"] // 2) for x in layers if x["residual"] == 2),
     }
     if layers[0]["residual"]:
@@ -215,7 +308,8 @@ def lengths(net: dict[str, Any], layers: list[dict[str, Any]]) -> dict[int, int]
 
 
 def read_layers(file: File) -> None:
-    """Weights, indices, rows and residuals of each layer, as int64 arrays in its record."""
+    """Weights, indices, rows and residuals of each layer, as int64 arrays in its record; of the
+    trunk weights and rows."""
     at = {4: 0, 5: 0, 6: 0, 8: 0}
 
     def take(kind: int, layout: str, *shape: int) -> Any:
@@ -223,14 +317,23 @@ def read_layers(file: File) -> None:
         at[kind] += values.nbytes
         return values.reshape(shape)
 
+    def numbers(x: dict[str, Any], shape: tuple[int, ...], outputs: int, width: int) -> Any:
+        w = x["weights"] = take(4, "i1", *shape).astype(np.int64)
+        x["bias"] = take(6, "<i4", outputs).astype(np.int64)
+        x["multiplier"] = take(6, "<f4", outputs)
+        need((w >= -127).all(), "SCALE")
+        need((abs(x["bias"]) + width * 255 * 127 < 2**31).all(), "SCALE")
+        need((x["multiplier"] > 0).all() and (x["multiplier"] <= 3e38).all(), "SCALE")
+
+    for x in file.trunk:
+        k, channels = x["kernel"], x["out"][2]
+        if x["kind"] == 17:
+            numbers(x, (channels, k, k, x["shape"][2]), channels, x["taps"])
+        elif x["kind"] == 18:
+            numbers(x, (k, k, channels), channels, x["taps"])
     for layer in file.layers:
         outputs, width, block = layer["outputs"], layer["width"], layer["block"]
-        w = layer["weights"] = take(4, "i1", outputs, width).astype(np.int64)
-        layer["bias"] = take(6, "<i4", outputs).astype(np.int64)
-        layer["multiplier"] = take(6, "<f4", outputs)
-        need((w >= -127).all(), "SCALE")
-        need((abs(layer["bias"]) + width * 255 * 127 < 2**31).all(), "SCALE")
-        need((layer["multiplier"] > 0).all() and np.isfinite(layer["multiplier"]).all(), "SCALE")
+        numbers(layer, (outputs, width), outputs, width)
         layer["at"] = np.broadcast_to(np.arange(width), (outputs, width))
         layer["residuals"] = np.zeros((outputs, width), np.int64)
         if layer["per_row"]:
@@ -275,18 +378,55 @@ def read_learner(file: File) -> None:
     need((held < net["classes"]).all(), "STATE")
     need((np.bincount(held, minlength=net["classes"]) == counts).all(), "STATE")
     codes = data.astype(np.int64) if net["replay_bits"] == 8 else halves(data) * 17
-    file.replay = (codes[:filled, : net["inputs"]], held)
+    file.replay = (codes[:filled, : file.layers[0]["inputs"]], held)
 
 
 def codes_of(file: File, x: npt.NDArray[np.float32]) -> Ints:
-    """Raw samples as the first layer takes them (arithmetic.md, section 2)."""
+    """Codes of raw samples (arithmetic.md, section 2)."""
     v = np.clip((x - file.center) * file.scale, np.float32(-512), np.float32(512))
     q: Ints = np.clip(np.rint(v).astype(np.int64) + file.layers[0]["z_in"], 0, 255)
     return q
 
 
+def features_of(file: File, q: Ints) -> Ints:
+    """Features [n, features] of codes [n, inputs], place by place (arithmetic.md, section 3)."""
+    pictures = [q.reshape(-1, file.net["height"], file.net["width"], file.net["channels"])]
+    for x in file.trunk:
+        q, k = pictures[-1], x["kernel"]
+        (height, width, _), out = x["shape"], np.zeros((len(q), *x["out"]), np.int64)
+        if x["kind"] == 20:
+            total = q.sum(axis=(1, 2)).astype(np.float32)
+            out[:, 0, 0] = np.rint(np.clip(total * x["mean"], 0, 255))
+            pictures.append(out)
+            continue
+        for row, column in np.ndindex(x["out"][:2]):
+            top, left = row * x["stride"] - x["top"], column * x["stride"] - x["left"]
+            rows = slice(max(top, 0), min(top + k, height))
+            columns = slice(max(left, 0), min(left + k, width))
+            seen = q[:, rows, columns]
+            if x["kind"] == 19:
+                out[:, row, column] = seen.max(axis=(1, 2))
+                continue
+            here = (slice(rows.start - top, rows.stop - top),
+                    slice(columns.start - left, columns.stop - left))  # fmt: skip
+            if x["kind"] == 17:
+                w = x["weights"][:, here[0], here[1]]
+                acc = np.tensordot(seen, w, ((1, 2, 3), (1, 2, 3))) + x["bias"]
+            else:
+                acc = (seen * x["weights"][here]).sum(axis=(1, 2)) + x["bias"]
+            y = acc.astype(np.float32) * x["multiplier"]
+            low, high = (np.float32(-128), np.float32(127)) if x["add"] else (0, np.float32(255))
+            y = np.rint(np.clip(y, low, high)).astype(np.int64)
+            if x["add"]:
+                y = np.clip(y + pictures[x["add"] - 1][:, row, column], 0, 255)
+            out[:, row, column] = y
+        pictures.append(out)
+    return pictures[-1].reshape(len(q), -1)
+
+
 def logits_of(file: File, q: Ints) -> Ints:
     """Logits [n, classes] of codes [n, inputs] (arithmetic.md, section 3)."""
+    q = features_of(file, q)
     for layer in file.layers:
         # A [n, outputs, width] array of the activations that each weight looks at.
         acc = ((q[:, layer["at"]] - layer["z_in"]) * layer["weights"]).sum(axis=2) + layer["bias"]
@@ -358,7 +498,7 @@ def test_replay_holds_the_samples_that_were_learned(name: str) -> None:
     codes, labels = file.replay
     steps = [spec.sizes[t % len(spec.sizes)] for t in range(make_golden.WARM)]
     x, y = make_golden.stream(spec, sum(steps), seed=1)
-    seen = codes_of(file, x)
+    seen = features_of(file, codes_of(file, x))
     if file.net["replay_bits"] == 4:
         seen = (seen + 8) // 17 * 17
     pairs = {(*row, label) for row, label in zip(seen.tolist(), y, strict=True)}
@@ -369,6 +509,11 @@ def test_replay_holds_the_samples_that_were_learned(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_rates_and_multipliers_follow_from_the_scales(name: str) -> None:
     file = read(golden(name))
+    for x, later in pairwise([*file.trunk, file.layers[0]]):
+        assert x["s_out"] == later["s_in"]
+        assert np.float32(x["s_w"]) == np.float32(
+            1 / (x["shape"][0] * x["shape"][1]) if x["kind"] == 20 else 1
+        )
     error = 1 / 127
     for i, layer in reversed(list(enumerate(file.layers))):
         s_in, s_w = layer["s_in"], layer["s_w"]
@@ -445,9 +590,9 @@ def enums(header: str, prefix: str) -> dict[str, int]:
     ("fields", "prefix", "bytes_"),
     [
         (HEADER, "ZGE_H_", 48), (ENTRY, "ZGE_T_", 16), (NET, "ZGE_N_", 64),
-        (LAYER, "ZGE_L_", 32), (LEARNER, "ZGE_K_", 72), (RATE, "ZGE_KL_", 8),
+        (LAYER, "ZGE_L_", 32), (TRUNK, "ZGE_P_", 32), (LEARNER, "ZGE_K_", 72), (RATE, "ZGE_KL_", 8),
     ],
-    ids=["header", "entry", "net", "layer", "learner", "rate"],
+    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate"],
 )  # fmt: skip
 def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int) -> None:
     of_core = enums("zge_impl.h", prefix)
@@ -461,12 +606,14 @@ def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int)
 
 def test_types_are_those_of_the_core() -> None:
     comments = re.findall(
-        r"^\s*ZGE_(H|T|N|L|K|KL)_(\w+) = \d+,\s*/\* ([uf]\d+)\b",
+        r"^\s*ZGE_(H|T|N|L|P|K|KL)_(\w+) = \d+,\s*/\* ([uf]\d+)\b",
         (CORE / "zge_impl.h").read_text(),
         re.MULTILINE,
     )
-    of_page = {"H": HEADER, "T": ENTRY, "N": NET, "L": LAYER, "K": LEARNER, "KL": RATE}
-    assert len(comments) > 40
+    of_page = {
+        "H": HEADER, "T": ENTRY, "N": NET, "L": LAYER, "P": TRUNK, "K": LEARNER, "KL": RATE
+    }  # fmt: skip
+    assert len(comments) > 54
     for table, name, kind in comments:
         assert of_page[table][name.lower()][1] == kind, f"{table}_{name}"
 
@@ -502,11 +649,14 @@ def test_limits_are_those_of_the_core() -> None:
     limits = dict(re.findall(r"#define ZGE_MAX_(\w+) (\w+?)u", text))
     assert {k: int(v, 0) for k, v in limits.items()} == {
         "INPUTS": 65536, "CLASSES": 4096, "LAYERS": 8, "BATCH": 64, "ARENA": 2**30,
+        "TRUNK": 32, "CHANNELS": 4096, "TAPS": 4096,
     }  # fmt: skip
     for sentence in (
         "1 .. 65,536",
         "2 .. 4,096",
-        "1 .. 8 |",
+        "trunk layers, 0 .. 32, and layers, 1 .. 8,",
+        "1 .. 4,096; all others keep",
+        "weights of an output channel, at most 4,096",
         "32 or 64; 1 without",
         "at most 2^30",
     ):
@@ -520,21 +670,22 @@ def test_checksum_of_the_page() -> None:
 # ---- the listing ----
 
 
-def listed() -> Iterator[tuple[int, bytes]]:
-    block = TEXT.split("<!-- listing -->")[1].split("```")[1]
+def listed(name: str) -> Iterator[tuple[int, bytes]]:
+    block = TEXT.split(f"<!-- listing of {name} -->")[1].split("```")[1]
     for line in block.splitlines():
         found = re.match(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", line)
         if found:
             yield int(found[1], 16), bytes.fromhex(found[2])
 
 
-def test_listing_is_the_tiny_file_to_the_byte() -> None:
+@pytest.mark.parametrize("name", make_golden.LISTED)
+def test_listing_is_the_file_to_the_byte(name: str) -> None:
     joined = b""
-    for at, part in listed():
+    for at, part in listed(name):
         assert at == len(joined)
         joined += part
-    assert joined == golden("v1-tiny")
+    assert joined == golden(name)
 
 
-def test_listing_is_what_the_tool_writes() -> None:
-    assert make_golden.documented(golden("v1-tiny"), TEXT) == TEXT
+def test_listings_are_what_the_tool_writes() -> None:
+    assert make_golden.documented(TEXT) == TEXT

@@ -69,7 +69,7 @@ def build(folder: Path) -> tuple[Path, list[str]]:
         objects.append(str(out))
         if name != "portable":
             defines.append(f"-DZGE_WITH_{name.upper()}")
-    sources = [str(CORE / f"zge_{part}.c") for part in ("arena", "model", "learn")]
+    sources = [str(CORE / f"zge_{part}.c") for part in ("arena", "learn", "model", "trunk")]
     program = folder / "fuzz"
     driver = str(ROOT / "tools" / "fuzz_driver.c")
     command = [cc, *FLAGS, *defines, driver, *sources, *objects, "-o", str(program)]

@@ -1,6 +1,6 @@
 """Golden files: small .zge files, and the answers that every later version must still give.
 
-    python tools/make_golden.py           make files that have no pin yet; renew the listing in
+    python tools/make_golden.py           make files that have no pin yet; renew the listings in
                                           docs/format.md
     python tools/make_golden.py --check   verify everything, write nothing
 
@@ -35,13 +35,24 @@ if __name__ == "__main__":
 
 from zgedge import arena  # noqa: E402
 from zgedge import network as net  # noqa: E402
-from zgedge.network import Layer, Network, dense, sparse  # noqa: E402
+from zgedge.network import (  # noqa: E402
+    Layer,
+    Network,
+    TrunkLayer,
+    conv,
+    dense,
+    depthwise,
+    max_pool,
+    mean_pool,
+    sparse,
+)
 from zgedge.runtime import Learner, Model  # noqa: E402
 from zgedge.runtime import core_library as core  # noqa: E402
 
 FOLDER = ROOT / "tests" / "golden"
 PINS = FOLDER / "golden.json"
 FORMAT = ROOT / "docs" / "format.md"
+LISTED = ("v1-tiny", "v1-trunk-tiny")  # files that docs/format.md prints whole
 STEPS = 1000  # learning steps whose outcome is pinned
 SAMPLES = 16  # samples whose logits are pinned
 # Learning steps before a file is written, so that residuals, gradient and replay hold something.
@@ -147,7 +158,82 @@ GOLDEN: dict[str, Golden] = {
         options={"groups": 5, "batch": 2},
         values=0, gather=8,
     ),
+    # A trunk small enough to be printed whole.
+    "v1-trunk-tiny": _golden(
+        8, (3, 3, 1), (sparse(8, 3, 2), dense(3, 2)), ("no", "yes"),
+        options={
+            "task": "picture", "learning": False, "batch": 1,
+            "trunk": (
+                conv((3, 3, 1), 2), depthwise((3, 3, 2), add=1),
+                max_pool((3, 3, 2), same=True),
+            ),
+        },
+    ),
+    # Two additions of one picture, windows that end at the edge, half-byte replay of features.
+    "v1-trunk-add-replay-4": _golden(
+        9, (8, 9, 1), (sparse(36, 12, 9), dense(12, 5)), tuple(map(str, range(5))),
+        options={
+            "task": "picture", "batch": 8, "replay_samples": 21, "replay_bits": 4,
+            "trunk": (
+                conv((8, 9, 1), 6), conv((8, 9, 6), 6, add=1), conv((8, 9, 6), 6, 1, add=1),
+                max_pool((8, 9, 6), 3, 2), conv((3, 4, 6), 9, 3, 2),
+            ),
+        },
+        int_classes=True, values=16, swaps=2,
+    ),
+    # Strides, odd everything, a mean at the end; replay of whole codes.
+    "v1-trunk-mean-replay-8": _golden(
+        10, (11, 7, 3), (sparse(17, 9, 6), dense(9, 4)), ("rest", "walk", "run", "fall"),
+        options={
+            "task": "picture", "batch": 4, "replay_samples": 11, "replay_bits": 8,
+            "trunk": (
+                depthwise((11, 7, 3), 5, 2), conv((6, 4, 3), 17, 1), depthwise((6, 4, 17), add=2),
+                mean_pool((6, 4, 17)),
+            ),
+        },
+        strategy="set",
+    ),
+    "v1-trunk-no-learning": _golden(
+        11, (12, 10, 2), (dense(32, 3),), ("low", "middle", "high"),
+        options={
+            "task": "picture", "learning": False, "batch": 1, "align": 64,
+            "trunk": (
+                conv((12, 10, 2), 5, 3, same=False), depthwise((10, 8, 5), 7, same=False),
+                conv((4, 2, 5), 16, 5, 4), max_pool((1, 1, 16), 2, 3, same=True),
+                conv((1, 1, 16), 32, 1),
+            ),
+        },
+        unknown=12000,
+    ),
 }  # fmt: skip
+
+
+def trunk_parameters(
+    trunk: Sequence[TrunkLayer], s_in: float, lcg: Lcg
+) -> list[arena.TrunkParameters]:
+    """Numbers of a trunk, under which about half of all values are above zero."""
+    out: list[arena.TrunkParameters] = []
+    for layer in trunk:
+        if not layer.has_weights:
+            out.append(arena.TrunkParameters(s_in, s_in))
+            continue
+        weights = [lcg.between(-110, 110) for _ in range(layer.weights)]
+        multiplier = [
+            (4 + r % 3) * 2.0 ** -(7 + layer.taps.bit_length() // 2) for r in range(layer.channels)
+        ]
+        s_out = 2.0**-7
+        if layer.add is not None:
+            s_out = s_in if layer.add == len(out) else out[layer.add].s_in
+        out.append(
+            arena.TrunkParameters(
+                s_in, s_out,
+                weights=np.array(weights, np.int8).reshape(arena.weight_shape(layer)),
+                bias=np.array([lcg.between(0, 4000) for _ in range(layer.channels)], np.int32),
+                multiplier=np.array(multiplier, np.float32),
+            )
+        )  # fmt: skip
+        s_in = s_out
+    return out
 
 
 def parameters(golden: Golden) -> arena.Parameters:
@@ -156,6 +242,8 @@ def parameters(golden: Golden) -> arena.Parameters:
     network = golden.network
     table = golden.values == 0
     s_in, z_in = (1 / 32, 128) if table else (1 / 255, 0)
+    trunk = trunk_parameters(network.trunk, s_in, lcg)
+    s_in = trunk[-1].s_out if trunk else s_in
     layers = []
     for i, layer in enumerate(network.layers):
         last = i + 1 == len(network.layers)
@@ -186,6 +274,7 @@ def parameters(golden: Golden) -> arena.Parameters:
         ),
         layers=layers,
         class_names=golden.class_names,
+        trunk=trunk,
         int_classes=golden.int_classes,
         feature_names=golden.feature_names,
         unknown=golden.unknown,
@@ -264,11 +353,11 @@ def answers(blob: bytes, golden: Golden) -> dict[str, Any]:
     return found
 
 
-# ---- the listing in docs/format.md ----
+# ---- the listings in docs/format.md ----
 
 _ROW = re.compile(r"^\| (\d+) \| ([uif]\d+)(?:\[(\d+)\])? \| `(\w+)` \|", re.MULTILINE)
 _FORMATS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "f32": "<f"}
-_TABLES = ("header", "entry", "net", "layer", "learner", "rate")
+_TABLES = ("header", "entry", "net", "layer", "trunk", "learner", "rate")
 
 
 @dataclass(frozen=True)
@@ -339,17 +428,29 @@ def _halves(part: bytes) -> str:
     return " ".join(str((half ^ 8) - 8) for byte in part for half in (byte & 15, byte >> 4))
 
 
-def _indices(part: bytes) -> str:
-    """Index and residual of a layer whose residual bits are in its 4-input indices."""
-    values = [v[0] for v in struct.iter_unpack("<H", part)]
-    return " ".join(f"{v & 3}:{(v >> 12 ^ 8) - 8}" for v in values) + "  (index:residual)"
+def _indices(layer: Layer, learning: bool) -> Callable[[bytes], str]:
+    """Indices of a layer, and its residual bits where they are among them."""
+
+    def note(part: bytes) -> str:
+        values = [v[0] for v in struct.iter_unpack("<H", part)]
+        if not learning:
+            return " ".join(map(str, values))
+        mask = (1 << layer.index_bits) - 1
+        both = " ".join(f"{v & mask}:{(v >> 12 ^ 8) - 8}" for v in values)
+        return both + "  (index:residual)"
+
+    return note
 
 
-def listing(blob: bytes, text: str) -> str:
-    """The tiny golden file, byte by byte, with the names of the tables in `text`."""
+def listing(blob: bytes, network: Network, text: str) -> str:
+    """A golden file, byte by byte, with the names of the tables in `text`. The network has one
+    sparse layer and a head; a max pool, if anything, ends its trunk."""
     table = tables(text)
-    network = GOLDEN["v1-tiny"].network
     hidden, head = network.layers
+    named: list[tuple[str, TrunkLayer | Layer]] = [
+        *((f"trunk layer {i}", x) for i, x in enumerate(network.trunk)),
+        *((f"layer {i}", x) for i, x in enumerate(network.layers)),
+    ]
     lines: list[str] = ["header", *_fields(blob, 0, table["header"])]
     lines += ["", "section table: kind, flags, offset, bytes, checksum"]
     sections = list(network.sections())
@@ -365,28 +466,31 @@ def listing(blob: bytes, text: str) -> str:
         end = at + size
         if kind == net.NET:
             lines += _fields(blob, at, table["net"])
-            for i in range(len(network.layers)):
-                lines.append(f"  layer {i}")
-                lines += _fields(blob, at + net.NET_BYTES + i * net.LAYER_BYTES, table["layer"])
+            for i, (name, layer) in enumerate(named):
+                lines.append(f"  {name}")
+                fields = table["trunk" if isinstance(layer, TrunkLayer) else "layer"]
+                lines += _fields(blob, at + net.NET_BYTES + i * net.LAYER_BYTES, fields)
         elif kind == net.NAMES:
             lines += _runs(blob, at, size, lambda part: repr(part.decode()))
         elif kind == net.INPUT:
             lines += _runs(blob, at, 4, lambda part: "scale " + _numbers("<f")(part))
             lines += _runs(blob, at + 4, 4, lambda part: "center " + _numbers("<f")(part))
         elif kind == net.ROWS:
-            for i, layer in enumerate(network.layers):
-                half = 4 * layer.outputs
-                lines += [f"  layer {i}: bias, then multiplier"]
-                lines += _runs(blob, at, half, _numbers("<i"))
-                lines += _runs(blob, at + half, half, _numbers("<f"))
-                at += 2 * half
+            for name, layer in named:
+                half = 4 * (layer.rows if isinstance(layer, TrunkLayer) else layer.outputs)
+                if half:
+                    lines += [f"  {name}: bias, then multiplier"]
+                    lines += _runs(blob, at, half, _numbers("<i"))
+                    lines += _runs(blob, at + half, half, _numbers("<f"))
+                    at += 2 * half
         elif kind == net.WEIGHTS:
-            for i, layer in enumerate(network.layers):
-                lines += [f"  layer {i}"]
-                lines += _runs(blob, at, layer.weights, _numbers("<b"))
-                at += layer.weights
+            for name, layer in named:
+                if layer.weights:
+                    lines += [f"  {name}"]
+                    lines += _runs(blob, at, layer.weights, _numbers("<b"))
+                    at += layer.weights
         elif kind == net.INDICES:
-            lines += _runs(blob, at, size, _indices)
+            lines += _runs(blob, at, size, _indices(hidden, network.learning))
         elif kind == net.RESIDUAL:
             lines += _runs(blob, at, size, _halves)
         elif kind == net.LEARNER:
@@ -414,16 +518,24 @@ def listing(blob: bytes, text: str) -> str:
                     + " ".join(str(17 * half) for b in part for half in (b & 15, b >> 4)),
                 )  # fmt: skip
         else:
-            lines += _runs(blob, at, size, "zero")
+            working = network.trunk_bytes
+            rest = "rows of the trunk: zero" if working else "zero"
+            lines += _runs(blob, at, working, rest)
+            lines += _runs(blob, at + working, size - working, "zero")
     return "\n".join(lines)
 
 
-def documented(blob: bytes, text: str) -> str:
-    """docs/format.md with the listing of this file."""
-    block = f"<!-- listing -->\n\n```text\n{listing(blob, text)}\n```\n\n<!-- end of listing -->"
-    return re.sub(
-        r"<!-- listing -->.*<!-- end of listing -->", lambda _: block, text, flags=re.DOTALL
-    )
+def documented(text: str) -> str:
+    """docs/format.md with the listings of the files that are there."""
+    for name in LISTED:
+        path = FOLDER / f"{name}.zge"
+        if path.exists():
+            lines = listing(path.read_bytes(), GOLDEN[name].network, text)
+            mark = f"<!-- listing of {name} -->"
+            block = f"{mark}\n\n```text\n{lines}\n```\n\n<!-- end of listing -->"
+            pattern = re.escape(mark) + r".*?<!-- end of listing -->"
+            text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
 
 
 # ---- verifying and writing ----
@@ -475,10 +587,9 @@ def main(check: bool) -> None:
             core.select_variant(name)
             found += [f"{text} ({name} kernels)" for text in problems(pins)]
     text = FORMAT.read_text()
-    tiny = FOLDER / "v1-tiny.zge"
-    if tiny.exists() and (wanted := documented(tiny.read_bytes(), text)) != text:
+    if (wanted := documented(text)) != text:
         if check:
-            found.append("docs/format.md shows other bytes than v1-tiny.zge")
+            found.append("docs/format.md shows other bytes than its files have")
         else:
             FORMAT.write_text(wanted)
     for line in found:

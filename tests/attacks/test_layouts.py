@@ -28,6 +28,10 @@ FIELDS = {
         "FLAGS BUDGET SEED STEPS ACCURACY SAMPLES RESERVED",
     ),
     "L": (arena._LAYER, "KIND BLOCK RESIDUAL Z_IN INPUTS OUTPUTS WIDTH S_IN S_W S_OUT RESERVED"),
+    "P": (
+        arena._TRUNK,
+        "KIND KERNEL RESIDUAL Z_IN INPUTS OUTPUTS TAPS S_IN S_W S_OUT STRIDE SAME ADD ZERO",
+    ),
     "K": (
         arena._LEARNER,
         "STEP SAMPLES REWIRED CLAMPED KEY CURSOR RATE LEARN STRATEGY SWAPS GATHER GATHERED FILLED "
@@ -55,7 +59,8 @@ def probe(cc: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         f"static const uint8_t data[] = {{{data}}};\nint main(void) {{\n{lines}}}\n"
     )
     program = folder / "probe"
-    command = [cc, "-std=gnu11", f"-I{CORE}", str(source), str(CORE / "zge_arena.c")]
+    units = [str(CORE / f"zge_{x}.c") for x in ("arena", "learn", "model", "trunk", "kernels")]
+    command = [cc, "-std=gnu11", "-DZGE_VARIANT=portable", f"-I{CORE}", str(source), *units]
     subprocess.run([*command, "-o", str(program)], check=True)
     out = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     return {name: int(value) for name, value in (line.split("=") for line in out.splitlines())}

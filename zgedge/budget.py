@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from zgedge import network as net
 from zgedge.arena import names_blob
 from zgedge.errors import BudgetError, DataError, UsageError
 from zgedge.network import KB, Layer, Network, TrunkLayer, dense, sparse
-from zgedge.space import CHANNELS, MOST_WIDTH, Family, block_of
+from zgedge.space import CHANNELS, MOST_WIDTH, Family, block_of, expected_error, likely
 from zgedge.spec import spec_of
 
 if TYPE_CHECKING:
@@ -272,18 +273,27 @@ def fitted(
         """Hidden units that take their share of the bytes, whatever the width."""
         if not family.hidden:
             return 0
-        one, two = made(channels, 1).file_bytes, made(channels, 33).file_bytes
-        return max(FEWEST_UNITS, min(MOST_HIDDEN, round(32 * HIDDEN_SHARE * share / (two - one))))
+        cost = unit_cost(family.trunk(task.shape, channels))
+        return max(FEWEST_UNITS, min(MOST_HIDDEN, round(HIDDEN_SHARE * share / cost)))
 
-    low, high = 0, MOST_WIDTH
-    while low < high:
-        middle = (low + high + 1) // 2
-        channels = family.channels(middle)
+    def unit_cost(trunk: tuple[TrunkLayer, ...]) -> float:
+        first, head = _behind(task, family, trunk, 1, learning)
+        rows = first.inference_bytes + head.weights + 1
+        return rows + (first.weights + head.weights) / 2 + 8 if learning else rows
+
+    def fits_at(width: int) -> bool:
+        channels = family.channels(width)
         try:
-            good = fits(channels, units_for(channels))
+            return fits(channels, units_for(channels))
         except ValueError:
-            good = False
-        low, high = (middle, high) if good else (low, middle - 1)
+            return False
+
+    # Bytes grow with the square of the width or less: from a guess, not from the middle.
+    low, high, guess = 0, MOST_WIDTH, 2 * CHANNELS
+    while low < high:
+        low, high = (guess, high) if fits_at(guess) else (low, guess - 1)
+        middle = (low + high + 1) // 2
+        guess = max(min(2 * low, middle), low + 1) if low else middle
     if not low:
         return None
     channels = family.channels(low)
@@ -291,29 +301,53 @@ def fitted(
     batch = 1
     for wider in (2, 4, 8, 16) if learning else ():
         more = made(channels, units, wider).file_bytes - made(channels, units).file_bytes
-        if more <= BATCH_SHARE * budget and fits(channels, units, wider):
-            batch = wider
+        if more > BATCH_SHARE * budget or not fits(channels, units, wider):
+            break
+        batch = wider
+    # The last stages first: a channel there costs no row of a large map.
     for i in reversed(range(len(channels))):
         for _ in range(MOST_EXTRA):
             wider_stage = [*channels[:i], channels[i] + CHANNELS, *channels[i + 1 :]]
             if not fits(wider_stage, units, batch):
                 break
             channels = wider_stage
-    if family.hidden:
-        first, last = units, MOST_HIDDEN
-        while first < last:
-            middle = (first + last + 1) // 2
-            first, last = (middle, last) if fits(channels, middle, batch) else (first, middle - 1)
-        units = first
     network = made(channels, units, batch)
-    wider_last = [*channels[:-1], channels[-1] + CHANNELS]
+    if family.hidden:
+        # What is left over, as hidden units.
+        low, high = units, MOST_HIDDEN
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(channels, middle, batch) else (low, middle - 1)
+        network = made(channels, low, batch)
     try:
+        wider_last = [*channels[:-1], channels[-1] + CHANNELS]
         saturated = not enough(made(wider_last, units, batch))
     except ValueError:
         saturated = True
     if learning:
         network, _ = _with_replay(task, budget, network)
     return Candidate(network, family, saturated)
+
+
+@lru_cache(maxsize=256)
+def candidates(
+    task: Task, budget: int, *, learning: bool = True, most_operations: float = MOST_OPERATIONS
+) -> tuple[Candidate, ...]:
+    """Networks with a trunk for pictures, each of at most `budget` bytes, the likeliest first.
+
+    None where the pictures or the budget are too small for a convolution, or the data no pictures.
+    """
+    if task.kind != "picture" or task.groups != 1:
+        return ()
+    found: dict[str, tuple[float, Candidate]] = {}
+    for family in likely(task.shape):
+        candidate = fitted(task, budget, family, learning=learning, most_operations=most_operations)
+        if candidate is not None:
+            error = expected_error(candidate.network, family)
+            found.setdefault(candidate.spec, (error, candidate))
+    # Sums of logarithms may differ in their last bit from one library to the next.
+    ranked = sorted(found.items(), key=lambda item: (round(item[1][0], 6), item[0]))
+    return tuple(candidate for _, (_, candidate) in ranked)
 
 
 def _behind(

@@ -7,11 +7,12 @@ each as wide as the bytes allow. Bytes are counted there; here is what fits the 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zgedge import network as net
-from zgedge.network import TrunkLayer
+from zgedge.network import Network, TrunkLayer
 
 PLAIN, RESIDUAL, SEPARABLE = "plain", "residual", "separable"
 STRIDE, POOL = "stride", "pool"
@@ -23,6 +24,8 @@ SMALLEST_SIDE = 4
 # Channels come in such numbers from the second on: rows of them start where vectors do.
 CHANNELS = 4
 MOST_WIDTH = 256
+# Best side of a last map, layers from which deeper trains slower, memories that a device needs.
+LAST_SIDE, DEEP, FEW_MEMORIES = 6, 8, 64
 # Sides of the last map: a mean over less is no mean, and flat features of more are too many.
 LAST_MAP = {MEAN: (2, 16), MEAN_HIDDEN: (2, 16), FLAT: (2, 8), FLAT_HIDDEN: (2, 14)}
 
@@ -109,25 +112,88 @@ class Family:
 
 def families(shape: tuple[int, int, int]) -> Iterator[Family]:
     """All families that have room in pictures of `shape`, in a fixed order."""
+    return (family for family in _families(shape) if _has_room(family, shape))
+
+
+def _families(shape: tuple[int, int, int]) -> Iterator[Family]:
     side = min(shape[:2])
     if side < SMALLEST_SIDE:
         return
     kernels = [3, 5] if side < 64 else [3, 5, 7]
     strides = [s for s in (1, 2, 4) if side >= 8 * s] or [1]
-    stages = [1, 2, 3, 4, 5]
-    growths = [1.0, 1.5, 2.0]
     for k, s, n, depth, block, down, growth, head in itertools.product(
-        kernels, strides, stages, (1, 2, 3), (PLAIN, RESIDUAL, SEPARABLE), (STRIDE, POOL), growths,
-        HEADS,
+        kernels, strides, (1, 2, 3, 4, 5), (1, 2, 3), (PLAIN, RESIDUAL, SEPARABLE), (STRIDE, POOL),
+        (1.0, 1.5, 2.0), HEADS,
     ):  # fmt: skip
-        family = Family(k, s, n, depth, block, down, growth, head)
-        if n == 1 and (down != STRIDE or growth != growths[0]):
-            continue  # no second stage to come to
-        try:
-            family.trunk(shape, family.channels(CHANNELS))
-        except ValueError:
-            continue
-        yield family
+        if n > 1 or (down, growth) == (STRIDE, 1.0):  # else no second stage to come to
+            yield Family(k, s, n, depth, block, down, growth, head)
+
+
+def _has_room(family: Family, shape: tuple[int, int, int]) -> bool:
+    try:
+        family.trunk(shape, family.channels(CHANNELS))
+    except ValueError:
+        return False
+    return True
+
+
+def likely(shape: tuple[int, int, int]) -> list[Family]:
+    """The families among which the planner looks: those of `families` that do well at some size.
+
+    Maps of the first stage are at most 40 wide where the pictures allow it, and those of the last
+    some 3 to 8; a first stride goes with a wider window.
+    """
+    side = min(shape[:2])
+    fine = [s for s in (1, 2, 4) if 12 <= side / s <= 40] or [1 if side < 40 else 4]
+    out = []
+    for family in _families(shape):
+        last = side / family.stride / 2 ** (family.stages - 1)
+        kernel = 3 if family.stride == 1 else 5
+        fits = family.stride in fine and family.kernel == kernel and 3 <= last <= 8.5
+        if fits and family.head != MEAN_HIDDEN and _sort(family) in _SORTS:
+            out += [family] if _has_room(family, shape) else []
+    return out
+
+
+def _sort(family: Family) -> tuple[str, str, int, float, bool]:
+    growth = 1.5 if family.stages == 1 else family.growth  # one stage has none
+    down = POOL if family.stages == 1 and family.block == PLAIN else family.down
+    return family.block, down, family.depth, growth, family.hidden
+
+
+# Block, what halves, depth, growth, whether hidden units follow.
+_SORTS = {
+    *((PLAIN, POOL, depth, 1.5, hidden) for depth in (1, 2, 3) for hidden in (False, True)),
+    (PLAIN, STRIDE, 2, 1.5, False),
+    *((RESIDUAL, STRIDE, depth, growth, False) for depth in (1, 2) for growth in (1.5, 2.0)),
+    (SEPARABLE, STRIDE, 2, 2.0, False),
+}
+
+
+def expected_error(network: Network, family: Family) -> float:
+    """Logarithm (of 2) of the error to be expected, but for a constant of the task: the prior.
+
+    A linear fit to trial trainings (docs/planner.md): more weights and more work at equal bytes are
+    better; a mean wants windows that see the whole picture; a last map of some 6 places is best.
+    """
+    shapes = [layer for layer in network.trunk if layer.kind != net.MEAN_POOL]
+    weights = sum(layer.weights for layer in shapes)
+    windows = sum(x.kernel > 1 and x.has_weights for x in shapes)
+    convolutions = sum(x.has_weights for x in shapes)
+    sees, step = 1, 1
+    for layer in shapes:
+        sees += (layer.kernel - 1) * step
+        step *= layer.stride
+    side, last = min(network.shape[:2]), min(shapes[-1].out_shape[:2])
+    error = -0.2 * math.log2(weights) - 0.1 * math.log2(max(1, network.operations))
+    if family.head in (MEAN, MEAN_HIDDEN):
+        error += 0.1 + 0.9 * max(0.0, math.log2(side / sees))
+    error += 0.2 * family.hidden
+    error += 0.15 * math.log2(last / LAST_SIDE) ** 2
+    error += 0.17 * max(0, 4 - windows) + 0.03 * max(0, convolutions - DEEP)
+    if network.learning:  # a device that remembers little forgets
+        error += 0.1 * max(0.0, math.log2(FEW_MEMORIES / (1 + network.replay_samples)))
+    return error
 
 
 def block_of(last: TrunkLayer) -> int:

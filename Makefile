@@ -51,6 +51,7 @@ lint: .venv/zgedge-all
 # thread: with more, two processes on two cores would only wait for each other.
 test: lint
 	@tools/get_qemu.sh
+	@tools/get_chromium.sh
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile -q
 
 slow: .venv/zgedge-all

@@ -540,6 +540,71 @@ def _labelled(
     return x, np.array([number[text] for text in y], np.int64)
 
 
+# ---- report ----
+
+
+@main.command(epilog=ENDS)
+@file_argument
+@click.option("--data", metavar="DATA", help="Measure on these labelled rows; show mistakes.")
+@click.option("--log", metavar="TRAIN_LOG", help="Show the training that wrote this log.")
+@click.option("--before", metavar="OLDER", help="Compare the wires with those of an older file.")
+@click.option(
+    "--out", default="report.html", show_default=True, metavar="PAGE", help="Page to write."
+)
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def report(
+    file: str,
+    data: str | None,
+    log: str | None,
+    before: str | None,
+    out: str,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Write one HTML page about a model file: its bytes, layers, weights and wires, and with DATA
+    and TRAIN_LOG its accuracy, confusions, worst mistakes and training. It needs no network."""
+    from zgedge.report import page, page_facts
+
+    _check_writable(out)
+    read = [path for path in (file, log, before) if path is not None and os.path.exists(path)]
+    if os.path.exists(out) and any(os.path.samefile(path, out) for path in read):
+        raise UsageError(f"--out {out} would overwrite what is read.", "Name another file.")
+    model = Model.open(file)
+    history = None if log is None else page_facts.history(log, model.arena.network)
+    older = None if before is None else Model.open(before)
+    measured = None
+    if data is not None:
+        x, y = _labelled(model, data, hop, label, data_dir)
+        with _steps("measuring", quiet=as_json) as progress:
+            measured = page_facts.measure(model, data, x, y, progress)
+    text = page.build(page.Subject(model, measured, history, older)).encode()
+    files.replace_file(out, text)
+    given = {"data": data, "log": log, "before": before}
+    if as_json:
+        _print({
+            "path": out, "bytes": len(text),
+            "accuracy": measured.accuracy if measured else None,
+            "samples": len(measured.labels) if measured else 0,
+            "wrong": len(measured.mistaken) if measured else 0,
+            "unknown": measured.unknown if measured else 0,
+            "missing": [name for name, value in given.items() if value is None],
+        })  # fmt: skip
+        return
+    to = screen()
+    to.spans([("Wrote ", ""), (out, "bold"), (f": {len(text):,} bytes. Open it in a browser.", "")])
+    for option, what in (
+        ("data", "--data DATA would show its accuracy, confusions and worst mistakes."),
+        ("log", "--log TRAIN_LOG would show its training, and where the wires were before."),
+    ):
+        if given[option] is None:
+            to.line(f"  {what}")
+
+
 # ---- adapt ----
 
 
@@ -842,6 +907,155 @@ def data_get(
         _print({"path": str(path), "bytes": size})
     else:
         click.echo(f"{path}: {size:,} bytes")
+
+
+# ---- bench ----
+
+
+@main.group(cls=Commands, epilog=ENDS)
+def bench() -> None:
+    """Measure accuracy tables: what bytes buy, and what else could be had for them."""
+
+
+budgets_option = click.option(
+    "--budget", default="12KB,48KB,256KB", show_default=True, metavar="SIZES",
+    help="Sizes, with commas between them.",
+)  # fmt: skip
+seeds_option = click.option(
+    "--seeds", default="0,1,2,3,4", show_default=True, metavar="SEEDS",
+    help="Seeds, with commas between them.",
+)  # fmt: skip
+runs_option = click.option(
+    "--log", metavar="RUNS", help="Keep the runs as JSON lines; those it has are not made again."
+)
+page_option = click.option("--out", metavar="PAGE", help="Write the table as Markdown.")
+bench_epochs_option = click.option(
+    "--epochs", type=click.IntRange(1), help="Passes over the data [default: by its size]."
+)
+bench_data_option = click.option("--data", default="digits", show_default=True, metavar="DATA",
+                                 help="Data to train and test on.")  # fmt: skip
+
+
+@bench.command("equal-bytes", cls=Command, epilog=ENDS)
+@bench_data_option
+@budgets_option
+@seeds_option
+@runs_option
+@page_option
+@click.option("--plot", metavar="PICTURE", help="Draw accuracy against bytes (.png, .svg, .pdf).")
+@bench_epochs_option
+@label_option
+@data_dir_option
+@json_option
+def bench_equal_bytes(
+    data: str,
+    budget: str,
+    seeds: str,
+    log: str | None,
+    out: str | None,
+    plot: str | None,
+    epochs: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Train what could stand in so many bytes, and compare: fixed sparse, rewired sparse by every
+    strategy, dense int8, on pictures a convolution, and fixed features with an analytic head."""
+    _table_of_accuracy(
+        "equal-bytes", data, budget, seeds, log, out, plot, epochs, label, data_dir, as_json
+    )
+
+
+@bench.command("budgets", cls=Command, epilog=ENDS)
+@bench_data_option
+@budgets_option
+@seeds_option
+@runs_option
+@page_option
+@bench_epochs_option
+@label_option
+@data_dir_option
+@json_option
+def bench_budgets(
+    data: str,
+    budget: str,
+    seeds: str,
+    log: str | None,
+    out: str | None,
+    epochs: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Train the planned network, which can learn, at each of several budgets."""
+    _table_of_accuracy(
+        "budgets", data, budget, seeds, log, out, None, epochs, label, data_dir, as_json
+    )
+
+
+def _table_of_accuracy(
+    name: str,
+    data: str,
+    budget: str,
+    seeds: str,
+    log: str | None,
+    out: str | None,
+    plot: str | None,
+    epochs: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from zgedge import data as sources
+    from zgedge.bench import accuracy, accuracy_plot
+
+    budgets = [parse_size(size) for size in budget.split(",")]
+    numbers = accuracy.numbers_of(seeds)
+    kind = os.path.splitext(plot or ".png")[1].removeprefix(".").lower()
+    if kind not in accuracy_plot.FORMATS:
+        raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
+    for path in (out, plot, log):
+        if path is not None:
+            _check_writable(path)
+    with _reading(quiet=as_json) as reading:
+        dataset = sources.load(data, data_dir=data_dir, label=label, say=_note, progress=reading)
+    found = accuracy.collect(
+        name, dataset, budgets, numbers, log=None if log is None else Path(log), epochs=epochs,
+        say=lambda text: click.echo(text, err=True), watch=lambda run: _steps(run, quiet=as_json),
+    )  # fmt: skip
+    given = {
+        "--data": data, "--budget": budget, "--seeds": seeds, "--epochs": epochs, "--label": label,
+        "--log": log, "--out": out, "--plot": plot,
+    }  # fmt: skip
+    usual = {"--seeds": "0,1,2,3,4"}
+    words = [
+        word for option, value in given.items() if value not in (None, usual.get(option))
+        for word in (option, str(value))
+    ]  # fmt: skip
+    page = accuracy.markdown(found, shlex.join(["zgedge", "bench", name, *words]))
+    text = "\n".join(page).rstrip() + "\n"
+    if found.runs and out is not None:
+        files.replace_file(out, text.encode())
+    if found.runs and plot is not None:
+        files.replace_file(plot, accuracy_plot.draw(found, kind))
+    if as_json:
+        _print({
+            "table": name, "data": dataset.name, "budgets": budgets, "seeds": numbers,
+            "rows": accuracy.summary(found), "runs": [asdict(run) for run in found.runs],
+            "missing": [
+                {"budget": size, "row": row, "why": why} for size, row, why in found.missing
+            ],
+            "complete": found.complete,
+        })  # fmt: skip
+    elif found.runs:
+        click.echo(text, nl=False)
+    if not found.complete:
+        where = f"; the same command goes on from {log}" if log else ""
+        click.echo(f"{len(found.runs)} of {found.cells} runs were made{where}.", err=True)
+        raise KeyboardInterrupt
 
 
 # ---- doctor ----

@@ -90,6 +90,7 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
         "eval": lambda: run_json("eval", model, "digits"),
         "adapt": lambda: run_json("adapt", model, "digits", "--steps", "3"),
         "prove": lambda: run_json("prove", model, "--steps", "1000"),
+        "report": lambda: run_json("report", model, "--data", "digits", "--out", tmp_path / "p"),
         "data list": lambda: run_json("data", "list"),
         "data check": lambda: run_json("data", "check", "digits"),
         "doctor": lambda: run_json("doctor"),

@@ -13,7 +13,7 @@ from zgedge import errors
 from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
-    "train", "info", "predict", "eval", "adapt", "prove", "doctor",
+    "train", "info", "predict", "eval", "adapt", "prove", "report", "doctor",
     "data list", "data check", "data get",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
@@ -25,6 +25,7 @@ ARGUMENTS = {
     "eval": (["FILE", "DATA"], set()),
     "adapt": (["FILE", "DATA"], {"--out", "--rewire", "--steps", "--eval"}),
     "prove": (["FILE"], {"--steps", "--data", "--leak"}),
+    "report": (["FILE"], {"--data", "--log", "--before", "--out"}),
     "doctor": ([], set()),
 }  # fmt: skip
 

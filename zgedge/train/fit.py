@@ -115,7 +115,8 @@ def fit(
     _check(dataset, network)
     if network.trunk:
         keep_memory()
-    length = f"{epochs} epochs, {steps} steps, {train_time} seconds"
+    # A time is planned once: a run that goes on keeps the steps that were planned for it.
+    length = f"{epochs} epochs, {steps} steps" if train_time is None else "a training time"
     threads = threads_for(dataset, network)
     run = {} if checkpoint is None else identity(
         dataset, network, strategy=strategy, seed=seed, length=length, teacher=teacher,
@@ -656,15 +657,14 @@ class _Training:
         return snapshot
 
     def _log_wires(self, log: TrainingLog, when: str, first: LayerParameters) -> None:
-        if self.network.trunk:
-            return  # its wires look at features, not at the picture
-        layer = self.network.layers[0]
+        trunk, layer = self.network.trunk, self.network.layers[0]
         if first.indices is None:
             counts = np.full(layer.inputs, layer.outputs)
         else:
             blocks = np.bincount(first.indices.reshape(-1), minlength=layer.inputs // layer.block)
             counts = np.repeat(blocks, layer.block)
-        log.write("wires", when=when, shape=list(self.dataset.shape), counts=counts.tolist())
+        shape = trunk[-1].out_shape if trunk else self.dataset.shape
+        log.write("wires", when=when, shape=list(shape), counts=counts.tolist())
 
     def _shadow_accuracy(self, codes: npt.NDArray[np.uint8]) -> float:
         """Accuracy of the float network on the test rows, whose codes are given."""

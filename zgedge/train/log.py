@@ -1,7 +1,7 @@
 """The training log: JSON lines, from which pictures of a training are drawn.
 
     {"event": "start", "data", "strategy", "seed", "epochs", "batch", "layers"}
-    {"event": "wires", "when": "start" | "end", "shape", "counts"}   wires on each input
+    {"event": "wires", "when": "start" | "end", "shape", "counts"}   wires on each input, or feature
     {"event": "epoch", "epoch", "accuracy", "loss", "rate", "rewired", "seconds"}
     {"event": "end", "best_epoch", "accuracy", "validation_accuracy", "shadow_accuracy", "steps",
      "seconds", "interrupted"}

@@ -16,8 +16,17 @@ from zgedge import network as net
 from zgedge.arena import names_blob
 from zgedge.errors import BudgetError, DataError, UsageError
 from zgedge.network import KB, Layer, Network, TrunkLayer, dense, sparse
-from zgedge.space import CHANNELS, MOST_WIDTH, Family, block_of, expected_error, likely
-from zgedge.spec import spec_of
+from zgedge.space import (
+    CHANNELS,
+    MEAN,
+    MEAN_HIDDEN,
+    MOST_WIDTH,
+    Family,
+    block_of,
+    expected_error,
+    likely,
+)  # fmt: skip
+from zgedge.spec import parse, spec_of
 
 if TYPE_CHECKING:
     from zgedge.data import Dataset
@@ -39,6 +48,7 @@ HIDDEN_SHARE = 0.25
 FEWEST_UNITS, MOST_HIDDEN = 8, 1024
 HEAD_DENSITY = 0.5
 BATCH_SHARE = 0.1
+BATCHES = (2, 4, 8, 16)
 # A stage may become so many times 4 channels wider than its family's growth has it.
 MOST_EXTRA = 3
 # Multiply-adds of a prediction from which more take too long to train on two cores.
@@ -299,7 +309,7 @@ def fitted(
     channels = family.channels(low)
     units = units_for(channels)
     batch = 1
-    for wider in (2, 4, 8, 16) if learning else ():
+    for wider in BATCHES if learning else ():
         more = made(channels, units, wider).file_bytes - made(channels, units).file_bytes
         if more > BATCH_SHARE * budget or not fits(channels, units, wider):
             break
@@ -350,6 +360,96 @@ def candidates(
     return tuple(candidate for _, (_, candidate) in ranked)
 
 
+def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
+    """The network that a person wrote (`zgedge.spec`), with the learning state that it leaves open.
+
+    Raises UsageError where the text is no network for these data, BudgetError, with the bytes that
+    it takes, where it does not fit.
+    """
+    spec = parse(text, task.shape, task.classes)
+    if spec.trunk and task.groups != 1:
+        raise UsageError(
+            f"The network has layers of pictures, and the data are a {task.kind}.",
+            "Leave them out: s64:24 is a sparse layer, d32 a dense one.",
+        )
+    network = _network(task, budget, learning, spec.batch or 1, spec.layers, spec.trunk)
+    if learning and spec.batch is None:
+        network = _with_batch(budget, network)
+    if learning and spec.replay is not None:
+        network = replace(network, replay_samples=spec.replay[0], replay_bits=spec.replay[1])
+    if network.file_bytes > budget:
+        raise BudgetError(
+            f"The network {text!r} takes {network.file_bytes:,} bytes; the budget is {budget:,}.",
+            "Make it narrower, or the budget larger"
+            + (", or add --no-learning." if learning else "."),
+            smallest=network.file_bytes,
+        )
+    reasons = [("the network that was named", spec_of(network))]
+    if learning and spec.replay is None:
+        network, reason = _with_replay(task, budget, network)
+        reasons = [("the network that was named", spec_of(network)), reason]
+    return Plan(network, budget, False, tuple(reasons))
+
+
+def _with_batch(budget: int, network: Network) -> Network:
+    """The network with the largest batch to learn in that costs its share at most."""
+    chosen = network
+    for wider in BATCHES:
+        candidate = replace(network, batch=wider)
+        more = candidate.file_bytes - network.file_bytes
+        if more > BATCH_SHARE * budget or candidate.file_bytes > budget:
+            break
+        chosen = candidate
+    return chosen
+
+
+def picture_plan(candidate: Candidate, task: Task, budget: int, why: tuple[str, str]) -> Plan:
+    """The plan of a chosen network with a trunk. `why` says what it was chosen by."""
+    network = candidate.network
+    trunk = [x for x in network.trunk if x.has_weights]
+    widths = " ".join(str(x.channels) for x in trunk)
+    reasons = [
+        why,
+        (
+            f"{len(trunk)} convolutions, {widths} channels",
+            f"{sum(x.weights for x in trunk):,} weights that all places share; rows stream through "
+            f"{format_size(network.trunk_bytes)}",
+        ),
+    ]
+    if candidate.family is not None:
+        reasons.append((f"{network.features:,} features", _why_features(candidate.family)))
+    for layer in network.layers:
+        if layer.kind == net.SPARSE:
+            what = f"{layer.outputs:,} sparse units, fan-in {layer.width:,} of {layer.inputs:,}"
+            reasons.append(
+                (what, "what a device rewires" if network.learning else "a share of all")
+            )
+    if network.learning:
+        reasons.append(
+            (f"learning in steps of {network.batch}", "what a tenth of the bytes allows")
+        )
+        why_replay = "all of the training data"
+        if network.replay_samples < task.samples:
+            why_replay = "features, not pictures; what is left of the budget"
+        reasons.append((f"replay of {network.replay_samples:,} samples", why_replay))
+    else:
+        reasons.append(("no learning", "asked for: weights, wiring and activations only"))
+    if candidate.saturated:
+        reasons.append(
+            (
+                f"{format_size(network.file_bytes)} of {format_size(budget)}",
+                "the task is saturated: more bytes would not be used",
+            )
+        )
+    return Plan(network, budget, candidate.saturated, tuple(reasons))
+
+
+def _why_features(family: Family) -> str:
+    if family.head in (MEAN, MEAN_HIDDEN):
+        return "the mean of each channel over the picture"
+    return "the last map as it is, place by place"
+
+
 def _behind(
     task: Task, family: Family, trunk: tuple[TrunkLayer, ...], units: int, learning: bool
 ) -> tuple[Layer, ...]:
@@ -395,7 +495,7 @@ def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
     limit = max(8, min(MAX_UNITS, math.ceil(most_weights / (fan_in + task.classes))))
     share = budget - _replay_bytes(task, budget) if learning else budget
     batch, units = 1, _most_units(task, share, learning, 1, limit)
-    for wider in (2, 4, 8, 16) if learning else ():
+    for wider in BATCHES if learning else ():
         more = _most_units(task, share, learning, wider, limit)
         if more >= 0.6 * _most_units(task, share, learning, 1, limit):
             batch, units = wider, more

@@ -20,7 +20,7 @@ import pytest
 from tests import nets
 from zgedge import Model, ModelError, arena
 from zgedge import network as net
-from zgedge.network import Network, dense, sparse
+from zgedge.network import Network, conv, dense, depthwise, max_pool, sparse
 from zgedge.runtime import core_library as core
 
 CORE = Path(core.__file__).parent / "core"
@@ -30,7 +30,11 @@ LEARNING = nets.network(
 BLOCKS = nets.network((1, 24, 1), (sparse(24, 6, 8, 4),), 3, batch=2)
 PLAIN = nets.network((1, 16, 1), (dense(16, 5),), 3).for_inference()
 TABLE = nets.network((1, 7, 1), (dense(7, 5),), 3, groups=7, batch=1)
-FILES = {"learning": LEARNING, "blocks": BLOCKS, "plain": PLAIN, "table": TABLE}
+TRUNK = nets.network(
+    (4, 3, 2), (sparse(6, 3, 2),), 2, batch=2, replay_samples=2, replay_bits=4,
+    trunk=(conv((4, 3, 2), 3), depthwise((4, 3, 3), 1, add=1), max_pool((4, 3, 3), same=False)),
+)  # fmt: skip
+FILES = {"trunk": TRUNK, "learning": LEARNING, "blocks": BLOCKS, "plain": PLAIN, "table": TABLE}
 
 MAGIC, VERSION, SIZE, CHECKSUM, SECTION, SHAPE, KIND, INDEX, DUPLICATE, SCALE, STATE, ALIGN = range(
     -2, -14, -1
@@ -453,8 +457,10 @@ def test_layouts_of_core_and_python_are_one(tmp_path: Path, cc: str) -> None:
         "ZGE_KL_SIZE": net.LEARNER_LAYER_BYTES, "ZGE_RESIDUAL_BITS": net.RESIDUAL_BITS,
         "ZGE_MAX_INPUTS": net.MAX_INPUTS, "ZGE_MAX_CLASSES": net.MAX_CLASSES,
         "ZGE_MAX_LAYERS": net.MAX_LAYERS, "ZGE_MAX_BATCH": net.MAX_BATCH,
+        "ZGE_MAX_TRUNK": net.MAX_TRUNK, "ZGE_MAX_CHANNELS": net.MAX_CHANNELS,
+        "ZGE_MAX_TAPS": net.MAX_TAPS,
         "ZGE_FORMAT_VERSION": arena.FORMAT_VERSION,
-        "ZGE_L_SPARSE": arena.KINDS["sparse"], "ZGE_L_DENSE": arena.KINDS["dense"],
+        **{f"ZGE_L_{name.upper().replace('-', '_')}": n for name, n in arena.KINDS.items()},
         "ZGE_R_INDEX": arena.RESIDUAL_INDEX, "ZGE_R_SECTION": arena.RESIDUAL_SECTION,
         **{f"ZGE_S_{name.upper()}": kind for kind, name in net.SECTION_NAMES.items()
            if name != "network"},

@@ -25,7 +25,15 @@ sys.path.insert(0, str(ROOT))
 
 from tests import nets  # noqa: E402
 from zgedge.bench import results  # noqa: E402
-from zgedge.network import Network, dense, sparse  # noqa: E402
+from zgedge.network import (  # noqa: E402
+    Network,
+    conv,
+    dense,
+    depthwise,
+    max_pool,
+    mean_pool,
+    sparse,
+)
 from zgedge.runtime import core_library as core  # noqa: E402
 
 CORE = ROOT / "zgedge" / "runtime" / "core"
@@ -49,6 +57,31 @@ SEEDS: list[Network] = [
     nets.network((1, 16, 1), (dense(16, 5),), 3).for_inference(),
     nets.network((1, 40, 1), (sparse(40, 32, 32),), 3, align=64).for_inference(),
     nets.network((1, 12, 1), (), 4, batch=1),
+    nets.network(
+        (5, 4, 1),
+        (sparse(8, 5, 3),),
+        3,
+        batch=4,
+        replay_samples=3,
+        replay_bits=4,
+        trunk=(
+            conv((5, 4, 1), 4),
+            conv((5, 4, 4), 4, 1, add=1),
+            max_pool((5, 4, 4), 3, 2),
+            depthwise((2, 1, 4), add=3),
+        ),
+    ),
+    nets.network(
+        (6, 5, 3), (), 3, batch=2, trunk=(depthwise((6, 5, 3), 5, 2), mean_pool((3, 3, 3)))
+    ),
+    nets.network(
+        (7, 7, 2),
+        (dense(18, 3),),
+        2,
+        learning=False,
+        batch=1,
+        trunk=(conv((7, 7, 2), 17, 3, 2, same=False), conv((3, 3, 17), 18, 3, same=False)),
+    ),
 ]
 
 

@@ -18,7 +18,7 @@ from tests import nets
 from tests.attacks.conftest import CORE, SANITIZED, SHIPPED
 from zgedge import arena
 from zgedge import network as net
-from zgedge.network import Layer, Network, dense, sparse
+from zgedge.network import Layer, Network, conv, dense, depthwise, max_pool, mean_pool, sparse
 
 pytestmark = pytest.mark.xdist_group("attacks")
 
@@ -49,6 +49,48 @@ def _edges() -> Iterator[Network]:
     yield nets.network((1, 4096, 1), (sparse(4096, 16, 33),), 2, batch=2)
     yield nets.network((1, 24, 1), (), 300, batch=16, replay_samples=9, replay_bits=4)
     yield nets.network((1, 1, 1), (), 2, batch=1)
+
+
+def _trunks() -> Iterator[Network]:
+    """Pictures whose rows begin and end just where the memory of the trunk does."""
+    for channels in nets.CHANNELS:
+        for width in (1, 2, 5):
+            trunk = (conv((3, width, channels), 17, 3), conv((3, width, 17), channels, 1, 2),
+                     depthwise((2, (width + 1) // 2, channels), 5))  # fmt: skip
+            yield nets.network((3, width, channels), (), 2, trunk=trunk, learning=False, batch=1)
+        trunk = (depthwise((4, 3, channels), 3, 2), mean_pool((2, 2, channels)))
+        yield nets.network((4, 3, channels), (), 2, trunk=trunk, batch=2)
+        trunk = (max_pool((5, 5, channels), 3, 2), conv((2, 2, channels), 4, 1, same=False))
+        yield nets.network((5, 5, channels), (), 2, trunk=trunk, batch=16, replay_samples=3,
+                           replay_bits=4)  # fmt: skip
+    for kernel in (1, 3, 5, 7):
+        for stride in (1, 2, 3, 4):
+            for channels in (1, 3, 16):
+                shape = (9, 8, channels)
+                trunk = (
+                    conv(shape, 5, kernel, stride),
+                    depthwise(conv(shape, 5, 1, stride).out_shape),
+                )
+                yield nets.network(shape, (), 2, trunk=trunk, batch=4)
+                trunk = (conv(shape, 33, kernel, stride, same=False),)
+                yield nets.network(shape, (), 2, trunk=trunk, learning=False, batch=1)
+    yield nets.network((2, 2, 4096), (), 2, trunk=(conv((2, 2, 4096), 9, 1),), batch=1)
+
+
+def _random_trunks(count: int) -> Iterator[Network]:
+    rng = np.random.default_rng(1)
+    for _ in range(count):
+        shape = (int(rng.integers(1, 12)), int(rng.integers(1, 12)), int(rng.choice(nets.CHANNELS)))
+        trunk = nets.random_trunk(rng, shape, int(rng.choice([1, 2, 3, 5, 9, 32])), 400)
+        features, learning = trunk[-1].outputs, rng.random() < 0.7
+        samples = int(rng.integers(0, 20)) if learning else 0
+        hidden = (sparse(features, 9, int(rng.integers(1, min(features, 40) + 1))),)
+        yield nets.network(
+            shape, hidden if rng.random() < 0.7 else (), 3, trunk=trunk, learning=learning,
+            batch=int(2 ** rng.integers(0, 7)) if learning else 1, replay_samples=samples,
+            replay_bits=int(rng.choice([4, 8])) if samples else 0,
+            align=int(rng.choice([8, 16, 32, 64])),
+        )  # fmt: skip
 
 
 def _random(count: int) -> Iterator[Network]:
@@ -88,13 +130,14 @@ def _extreme(network: Network, seed: int) -> bytes:
         most = 2**31 - 1 - layer.width * 255 * 127
         w.bias[:] = rng.choice([-most, most], w.bias.shape)
         w.multiplier[:] = rng.choice([tiny, huge, np.float32(1e-9)], w.multiplier.shape)
-    p.layers[0].z_in = (0, 255, 128)[seed % 3]
+    p.layers[0].z_in = 0 if network.trunk else (0, 255, 128)[seed % 3]
+    p.trunk = nets.trunk_parameters(network.trunk, rng, 1 / 255, extreme=True)
     p.input_scale[:] = rng.choice([tiny, huge], p.input_scale.shape)
     p.input_center[:] = rng.choice([-huge, huge, 0], p.input_center.shape)
     data = bytearray(arena.write(network, p))
     starts = {kind: start for kind, start, _ in network.sections()}
     for i in range(len(network.layers)):
-        at = starts[net.NET] + net.NET_BYTES + i * net.LAYER_BYTES + 16
+        at = starts[net.NET] + net.NET_BYTES + (len(network.trunk) + i) * net.LAYER_BYTES + 16
         np.frombuffer(data, "<f4", 3, at)[:] = (1e18, 1e18, rng.choice([1e-38, 1e38]))
     if network.learning:
         at = starts[net.LEARNER]
@@ -109,10 +152,11 @@ def _extreme(network: Network, seed: int) -> bytes:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("files")
     paths = []
-    for i, network in enumerate([*_edges(), *_random(60)]):
+    networks = [*_edges(), *_random(60), *_trunks(), *_random_trunks(40)]
+    for i, network in enumerate(networks):
         # Every other network has a zero point that is not zero.
         p = nets.parameters(network, i)
-        p.layers[0].z_in = 0 if i % 2 else 128
+        p.layers[0].z_in = 0 if i % 2 or network.trunk else 128
         for kind, data in (("plain", arena.write(network, p)), ("extreme", _extreme(network, i))):
             if kind == "extreme" and i % 3:
                 continue

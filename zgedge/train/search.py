@@ -1,0 +1,346 @@
+"""Which network to train: candidates of equal bytes, told apart by short trainings.
+
+Successive halving (Jamieson & Talwalkar, AISTATS 2016): all candidates are trained for some steps,
+the worse half is dropped, the others are trained anew for twice as many, until two are left. Only
+held-out rows are looked at, never test rows. Networks that these cannot tell apart stay in the
+order of the prior (`zgedge.space.expected_error`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from zgedge.budget import (
+    Candidate,
+    Plan,
+    Task,
+    candidates,
+    named,
+    picture_plan,
+    sparse_plan,
+)
+from zgedge.data.dataset import Dataset
+from zgedge.errors import BudgetError, ZgedgeError
+from zgedge.network import Network
+from zgedge.spec import spec_of
+from zgedge.train import train
+
+# Candidates of the first round, and of those the most that are much alike.
+FIRST, ALIKE = 8, 1
+# Steps of the first round, where no time is given; twice as many in each that follows.
+FIRST_STEPS = 60
+# Held-out rows under which a short training says less than the prior.
+FEWEST_HELD = 200
+# Share of a training time that the search takes, and what is tried first to know its pace.
+SEARCH_SHARE = 0.25
+PACE_STEPS = (4, 24)
+FEWEST_STEPS = 30
+# Work of a layer besides its multiply-adds, in multiply-adds of a sample.
+LAYER_WORK = 50_000
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short training: its network, length, and accuracy on the held-out rows."""
+
+    spec: str
+    steps: int
+    seed: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass
+class Considered:
+    """A candidate, what is known of it before it is trained, and how its trials went.
+
+    `latency` is predicted, in seconds of one prediction; None where none was asked for.
+    """
+
+    network: Network
+    candidate: Candidate | None
+    latency: float | None = None
+    trials: list[Trial] = field(default_factory=list)
+    verdict: str = "not tried"
+
+    @property
+    def spec(self) -> str:
+        return spec_of(self.network)
+
+    @property
+    def name(self) -> str:
+        family = self.candidate.family if self.candidate is not None else None
+        return "no trunk" if family is None else str(family)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the longest trial."""
+        return self.trials[-1].accuracy if self.trials else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan to train, and all that was considered for it, the chosen one first."""
+
+    plan: Plan
+    considered: tuple[Considered, ...]
+    seconds: float
+
+    @property
+    def spec(self) -> str:
+        """The chosen network, for `--network`."""
+        return spec_of(self.plan.network)
+
+
+def choose(
+    dataset: Dataset,
+    budget: int,
+    *,
+    learning: bool = True,
+    network: str | None = None,
+    latency: Callable[[Network], float] | None = None,
+    most_latency: float | None = None,
+    seconds: float | None = None,
+    trials: bool = True,
+    seed: int = 0,
+    strategy: str = "rigl",
+    memory: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """The network to train on a data set in at most `budget` bytes.
+
+    network       text of a network that is taken as it is (`zgedge.spec`)
+    latency       predicted seconds of one prediction, by which candidates are shown and, where
+                  `most_latency` is given, left out
+    seconds       time for the search; None: as many steps as are set here, whatever they take
+    trials        False: nothing is trained, the prior decides
+    memory        JSON lines of trials, from which a search that was interrupted goes on
+    progress      called as (done, of, what is tried) before each trial
+
+    Same data, budget and seed, and no `seconds`: same choice. Ctrl-C raises KeyboardInterrupt.
+    Raises BudgetError where nothing fits, or nothing is as fast as asked, UsageError where the text
+    of a network is none, and what `train` raises.
+    """
+    began = time.monotonic()
+    task = Task.of(dataset)
+    if network is not None:
+        plan = named(task, budget, network, learning=learning)
+        found = [Considered(plan.network, None, verdict="named")]
+    else:
+        found = _candidates(task, budget, learning)
+    if latency is not None:
+        for one in found:
+            one.latency = latency(one.network)
+    if most_latency is not None:
+        found = _fast_enough(found, most_latency, plural=network is None)
+    if network is not None:
+        return Choice(plan, tuple(found), time.monotonic() - began)
+    tried = _different(found)
+    held = _held_rows(dataset)
+    if len(tried) == 1 or not trials or dataset.kind != "picture" or held < FEWEST_HELD:
+        why = "likeliest by the prior"
+        if len(tried) > 1 and trials and held < FEWEST_HELD:
+            why += f": {held:,} held-out rows tell short trainings apart no better"
+        tried[0].verdict = why
+    else:
+        search = _Search(dataset, held, seed, strategy, memory, progress)
+        tried = search.run(tried, seconds)
+    rest = [one for one in found if all(one is not other for other in tried)]
+    plan = _plan(tried[0], task, budget, learning)
+    return Choice(plan, (*tried, *rest), time.monotonic() - began)
+
+
+def _candidates(task: Task, budget: int, learning: bool) -> list[Considered]:
+    """All that fit, the likeliest first. Raises BudgetError where nothing does."""
+    found = [Considered(c.network, c) for c in candidates(task, budget, learning=learning)]
+    try:
+        found.append(Considered(sparse_plan(task, budget, learning=learning).network, None))
+    except BudgetError:
+        if not found:
+            raise
+    return found
+
+
+def _fast_enough(found: list[Considered], most: float, plural: bool) -> list[Considered]:
+    """Those predicted to take at most `most` seconds. Raises BudgetError where none does."""
+    kept = [one for one in found if one.latency is not None and one.latency <= most]
+    if not kept:
+        fastest = min(found, key=lambda one: one.latency or 0.0)
+        took = _time(fastest.latency or 0.0)
+        raise BudgetError(
+            f"No network takes {_time(most)} or less for a prediction."
+            if plural
+            else f"The network that was named takes more than {_time(most)} for a prediction.",
+            f"{fastest.spec!r} takes {took}, the least of all: ask for that or more."
+            if plural
+            else f"It is predicted to take {took}.",
+        )
+    return kept
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
+
+
+def _different(found: list[Considered]) -> list[Considered]:
+    """The likeliest of each sort, as many as are tried, and the one without a trunk."""
+    out: list[Considered] = []
+    sorts: list[tuple[object, ...]] = []
+    for one in found:
+        family = one.candidate.family if one.candidate is not None else None
+        if family is None:
+            out.append(one)  # stands last
+            break
+        sort = (family.stride, family.stages, family.depth, family.block, family.head)
+        if sorts.count(sort) < ALIKE and len(out) < FIRST - 1:
+            sorts.append(sort)
+            out.append(one)
+    return out
+
+
+def _plan(one: Considered, task: Task, budget: int, learning: bool) -> Plan:
+    if one.candidate is None:
+        return sparse_plan(task, budget, learning=learning)
+    return picture_plan(one.candidate, task, budget, (one.name, one.verdict))
+
+
+def _held_rows(dataset: Dataset) -> int:
+    from zgedge.train.fit import VALIDATION_MOST, VALIDATION_SHARE
+
+    return min(VALIDATION_MOST, int(VALIDATION_SHARE * len(dataset.x_train)))
+
+
+class _Search:
+    """Successive halving over candidates, from short trainings that a file remembers."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        held: int,
+        seed: int,
+        strategy: str,
+        memory: str | os.PathLike[str] | None,
+        progress: Progress | None,
+    ) -> None:
+        none = np.zeros(0, dataset.y_test.dtype)
+        # Without test rows: nothing here may look at them.
+        self.dataset = replace(dataset, x_test=dataset.x_test[:0], y_test=none)
+        self.held, self.seed, self.strategy = held, seed, strategy
+        self.progress = progress or (lambda done, total, what: None)
+        self.memory = None if memory is None else Path(memory)
+        self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data)
+        self.known = self._remembered()
+        self.done = self.total = 0
+
+    def run(self, tried: list[Considered], seconds: float | None) -> list[Considered]:
+        """The candidates, the best first. `seconds` bounds the search where it is given."""
+        rounds = max(1, math.ceil(math.log2(len(tried))))
+        alive, out = list(tried), []
+        self.total = sum(math.ceil(len(tried) / 2**r) for r in range(rounds))
+        pace = None if seconds is None else self._pace(alive[0])
+        for r in range(rounds):
+            for one, steps in zip(alive, self._steps(alive, r, rounds, seconds, pace), strict=True):
+                one.trials.append(self.trial(one.network, steps))
+            alive = self._ranked(alive)
+            last = r + 1 == rounds
+            keep = 1 if last else math.ceil(len(alive) / 2)
+            for one in alive[keep:]:
+                one.verdict = f"behind after {one.trials[-1].steps:,} steps"
+            out = alive[keep:] + out
+            alive = alive[:keep]
+            if pace is not None:  # the pace of each is known from now on
+                pace = max(t.seconds / (t.steps * _work(one)) for one in alive for t in one.trials)
+        best = alive[0]
+        best.verdict = (
+            f"best of {len(tried)} in short trainings: {best.accuracy:.1%} of the held-out rows "
+            f"after {best.trials[-1].steps:,} steps"
+        )
+        return [best, *out]
+
+    def _ranked(self, alive: list[Considered]) -> list[Considered]:
+        """The most accurate first; those within a standard error of it as the prior has them."""
+        top = max(one.accuracy or 0.0 for one in alive)
+        error = math.sqrt(top * (1.0 - top) / self.held)
+        equal = [one for one in alive if (one.accuracy or 0.0) >= top - error]
+        rest = [one for one in alive if (one.accuracy or 0.0) < top - error]
+        return [*equal, *sorted(rest, key=lambda one: -(one.accuracy or 0.0))]
+
+    def _steps(
+        self,
+        alive: Sequence[Considered],
+        r: int,
+        rounds: int,
+        seconds: float | None,
+        pace: float | None,
+    ) -> list[int]:
+        """Steps of each in round r: equal ones, or as many as fit into equal times."""
+        if seconds is None or pace is None:
+            return [FIRST_STEPS * 2**r] * len(alive)
+        each = seconds / rounds / len(alive)
+        return [max(FEWEST_STEPS, int(each / (pace * _work(one)))) for one in alive]
+
+    def _pace(self, one: Considered) -> float:
+        """Seconds of a unit of work, from two trials of few steps: what is fixed drops out."""
+        short, long = (self.trial(one.network, steps) for steps in PACE_STEPS)
+        steps = PACE_STEPS[1] - PACE_STEPS[0]
+        return max(1e-12, (long.seconds - short.seconds) / (steps * _work(one)))
+
+    def trial(self, network: Network, steps: int) -> Trial:
+        """Train for so many steps, or remember it. Raises KeyboardInterrupt at Ctrl-C."""
+        spec = spec_of(network)
+        key = (self.data, spec, steps, self.seed, self.strategy)
+        self.progress(min(self.done, self.total), self.total, spec)
+        if key not in self.known:
+            began = time.monotonic()
+            result = train(
+                self.dataset, network, strategy=self.strategy, seed=self.seed, steps=steps
+            )
+            if result.interrupted:
+                raise KeyboardInterrupt
+            seconds = time.monotonic() - began
+            found = Trial(spec, steps, self.seed, result.validation_accuracy, seconds)
+            self._remember(key, found)
+        self.done += steps not in PACE_STEPS
+        return self.known[key]
+
+    def _remembered(self) -> dict[tuple[int, str, int, int, str], Trial]:
+        known = {}
+        try:
+            lines = self.memory.read_text(encoding="utf-8").splitlines() if self.memory else []
+        except OSError:
+            lines = []  # none yet
+        for line in lines:
+            try:
+                row = json.loads(line)
+                trial = Trial(**row["trial"])
+                known[row["data"], trial.spec, trial.steps, trial.seed, row["strategy"]] = trial
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by an interruption
+        return known
+
+    def _remember(self, key: tuple[int, str, int, int, str], trial: Trial) -> None:
+        self.known[key] = trial
+        if self.memory is None:
+            return
+        row = {"data": key[0], "strategy": key[-1], "trial": asdict(trial)}
+        try:
+            with self.memory.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as e:
+            raise ZgedgeError(f"Cannot write {self.memory}: {e.strerror}.") from e
+
+
+def _work(one: Considered) -> float:
+    """Multiply-adds of a training step and sample, and what each layer costs besides."""
+    return one.network.operations + LAYER_WORK * (len(one.network.trunk) + 1)

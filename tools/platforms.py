@@ -68,8 +68,14 @@ def platforms() -> tuple[list[Platform], list[str]]:
 
 
 def describe(network: net.Network) -> str:
-    """A network in a table's cell: "64 → 136 of 20 by 4 → 10"."""
+    """A network in a table's cell: "64 → 136 of 20 by 4 → 10"; of a trunk its layers' kinds."""
     text = str(network.inputs)
+    if network.trunk:
+        text = " × ".join(map(str, network.shape))
+        for conv in network.trunk:
+            height, width, channels = conv.out_shape
+            plus = " +" if conv.add is not None else ""
+            text += f" → {conv.kind}{plus} {height} × {width} × {channels}"
     for layer in network.layers:
         text += f" → {layer.outputs}"
         if layer.kind == net.SPARSE:
@@ -159,7 +165,8 @@ def as_markdown(result: dict[str, Any]) -> list[str]:
     lines += [
         "",
         '*Layers*: units after units; "of n": of that fan-in, "by b": in blocks of b inputs that',
-        "share an index; without, dense.",
+        "share an index; without, dense. Of a trunk the pictures that its layers give, with a plus",
+        "where another is added.",
     ]
     return lines
 

@@ -95,7 +95,11 @@ static uint32_t get32(const uint8_t *p) {
 static void fill(int byte) {
     const zge_layer *head = &model.layer[model.layers - 1];
     uint8_t *end = (uint8_t *)(model.logits + (size_t)model.classes * model.batch);
-    memset(model.layer[0].x, byte, (size_t)(end - model.layer[0].x));
+    uint8_t *start = model.layer[0].x;
+    if (model.trunk > 0) { /* whose memory lies before x */
+        start = model.sums != NULL ? (uint8_t *)model.sums : model.conv[0].rows;
+    }
+    memset(start, byte, (size_t)(end - start));
     if (model.learning) {
         end = (uint8_t *)head->delta + (size_t)head->outputs * model.batch;
         memset(model.back, byte, (size_t)((uint8_t *)model.grad - (uint8_t *)model.back));

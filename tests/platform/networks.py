@@ -9,7 +9,7 @@ import numpy as np
 from tests import nets
 from tests.platform import builds
 from zgedge import arena
-from zgedge.network import Layer, Network, dense, sparse
+from zgedge.network import Layer, Network, conv, dense, depthwise, max_pool, mean_pool, sparse
 
 SEED = 11
 
@@ -57,6 +57,45 @@ def _linear() -> Network:
     )
 
 
+def _added() -> Network:
+    """Additions near and far, a pool with windows over the edge, sparse units on its features."""
+    trunk = (
+        conv((4, 5, 1), 5), conv((4, 5, 5), 5, add=1), depthwise((4, 5, 5), 3, add=1),
+        max_pool((4, 5, 5), 3, 2, same=True),
+    )  # fmt: skip
+    return nets.network(
+        (4, 5, 1), (sparse(30, 11, 8),), trunk=trunk, batch=8, replay_samples=20, replay_bits=4
+    )
+
+
+def _averaged() -> Network:
+    """Strides, channels that fill no register, a mean at the end."""
+    trunk = (depthwise((5, 6, 3), 5, 2), conv((3, 3, 3), 17, 1), mean_pool((3, 3, 17)))
+    return nets.network(
+        (5, 6, 3), (sparse(17, 9, 6),), trunk=trunk, batch=16, replay_samples=9, replay_bits=8
+    )
+
+
+def _whole_windows() -> Network:
+    """No padding, rows that nothing needs, a step of one sample."""
+    trunk = (conv((8, 7, 2), 16, 3, 2, same=False), conv((3, 3, 16), 4, 3, same=False))
+    return nets.network(
+        (8, 7, 2), (dense(4, 8),), trunk=trunk, batch=1, replay_samples=7, replay_bits=8
+    )
+
+
+def _residual_blocks() -> Network:
+    """The blocks of a ResNet for 8 x 8."""
+    trunk = (
+        conv((8, 8, 3), 16), conv((8, 8, 16), 16), conv((8, 8, 16), 16, add=1),
+        conv((8, 8, 16), 32, 3, 2), conv((4, 4, 32), 32, add=4), mean_pool((4, 4, 32)),
+    )  # fmt: skip
+    return nets.network(
+        (8, 8, 3), (sparse(32, 20, 12),), 10, trunk=trunk, batch=16, replay_samples=40,
+        replay_bits=4,
+    )  # fmt: skip
+
+
 # Few units, so that 10,000 steps on an emulated processor take seconds; widths and counts that
 # leave every kind of rest to the vector loops.
 SMALL = (
@@ -68,6 +107,9 @@ SMALL = (
     Case("two-hidden", _net(21, sparse(21, 19, 5, 1), sparse(19, 10, 6, 1), batch=4), 1, 3),
     Case("table", _net(19, sparse(19, 16, 5, 1), groups=19), 4, 12),
     Case("linear", _linear(), 16, 0),
+    Case("trunk-added", _added(), 2, 6, "rigl", "u8"),
+    Case("trunk-averaged", _averaged(), 2, 14, "set"),
+    Case("trunk-whole-windows", _whole_windows(), 1, 0, "static"),
 )
 
 # Sizes as people use them.
@@ -78,4 +120,5 @@ LARGE = (
     Case("many-classes", _net(32, sparse(32, 40, 8, 8), classes=300), 4, 12),
     Case("large-batch", _net(64, sparse(64, 33, 32, 16), batch=64), 16, 48),
     Case("one-by-one", _net(48, dense(48, 30), groups=48, batch=1), 1, 0),
+    Case("residual-blocks", _residual_blocks(), 2, 14),
 )

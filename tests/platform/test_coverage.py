@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tests import nets
+from tests.core.test_trunk import TRUNKS
 from tests.platform import networks
 from tools import coverage_of_arena as tool
 from zgedge import arena
@@ -104,6 +106,27 @@ def test_no_section_is_idle(case: networks.Case) -> None:
     assert parts["learner"].touched == parts["learner"].bytes
     if "residual" in parts:
         assert parts["residual"].learned > 0.8 * parts["residual"].bytes
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["learning", "predicting"])
+@pytest.mark.parametrize("case", [*TRUNKS, *range(12)])
+@pytest.mark.usefixtures("traced")
+def test_activations_of_a_trunk_are_touched_to_the_byte(case: str | int, learning: bool) -> None:
+    """What is planned for the rows of pictures is written and read, and nothing else is."""
+    if isinstance(case, int):
+        rng = np.random.default_rng((case, 3))
+        shape = (int(rng.integers(1, 12)), int(rng.integers(1, 12)), int(rng.choice([1, 3, 16])))
+        trunk = nets.random_trunk(rng, shape, int(rng.integers(1, 9)), 500)
+    else:
+        trunk = TRUNKS[case]
+    network = nets.network(
+        trunk[0].shape, (), 3, trunk=trunk, learning=learning, batch=4 if learning else 1
+    )
+    got = tool.measure(nets.file(network), steps=3)
+    activations = next(x for x in got.parts if x.name == "activations")
+    padded = [network.trunk_bytes, *(x.inputs * network.batch for x in network.layers)]
+    assert activations.predicted == activations.bytes - sum(-n % 4 for n in padded)
+    assert activations.predicted == activations.touched
 
 
 @pytest.mark.usefixtures("traced")

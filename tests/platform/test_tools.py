@@ -56,6 +56,11 @@ def test_layers_in_words() -> None:
     layers = (net.sparse(32, 18, 12, 4), net.sparse(18, 9, 5), net.dense(9, 3))
     network = net.Network((1, 32, 1), 3, layers, 6)
     assert platforms.describe(network) == "32 → 18 of 12 by 4 → 9 of 5 → 3"
+    trunk = (net.conv((4, 5, 1), 2), net.depthwise((4, 5, 2), add=1), net.mean_pool((4, 5, 2)))
+    network = net.Network((4, 5, 1), 3, (net.dense(2, 3),), 6, trunk=trunk)
+    assert platforms.describe(network) == (
+        "4 × 5 × 1 → conv 4 × 5 × 2 → depthwise + 4 × 5 × 2 → mean-pool 1 × 1 × 2 → 3"
+    )
 
 
 @pytest.mark.parametrize("page", ["platforms", "bytes_used"])

@@ -49,6 +49,8 @@ FEWEST_UNITS, MOST_HIDDEN = 8, 1024
 HEAD_DENSITY = 0.5
 BATCH_SHARE = 0.1
 BATCHES = (2, 4, 8, 16)
+# Trunks with fewer weights do worse than a layer that looks at the pictures itself.
+FEWEST_TRUNK_WEIGHTS = 1000
 # A stage may become so many times 4 channels wider than its family's growth has it.
 MOST_EXTRA = 3
 # Multiply-adds of a prediction from which more take too long to train on two cores.
@@ -352,12 +354,16 @@ def candidates(
     found: dict[str, tuple[float, Candidate]] = {}
     for family in likely(task.shape):
         candidate = fitted(task, budget, family, learning=learning, most_operations=most_operations)
-        if candidate is not None:
+        if candidate is not None and _worth_it(candidate.network):
             error = expected_error(candidate.network, family)
             found.setdefault(candidate.spec, (error, candidate))
     # Sums of logarithms may differ in their last bit from one library to the next.
     ranked = sorted(found.items(), key=lambda item: (round(item[1][0], 6), item[0]))
     return tuple(candidate for _, (_, candidate) in ranked)
+
+
+def _worth_it(network: Network) -> bool:
+    return sum(layer.weights for layer in network.trunk) >= FEWEST_TRUNK_WEIGHTS
 
 
 def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:

@@ -246,7 +246,8 @@ class _Search:
     def run(self, tried: list[Considered], seconds: float | None) -> list[Considered]:
         """The candidates, the best first. `seconds` bounds the search where it is given."""
         rounds = max(1, math.ceil(math.log2(len(tried))))
-        alive, out = list(tried), []
+        alive = list(tried)
+        out: list[Considered] = []
         self.total = sum(math.ceil(len(tried) / 2**r) for r in range(rounds))
         pace = None if seconds is None else self._pace(alive[0])
         for r in range(rounds):

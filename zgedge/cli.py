@@ -1014,7 +1014,7 @@ def _table_of_accuracy(
 
     budgets = [parse_size(size) for size in budget.split(",")]
     numbers = accuracy.numbers_of(seeds)
-    kind = os.path.splitext(plot or ".png")[1].removeprefix(".").lower()
+    kind = os.path.splitext(plot or "plot.png")[1].removeprefix(".").lower()
     if kind not in accuracy_plot.FORMATS:
         raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
     for path in (out, plot, log):

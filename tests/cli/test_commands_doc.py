@@ -19,6 +19,7 @@ from zgedge.report import bytemap
 from zgedge.runtime import Model
 
 COMMANDS = dict(commands())
+SHORT = ("--budget", "4KB", "--seeds", "0", "--epochs", "1")
 EVERYWHERE = {"--json", "--help"}
 
 
@@ -52,7 +53,7 @@ def keys(text: str) -> set[str]:
 
 def test_every_command_has_a_section(page: str) -> None:
     heads = set(re.findall(r"^##+ (.*)$", page, re.MULTILINE))
-    assert heads == {*COMMANDS, "data", "Exit codes"}
+    assert heads == {*COMMANDS, "bench", "data", "Exit codes"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -91,6 +92,8 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
         "adapt": lambda: run_json("adapt", model, "digits", "--steps", "3"),
         "prove": lambda: run_json("prove", model, "--steps", "1000"),
         "report": lambda: run_json("report", model, "--data", "digits", "--out", tmp_path / "p"),
+        "bench equal-bytes": lambda: run_json("bench", "equal-bytes", *SHORT),
+        "bench budgets": lambda: run_json("bench", "budgets", *SHORT),
         "data list": lambda: run_json("data", "list"),
         "data check": lambda: run_json("data", "check", "digits"),
         "doctor": lambda: run_json("doctor"),

@@ -14,7 +14,7 @@ from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
     "train", "info", "predict", "eval", "adapt", "prove", "report", "doctor",
-    "data list", "data check", "data get",
+    "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
@@ -26,6 +26,7 @@ ARGUMENTS = {
     "adapt": (["FILE", "DATA"], {"--out", "--rewire", "--steps", "--eval"}),
     "prove": (["FILE"], {"--steps", "--data", "--leak"}),
     "report": (["FILE"], {"--data", "--log", "--before", "--out"}),
+    "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "doctor": ([], set()),
 }  # fmt: skip
 
@@ -65,7 +66,7 @@ def test_options_say_what_they_are(name: str, command: click.Command) -> None:
             assert parameter.help, f"{name} {parameter.opts[0]}"
 
 
-@pytest.mark.parametrize("name", ["", *sorted(VERBS), "data"])
+@pytest.mark.parametrize("name", ["", *sorted(VERBS), "bench", "data"])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(name: str, option: str) -> None:
     text = " ".join(run(*name.split(), option).stdout.split())

@@ -19,9 +19,9 @@ import torch
 from zgedge import DataError, Model, UsageError, ZgedgeError, arena, data
 from zgedge.budget import Task, parse_size, plan
 from zgedge.data import Dataset, shifts
+from zgedge.errors import BudgetError, ModelError
 from zgedge.network import DENSE, KB, Network, dense, sparse
-from zgedge.train import TrainResult, fit_analytic, train
-from zgedge.train.analytic import analytic_bytes
+from zgedge.train import AnalyticHead, TrainResult, fit_analytic, train
 from zgedge.train.inputs import choose_coding
 from zgedge.train.quantized import QuantizedNetwork, logits
 from zgedge.train.rewiring import STRATEGIES
@@ -277,14 +277,25 @@ def test_starts_are_without_repetition_and_local_ones_are_local() -> None:
 
 
 def test_analytic_head_is_strong_and_counts_its_bytes(digits: Dataset) -> None:
-    head = fit_analytic(digits, 16 * KB)
-    assert head.bytes <= 16 * KB
-    assert head.bytes == analytic_bytes(digits, 1, head.features)
-    assert 16 * KB - head.bytes < len(digits.classes) + 1
-    assert head.accuracy is not None
-    assert head.accuracy > 0.95
-    again = fit_analytic(digits, 16 * KB)
-    assert np.array_equal(head.weights, again.weights)
+    file = fit_analytic(digits, 16 * KB).write()
+    assert len(file) <= 16 * KB < len(file) + 2 * (len(digits.classes) + 1)
+    head = AnalyticHead.read(file)
+    assert float((head.predict_index(digits.x_test) == digits.y_test).mean()) > 0.95
+    assert head.class_names == digits.classes
+    assert head.write() == file == fit_analytic(digits, 16 * KB).write()
+    with pytest.raises(BudgetError) as caught:
+        fit_analytic(digits, 200)
+    assert caught.value.smallest is not None
+    assert len(fit_analytic(digits, caught.value.smallest).write()) == caught.value.smallest
+
+
+def test_analytic_file_that_is_damaged(digits: Dataset) -> None:
+    file = fit_analytic(digits, 4 * KB).write()
+    for cut in (0, 60, len(file) - 1):
+        with pytest.raises(ModelError):
+            AnalyticHead.read(file[:cut])
+    with pytest.raises(ModelError):
+        AnalyticHead.read(file[:2000] + b"\x55" + file[2001:])
 
 
 def test_dense_layers_train_too(digits: Dataset) -> None:

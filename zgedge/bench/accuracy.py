@@ -1,45 +1,67 @@
 """Accuracy tables: what a byte budget buys, next to the baselines at equal bytes.
 
 `equal-bytes` trains, at each budget of inference bytes, fixed sparse, rewired sparse (every
-strategy), dense int8, and fixed seeded features with an analytic head. `budgets` trains the default
-network at each budget, learning included. Bytes are the length of the written file. Runs are kept
-as JSON lines, so that a table that was interrupted goes on where it stopped.
+strategy), dense int8, on pictures the planner's convolution, and fixed seeded features with an
+analytic head. `budgets` trains the planned network at each budget, learning included. Bytes are the
+length of the written file, accuracy is that of the file, opened again.
+
+Runs are kept as JSON lines, each under a key of all that decides its result, so that a table that
+was interrupted goes on where it stopped and never takes over what another network, another data set
+or another way of training gave.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import click
+import numpy.typing as npt
 
-from zgedge import arena, data
+from zgedge import arena
 from zgedge.bench import results, timing
-from zgedge.budget import Task, format_size, parse_size, plan
+from zgedge.budget import Task, format_size, plan, sparse_plan
 from zgedge.data import Dataset
-from zgedge.errors import UsageError
-from zgedge.network import Network, dense
+from zgedge.errors import BudgetError, UsageError, ZgedgeError
+from zgedge.network import SPARSE, Network, dense
 from zgedge.runtime import Model
-from zgedge.train import fit_analytic, train
+from zgedge.spec import spec_of
+from zgedge.train import AnalyticHead, fit_analytic, strategies, train
+from zgedge.train.analytic import features_for
 
 PACKAGES = ("numpy", "torch", "zgedge")
-FIXED, DENSE, ANALYTIC = "fixed sparse", "dense int8", "analytic head"
-REWIRED = {"rewired sparse, set": "set", "rewired sparse, rigl": "rigl"}
-EQUAL_ROWS = (FIXED, *REWIRED, DENSE, ANALYTIC)
+FIXED, DENSE, ANALYTIC, CONVOLUTION = (
+    "fixed sparse", "dense int8", "analytic head", "convolution",
+)  # fmt: skip
+REWIRED = "rewired sparse, "
+PLANNED = "planned"
+TITLES = {
+    "equal-bytes": "accuracy at equal bytes",
+    "budgets": "what a budget buys",
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained network: the key of its row, and what was measured on its written file."""
+    """One trained network: its place in a table, and what was measured on its written file.
+
+    `key` stands for all that decides the result; `bytes` is the length of the file, `accuracy` that
+    of the opened file on the test rows, `shadow` that of the float network behind it (None where
+    there is none), `rewired` the connections replaced, `seconds` the training's.
+    """
 
     table: str
     data: str
     budget: int
     row: str
     seed: int
+    key: str
     bytes: int
     accuracy: float
     shadow: float | None
@@ -47,194 +69,373 @@ class Run:
     seconds: float
     network: str
 
-    @property
-    def key(self) -> tuple[str, str, int, str, int]:
-        return self.table, self.data, self.budget, self.row, self.seed
+
+@dataclass(frozen=True)
+class Cell:
+    """What a row trains at a budget. `network` is None for the analytic head."""
+
+    budget: int
+    network: Network | None
+    strategy: str = "static"
 
 
-def describe(network: Network) -> str:
-    """A network's shape in a few characters: 784 -64/4- 96 - 10 is fan-in 64 in blocks of 4."""
-    text = f"{network.inputs:,}"
-    for layer in network.layers:
-        wires = f"-{layer.width}/{layer.block}-" if layer.per_row else "-"
-        text += f" {wires} {layer.outputs:,}"
-    return text
+@dataclass(frozen=True)
+class Table:
+    """A table as far as it was measured.
+
+    `missing` are rows that no file of a budget holds, with the reason; `complete` is False where
+    the measuring was interrupted.
+    """
+
+    name: str
+    data: str
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    missing: tuple[tuple[int, str, str], ...]
+    complete: bool
+    cells: int
+
+    def of(self, budget: int, row: str) -> list[Run]:
+        return [run for run in self.runs if run.budget == budget and run.row == row]
+
+    def rows(self, budget: int) -> list[str]:
+        """Rows that have a run at a budget, in their order."""
+        return list(dict.fromkeys(run.row for run in self.runs if run.budget == budget))
+
+
+def equal_rows(dataset: Dataset) -> tuple[str, ...]:
+    """The rows of the equal-bytes table: every strategy that there is, convolutions on pictures."""
+    rewired = [REWIRED + name for name in strategies() if name != "static"]
+    picture = [CONVOLUTION] if dataset.kind == "picture" else []
+    return (FIXED, *rewired, DENSE, *picture, ANALYTIC)
 
 
 def dense_network(task: Task, budget: int) -> Network:
-    """The dense network of one hidden layer with the most units in that many inference bytes."""
-    template = plan(task, budget, learning=False).network
+    """The dense network of one hidden layer with the most units in that many inference bytes.
+
+    Raises BudgetError where none fits.
+    """
+    template = sparse_plan(task, budget, learning=False).network
 
     def of(units: int) -> Network:
         layers = (dense(task.inputs, units), dense(units, task.classes))
-        return Network(
-            shape=task.shape, classes=task.classes, layers=layers, names_bytes=task.names_bytes,
-            groups=task.groups, task=task.kind, learning=False, batch=1, align=template.align,
-        )  # fmt: skip
+        return replace(template, layers=layers)
 
+    smallest = of(1).file_bytes
+    if smallest > budget:
+        raise BudgetError(
+            f"No dense network fits {budget:,} bytes.",
+            f"The smallest takes {smallest:,} bytes.",
+            smallest=smallest,
+        )
     units = 1
     while of(units + 1).file_bytes <= budget:
         units += 1
-    if of(units).file_bytes > budget:
-        raise UsageError(f"No dense network fits {budget:,} bytes.")
     return of(units)
 
 
-def _written(dataset: Dataset, network: Network, strategy: str, seed: int) -> dict[str, Any]:
-    """Train, write, open the written bytes with the core, and measure there."""
-    result = train(dataset, network, strategy=strategy, seed=seed)
-    blob = arena.write(result.network, result.parameters)
-    buffer = arena.aligned(len(blob))
-    buffer.data[:] = blob
-    found, _ = Model(buffer, dataset.name).predict_index(dataset.x_test)
-    return {
-        "bytes": len(blob),
-        "accuracy": float((found == dataset.y_test).mean()),
-        "shadow": result.shadow_accuracy,
-        "rewired": result.rewired,
-        "seconds": round(result.seconds, 1),
-        "network": describe(network),
-    }
-
-
-def measure(table: str, dataset: Dataset, budget: int, row: str, seed: int) -> Run:
-    """Train and measure one cell of a table."""
+def cell_of(dataset: Dataset, row: str, budget: int) -> Cell:
+    """What a row trains at a budget. Raises BudgetError where nothing of its kind fits."""
     task = Task.of(dataset)
     if row == ANALYTIC:
-        head = fit_analytic(dataset, budget, seed=seed)
-        found: dict[str, Any] = {
-            "bytes": head.bytes, "accuracy": head.accuracy, "shadow": None, "rewired": 0,
-            "seconds": 0.0, "network": f"{task.inputs:,} - {head.features:,} features - LDA",
+        features_for(dataset, budget)
+        return Cell(budget, None)
+    if row == DENSE:
+        return Cell(budget, dense_network(task, budget))
+    if row == PLANNED:
+        return Cell(budget, plan(task, budget).network, "rigl")
+    if row == CONVOLUTION:
+        network = plan(task, budget, learning=False).network
+        if not network.trunk:
+            raise BudgetError(f"The planner finds no convolution in {budget:,} bytes.")
+        return Cell(budget, network, "rigl")
+    network = sparse_plan(task, budget, learning=False).network
+    moves = any(layer.kind == SPARSE for layer in network.layers)
+    strategy = row.removeprefix(REWIRED) if row.startswith(REWIRED) and moves else "static"
+    return Cell(budget, network, strategy)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A digest of all rows, labels and names."""
+    digest = hashlib.sha256(repr((dataset.classes, dataset.shape, dataset.kind)).encode())
+    for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test):
+        digest.update(str((array.dtype, array.shape)).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def recipe() -> str:
+    """A digest of the way of training: the versions that compute, and the sources of the package
+    that trains."""
+    versions = timing.versions(*PACKAGES)
+    digest = hashlib.sha256(json.dumps(versions, sort_keys=True).encode())
+    folder = Path(__file__).resolve().parent.parent / "train"
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _key(cell: Cell, data: str, how: str, seed: int, epochs: int | None) -> str:
+    what = f"analytic {cell.budget}" if cell.network is None else repr(cell.network)
+    return hashlib.sha256(
+        json.dumps([what, cell.strategy, data, how, seed, epochs]).encode()
+    ).hexdigest()[:16]
+
+
+def measure(
+    dataset: Dataset,
+    cell: Cell,
+    seed: int,
+    epochs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train a cell, write its file, open what was written, and measure there.
+
+    `progress` is called with epochs done and epochs in all. Raises KeyboardInterrupt at Ctrl-C:
+    a network that was not trained to its end belongs in no table.
+    """
+    found: npt.NDArray[Any]
+    if cell.network is None:
+        file = fit_analytic(dataset, cell.budget, seed=seed).write()
+        head = AnalyticHead.read(file)
+        found = head.predict_index(dataset.x_test)
+        about: dict[str, Any] = {
+            "shadow": None, "rewired": 0, "seconds": 0.0,
+            "network": f"{head.features} features, LDA",
         }  # fmt: skip
-    elif row == DENSE:
-        found = _written(dataset, dense_network(task, budget), "static", seed)
     else:
-        network = plan(task, budget, learning=table == "budgets").network
-        strategy = "static" if row == FIXED else REWIRED.get(row, "rigl")
-        found = _written(dataset, network, strategy, seed)
-    return Run(table, dataset.name, budget, row, seed, **found)
+        result = train(
+            dataset, cell.network, strategy=cell.strategy, seed=seed, epochs=epochs,
+            progress=None if progress is None else lambda e: progress(e.epoch, e.epochs),
+        )  # fmt: skip
+        if result.interrupted:
+            raise KeyboardInterrupt
+        file = arena.write(result.network, result.parameters)
+        buffer = arena.aligned(len(file))
+        buffer.data[:] = file
+        found, _ = Model(buffer, dataset.name).predict_index(dataset.x_test)
+        about = {
+            "shadow": result.shadow_accuracy, "rewired": result.rewired,
+            "seconds": round(result.seconds, 1), "network": spec_of(result.network),
+        }  # fmt: skip
+    return {"bytes": len(file), "accuracy": float((found == dataset.y_test).mean()), **about}
 
 
 def collect(
-    table: str,
+    name: str,
     dataset: Dataset,
-    budgets: list[int],
-    rows: tuple[str, ...],
-    seeds: list[int],
-    log: Path | None,
-    say: Callable[[str], None],
-) -> list[Run]:
-    """All cells, those of the log not trained again."""
-    done = {run.key: run for run in _read(log)}
-    runs = []
-    for seed in seeds:
-        for budget in budgets:
-            for row in rows:
-                run = done.get((table, dataset.name, budget, row, seed))
-                if run is None:
-                    run = measure(table, dataset, budget, row, seed)
-                    say(f"{format_size(budget)} {row} seed {seed}: {100 * run.accuracy:.2f} %")
-                    if log is not None:
-                        with log.open("a", encoding="utf-8") as f:
-                            f.write(json.dumps(asdict(run)) + "\n")
-                runs.append(run)
-    return runs
+    budgets: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    rows: Sequence[str] | None = None,
+    log: Path | None = None,
+    epochs: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    watch: Callable[[str], AbstractContextManager[Callable[[int, int], None]]] | None = None,
+) -> Table:
+    """Measure all cells of a table, those of the log not again; seed by seed, so that what an
+    interruption leaves are whole seeds.
 
+    rows    those to measure; else those of the table
+    say     called with a line for each run
+    watch   a context for a run of that name: it gives a callback for epochs done and in all
 
-def _read(log: Path | None) -> Iterator[Run]:
-    if log is not None and log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            yield Run(**json.loads(line))
-
-
-def equal_bytes_markdown(runs: list[Run], budgets: list[int]) -> list[str]:
-    """One table a budget; the gains are over fixed sparse, paired over seeds."""
-    lines: list[str] = []
+    Ctrl-C ends it, and the table holds what was measured. Raises BudgetError where nothing at all
+    fits a budget, ZgedgeError where the log cannot be written.
+    """
+    rows = rows or (equal_rows(dataset) if name == "equal-bytes" else (PLANNED,))
+    cells: list[tuple[int, str, Cell]] = []
+    missing = []
     for budget in budgets:
-        fixed = [r.accuracy for r in runs if r.budget == budget and r.row == FIXED]
-        body = []
-        for row in EQUAL_ROWS:
-            mine = [r for r in runs if r.budget == budget and r.row == row]
-            values = [r.accuracy for r in mine]
-            gain = "" if row == FIXED else results.gain(values, fixed)
-            rewired = round(sum(r.rewired for r in mine) / len(mine))
-            body.append(
-                [row, f"`{mine[0].network}`", f"{max(r.bytes for r in mine):,}",
-                 results.percent(values), gain, f"{rewired:,}",
-                 f"{sum(r.seconds for r in mine) / len(mine):.0f}"]
+        refused: list[BudgetError] = []
+        for row in rows:
+            try:
+                cells.append((budget, row, cell_of(dataset, row, budget)))
+            except BudgetError as error:
+                refused.append(error)
+                missing.append((budget, row, error.message))
+        if len(refused) == len(rows):
+            raise refused[0]
+    data, how = fingerprint(dataset), recipe()
+    done = {run.key: run for run in read_log(log)}
+    runs: list[Run] = []
+    complete = False
+    try:
+        for seed in seeds:
+            for budget, row, cell in cells:
+                key = _key(cell, data, how, seed, epochs)
+                place: dict[str, Any] = {
+                    "table": name, "data": dataset.name, "budget": budget, "row": row, "seed": seed,
+                }  # fmt: skip
+                if key in done:
+                    runs.append(replace(done[key], **place))
+                    continue
+                title = f"{format_size(budget)}, {row}, seed {seed}"
+                if watch is None:
+                    found = measure(dataset, cell, seed, epochs)
+                else:
+                    with watch(title) as progress:
+                        found = measure(dataset, cell, seed, epochs, progress)
+                done[key] = Run(**place, key=key, **found)
+                runs.append(done[key])
+                _append(log, done[key])
+                say(
+                    f"[{len(runs)}/{len(cells) * len(seeds)}] {title}: "
+                    f"{100 * found['accuracy']:.2f} %, {found['bytes']:,} bytes, "
+                    f"{found['seconds']:.0f} s"
+                )
+        complete = True
+    except KeyboardInterrupt:
+        pass
+    return Table(
+        name, dataset.name, tuple(budgets), tuple(seeds), tuple(runs), tuple(missing), complete,
+        len(cells) * len(seeds),
+    )  # fmt: skip
+
+
+def read_log(log: Path | None) -> Iterator[Run]:
+    """The runs of a log. What is no run, such as a line that was cut, is passed over.
+
+    Raises ZgedgeError where the log cannot be read.
+    """
+    if log is None or not log.exists():
+        return
+    names = {field.name for field in fields(Run)}
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ZgedgeError(f"Cannot read {log}: {error.strerror}.") from error
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and set(found) == names:
+            yield Run(**found)
+
+
+def _append(log: Path | None, run: Run) -> None:
+    if log is None:
+        return
+    try:
+        # A run that was killed while it wrote may have left a line without its end.
+        with log.open("ab+") as f:
+            if f.tell():
+                f.seek(-1, 2)
+                if f.read(1) != b"\n":
+                    f.write(b"\n")
+            f.write(json.dumps(asdict(run)).encode() + b"\n")
+    except OSError as error:
+        raise ZgedgeError(
+            f"Cannot write {log}: {error.strerror}.", "Check that its folder exists and has room."
+        ) from error
+
+
+def numbers_of(text: str) -> list[int]:
+    """Seeds of a list such as "0,1,2". Raises UsageError for anything else."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**32 for s in seeds):
+        raise UsageError(
+            f"{text!r} is no list of seeds.", "Write different numbers from 0 up, as in 0,1,2."
+        )
+    return seeds
+
+
+def summary(table: Table) -> list[dict[str, Any]]:
+    """A record for each row and budget: bytes, accuracy with its spread, and in the equal-bytes
+    table the gain over fixed sparse in points, paired over seeds, with its 95 % interval."""
+    out = []
+    for budget in table.budgets:
+        fixed = {run.seed: run.accuracy for run in table.of(budget, FIXED)}
+        for row in table.rows(budget):
+            mine = table.of(budget, row)
+            pairs = [(r.accuracy, fixed[r.seed]) for r in mine if r.seed in fixed and row != FIXED]
+            gain = results.paired(*zip(*pairs, strict=True)) if pairs else None
+            values = [run.accuracy for run in mine]
+            low, high = (None, None) if gain is None or gain[1] is None else (
+                gain[0] - gain[1], gain[0] + gain[1],
             )  # fmt: skip
+            out.append({
+                "budget": budget, "row": row, "bytes": max(run.bytes for run in mine),
+                "network": mine[0].network, "seeds": len(mine),
+                "accuracy": statistics.fmean(values),
+                "deviation": statistics.stdev(values) if len(values) > 1 else None,
+                "gain": None if gain is None else gain[0], "low": low, "high": high,
+                "no_gain": None if low is None or high is None else low <= 0 <= high,
+                "rewired": round(statistics.fmean(run.rewired for run in mine)),
+                "seconds": round(statistics.fmean(run.seconds for run in mine), 1),
+            })  # fmt: skip
+    return out
+
+
+def markdown(table: Table, command: str) -> list[str]:
+    """The page of a table: heading, what is missing, and a table a budget or a row a budget."""
+    lines = results.heading(
+        f"{table.data}: {TITLES[table.name]}", command, table.seeds, packages=PACKAGES
+    )
+    lines.append("- Bytes are the length of the written file, accuracy is that of the file.")
+    if len(table.runs) < table.cells:
+        lines.append(
+            f"- Measured so far: {len(table.runs)} of {table.cells} runs; the column of seeds says "
+            "how many a figure has. The same command goes on."
+        )
+    lines.append("")
+    return lines + (_equal(table) if table.name == "equal-bytes" else _budgets(table))
+
+
+def _equal(table: Table) -> list[str]:
+    """One table a budget; the gains are over fixed sparse."""
+    lines: list[str] = []
+    found = summary(table)
+    for budget in table.budgets:
+        body = []
+        for record in (r for r in found if r["budget"] == budget):
+            mine = table.of(budget, record["row"])
+            body.append([
+                record["row"], f"`{record['network']}`", f"{record['bytes']:,}",
+                results.percent([run.accuracy for run in mine]), _gain(record), len(mine),
+                f"{record['rewired']:,}", f"{record['seconds']:.0f}",
+            ])  # fmt: skip
         lines += [f"## {format_size(budget)} inference bytes", ""]
         lines += results.table(
-            ["", "network", "bytes", "test accuracy, %", "gain over fixed, points",
+            ["", "network", "bytes", "test accuracy, %", "gain over fixed, points", "seeds",
              "connections rewired", "s"],
             body,
         )  # fmt: skip
         lines.append("")
+        for _, row, why in (m for m in table.missing if m[0] == budget):
+            lines += [f"No {row}: {why}", ""]
     return lines
 
 
-def budgets_markdown(runs: list[Run], budgets: list[int]) -> list[str]:
+def _gain(record: dict[str, Any]) -> str:
+    if record["gain"] is None:
+        return ""
+    half = None if record["low"] is None else record["gain"] - record["low"]
+    return results.gain_text(record["gain"], half)
+
+
+def _budgets(table: Table) -> list[str]:
     """One row a budget, with the gap between the core and the float network behind it."""
     body = []
-    for budget in budgets:
-        mine = [r for r in runs if r.budget == budget]
-        gap = [100 * (r.accuracy - (r.shadow or 0.0)) for r in mine]
-        body.append(
-            [format_size(budget), f"{max(r.bytes for r in mine):,}", f"`{mine[0].network}`",
-             results.percent([r.accuracy for r in mine]),
-             results.percent([r.shadow or 0.0 for r in mine]), f"{sum(gap) / len(gap):+.2f}",
-             f"{sum(r.rewired for r in mine) // len(mine):,}",
-             f"{max(r.seconds for r in mine):.0f}"]
-        )  # fmt: skip
+    for budget in table.budgets:
+        mine = table.of(budget, PLANNED)
+        if not mine:
+            continue
+        gap = [100 * (r.accuracy - r.shadow) for r in mine if r.shadow is not None]
+        body.append([
+            format_size(budget), f"{max(r.bytes for r in mine):,}", f"`{mine[0].network}`",
+            results.percent([r.accuracy for r in mine]),
+            results.percent([r.shadow for r in mine if r.shadow is not None]),
+            f"{statistics.fmean(gap):+.2f}", f"{sum(r.rewired for r in mine) // len(mine):,}",
+            f"{math.ceil(max(r.seconds for r in mine))}",
+        ])  # fmt: skip
     return results.table(
         ["budget", "file, bytes", "network", "test accuracy, %", "float shadow, %",
          "core less shadow, points", "connections rewired", "s, most"],
         body,
     )  # fmt: skip
-
-
-@click.command()
-@click.argument("table", type=click.Choice(["equal-bytes", "budgets"]))
-@click.option("--data", "name", default="digits", show_default=True, help="Data set.")
-@click.option("--budget", default="12KB,48KB", show_default=True, help="Sizes, comma-separated.")
-@click.option("--seeds", default="0,1,2,3,4", show_default=True, help="Seeds, comma-separated.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON lines to keep.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def main(
-    table: str,
-    name: str,
-    budget: str,
-    seeds: str,
-    log: Path | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Train every row of a table and measure it on the written files."""
-    dataset = data.load(name)
-    budgets = [parse_size(size) for size in budget.split(",")]
-    numbers = [int(seed) for seed in seeds.split(",")]
-    rows = EQUAL_ROWS if table == "equal-bytes" else ("default",)
-    runs = collect(
-        table, dataset, budgets, rows, numbers, log, lambda text: click.echo(text, err=True)
-    )
-    command = f"python -m zgedge.bench.accuracy {table} --data {name} --budget {budget}"
-    title = f"{dataset.name}: " + (
-        "accuracy at equal bytes" if table == "equal-bytes" else "what a budget buys"
-    )
-    lines = results.heading(title, f"{command} --out {out or 'FILE'}", numbers, packages=PACKAGES)
-    lines.append("- Accuracy is that of the core on the written file; bytes are its length.")
-    lines.append("")
-    make = equal_bytes_markdown if table == "equal-bytes" else budgets_markdown
-    lines += make(runs, budgets)
-    if out is not None:
-        results.write(out, lines)
-    if as_json:
-        click.echo(json.dumps({"table": table, "runs": [asdict(run) for run in runs]}))
-    else:
-        click.echo("\n".join(lines))
-
-
-if __name__ == "__main__":
-    timing.restart_clean("zgedge.bench.accuracy")
-    main()

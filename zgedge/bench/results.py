@@ -10,8 +10,12 @@ from pathlib import Path
 
 from zgedge.bench import timing
 
-# Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom, n = 2 .. 10.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom, n = 2 .. 21; of more samples
+# that of 21, which is a little too wide for them.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+)  # fmt: skip
 
 
 def percent(values: Sequence[float]) -> str:
@@ -22,15 +26,27 @@ def percent(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {100 * statistics.stdev(values):.2f}"
 
 
-def gain(after: Sequence[float], before: Sequence[float]) -> str:
-    """Mean gain in points, paired over seeds, and its 95 % interval; "no gain" where it has 0."""
+def paired(after: Sequence[float], before: Sequence[float]) -> tuple[float, float | None]:
+    """Mean gain in points, paired over seeds, and half its 95 % interval; None for one seed."""
     each = [100 * (a - b) for a, b in zip(after, before, strict=True)]
     mean = statistics.fmean(each)
     if len(each) < 2:
+        return mean, None
+    quantile = _T95[min(len(each) - 2, len(_T95) - 1)]
+    return mean, quantile * statistics.stdev(each) / math.sqrt(len(each))
+
+
+def gain_text(mean: float, half: float | None) -> str:
+    """A gain with its interval; "no gain" where that has 0 in it."""
+    if half is None:
         return f"{mean:+.2f} (one seed)"
-    half = _T95[len(each) - 2] * statistics.stdev(each) / math.sqrt(len(each))
     text = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
     return f"no gain: {text}" if mean - half <= 0 <= mean + half else text
+
+
+def gain(after: Sequence[float], before: Sequence[float]) -> str:
+    """Mean gain in points, paired over seeds, and its 95 % interval; "no gain" where it has 0."""
+    return gain_text(*paired(after, before))
 
 
 def heading(

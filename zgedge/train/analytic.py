@@ -153,10 +153,10 @@ def _layout(
     return sections, at
 
 
-def fit_analytic(dataset: Dataset, budget: int, *, seed: int = 0) -> AnalyticHead:
-    """The baseline with as many features as a file of `budget` bytes holds, at most 4,096.
+def features_for(dataset: Dataset, budget: int) -> int:
+    """How many features a file of `budget` bytes holds, at most 4,096.
 
-    Raises BudgetError where not one feature fits, DataError for data that cannot be coded.
+    Raises BudgetError where it does not hold one.
     """
     groups = 1 if dataset.kind == "picture" else dataset.features
     classes = len(dataset.classes)
@@ -173,6 +173,17 @@ def fit_analytic(dataset: Dataset, budget: int, *, seed: int = 0) -> AnalyticHea
             f"The smallest budget that works is {length(1):,} bytes.",
             smallest=length(1),
         )
+    return count
+
+
+def fit_analytic(dataset: Dataset, budget: int, *, seed: int = 0) -> AnalyticHead:
+    """The baseline with as many features as a file of `budget` bytes holds.
+
+    Raises BudgetError where not one feature fits, DataError for data that cannot be coded.
+    """
+    count = features_for(dataset, budget)
+    groups = 1 if dataset.kind == "picture" else dataset.features
+    classes = len(dataset.classes)
     coding = choose_coding(dataset, groups)
     codes = coding.encode(dataset.x_train)
     maps = _random_maps(dataset.features, count, seed)

@@ -1,0 +1,80 @@
+"""The equal-bytes table as a picture: accuracy against the bytes of the file."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from typing import Any
+
+from zgedge.bench.accuracy import FIXED, TITLES, Table, summary
+from zgedge.budget import format_size
+from zgedge.errors import MissingExtraError, UsageError
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; each row has a mark and
+# a line of its own besides.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+FORMATS = ("png", "svg", "pdf")
+
+
+def draw(table: Table, kind: str = "png") -> bytes:
+    """The bytes of a picture in one of `FORMATS`: a line for each row, over bytes on a logarithmic
+    axis, with the standard deviation over the seeds as bars.
+
+    Raises UsageError for another format or a table without a run, MissingExtraError without
+    matplotlib.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"A plot cannot be a .{kind}.", f"Name it .{', .'.join(FORMATS)}.")
+    records = summary(table)
+    if not records:
+        raise UsageError("There is no run to plot.", "Let at least one end.")
+    try:
+        figure_module = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingExtraError("report", "matplotlib") from error
+    figure = figure_module.Figure(figsize=(8.5, 5.5), layout="constrained")
+    axis = figure.subplots()
+    axis.set_xscale("log", base=2)
+    # The best of the largest budget first, as the lines end on the right.
+    rows = sorted(
+        {record["row"] for record in records},
+        key=lambda row: max((r["bytes"], r["accuracy"]) for r in records if r["row"] == row)[1],
+        reverse=True,
+    )
+    order = list(dict.fromkeys(record["row"] for record in records))
+    for row in rows:
+        _line(axis, [r for r in records if r["row"] == row], order.index(row))
+    sizes = sorted({record["budget"] for record in records})
+    axis.set_xticks(sizes, [format_size(size) for size in sizes])
+    axis.minorticks_off()
+    axis.set_xlim(min(r["bytes"] for r in records) / 1.25, 1.25 * max(sizes))
+    axis.set_xlabel("length of the file that predicts, activations included (marks: as written)")
+    axis.set_ylabel("test accuracy, %")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, loc="best")
+    seeds = {record["seeds"] for record in records}
+    many = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+    axis.set_title(
+        f"{table.data}: {TITLES[table.name]} (mean ± standard deviation of {many} seeds)",
+        fontsize="medium",
+    )
+    out = io.BytesIO()
+    figure.savefig(out, format=kind, dpi=130)
+    return out.getvalue()
+
+
+def _line(axis: Any, records: list[dict[str, Any]], number: int) -> None:
+    axis.errorbar(
+        [r["bytes"] for r in records],
+        [100 * r["accuracy"] for r in records],
+        yerr=[100 * (r["deviation"] or 0.0) for r in records],
+        label=records[0]["row"],
+        color=_COLOURS[number % len(_COLOURS)],
+        marker=_MARKS[number % len(_MARKS)],
+        linestyle=_LINES[number % len(_LINES)],
+        markersize=6,
+        capsize=3,
+        linewidth=2.2 if records[0]["row"] == FIXED else 1.5,
+    )

@@ -140,6 +140,18 @@ def main() -> None:
 @click.option(
     "--epochs", type=click.IntRange(1), help="Passes over the data [default: by its size]."
 )
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of epochs.")
+@click.option(
+    "--train-time", metavar="TIME",
+    help="Time that training may take, such as 10m: as many steps as fit.",
+)  # fmt: skip
+@click.option(
+    "--teacher", is_flag=True, help="Train a larger float network first, and learn from it too."
+)
+@click.option(
+    "--checkpoint", type=click.Path(dir_okay=False), metavar="STATE",
+    help="Go on from this file where there is one; kept up to date while training.",
+)  # fmt: skip
 @click.option("--no-learning", is_flag=True, help="Leave out what only learning on a device needs.")
 @click.option(
     "--unknown", is_flag=True, help="Store a threshold under which the answer is unknown."
@@ -158,6 +170,10 @@ def train(
     rewire: str,
     seed: int,
     epochs: int | None,
+    steps: int | None,
+    train_time: str | None,
+    teacher: bool,
+    checkpoint: str | None,
     no_learning: bool,
     unknown: bool,
     window: int | None,
@@ -175,9 +191,15 @@ def train(
     """
     from zgedge import data as sources
     from zgedge.train import train as run
+    from zgedge.train.duration import format_duration, parse_duration
 
     size = parse_size(budget)
+    seconds = None if train_time is None else parse_duration(train_time)
+    if sum(length is not None for length in (epochs, steps, seconds)) > 1:
+        raise UsageError("--epochs, --steps and --train-time: give one of them.")
     _check_writable(out)
+    if checkpoint is not None:
+        _check_writable(checkpoint)
     with _reading(quiet=as_json) as reading:
         dataset = sources.load(
             data, data_dir=data_dir, label=label, window=window, hop=hop, side=side,
@@ -190,7 +212,8 @@ def train(
         _say_plan(to, planned)
     with _epochs(quiet=as_json) as progress:
         result = run(
-            dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs,
+            dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
+            train_time=seconds, teacher=teacher, checkpoint=checkpoint,
             progress=progress, log=log, unknown=unknown,
         )  # fmt: skip
     if result.interrupted and not result.best_epoch:
@@ -204,16 +227,25 @@ def train(
             "trunk": bytemap.trunk_rows(result.network),
             "inference_bytes": result.network.inference_bytes, "saturated": planned.saturated,
             "rewired": result.rewired, "epochs": len(result.history), "steps": result.steps,
+            "planned_steps": result.planned_steps, "threads": result.threads,
             "validation_accuracy": result.validation_accuracy, "seed": seed,
             "interrupted": result.interrupted,
         })  # fmt: skip
         return
     if result.interrupted:
         to.line(f"Interrupted: the best of {len(result.history)} epochs is kept.", "yellow")
+        if checkpoint is not None:
+            to.line("The same command goes on where it stopped.", "yellow")
     spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
     if result.accuracy is not None:
         spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
     to.spans([*spans, (f", {result.seconds:.1f} s.", "")])
+    if seconds is not None and not result.interrupted:
+        to.line(
+            f"In {format_duration(seconds)} on {result.threads} "
+            f"{'thread' if result.threads == 1 else 'threads'} there was time for "
+            f"{result.planned_steps:,} steps; --steps {result.planned_steps} gives the same bytes."
+        )
     to.line()
     to.line("What next:", "bold")
     given = [data, *(["--label", label] if label else []), *(["--hop", str(hop)] if hop else [])]

@@ -40,7 +40,7 @@ def identity(dataset: Dataset, network: Network, **options: Any) -> dict[str, st
         "data": f"{dataset.name} {digest.hexdigest()[:16]}",
         "network": repr(network),
         "version of zgedge": zgedge.__version__,
-        "version of torch": torch.__version__,
+        "version of torch": str(torch.__version__),  # a class of its own, which no load allows
         **{name.replace("_", " "): str(value) for name, value in options.items()},
     }
 

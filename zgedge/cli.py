@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 import zgedge
 from zgedge import arena as files
-from zgedge.budget import Plan, Task, format_size, parse_size, plan
+from zgedge.budget import Plan, format_size, parse_size
 from zgedge.errors import BudgetError, DataError, ProofError, UsageError, ZgedgeError
 from zgedge.network import SPARSE
 from zgedge.report import bytemap
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from click import Command, Group
 
     from zgedge.train import Epoch
+    from zgedge.train.search import Choice
 else:
     try:
         from rich_click import RichCommand as Command
@@ -45,6 +46,7 @@ else:
 
 INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + signal.SIGPIPE
+SHOWN = 12  # candidates of a plan
 ENDS = """\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
 5 budget too small, 6 proof failed, 130 interrupted, 141 reader gone."""
@@ -114,6 +116,12 @@ side_option = click.option(
     help="Longer side that pictures are scaled to [default: theirs, at most 64].",
 )  # fmt: skip
 hop_option = click.option("--hop", type=int, metavar="M", help="Rows between two windows.")
+network_option = click.option(
+    "--network", metavar="SPEC", help="Take this network (docs/planner.md), not the planner's."
+)
+latency_option = click.option(
+    "--latency", metavar="TIME", help="Most time of a prediction on this host, such as 5ms."
+)
 file_argument = click.argument("file", type=click.Path(dir_okay=False))
 
 
@@ -152,6 +160,8 @@ def main() -> None:
     "--checkpoint", type=click.Path(dir_okay=False), metavar="STATE",
     help="Go on from this file where there is one; kept up to date while training.",
 )  # fmt: skip
+@network_option
+@latency_option
 @click.option("--no-learning", is_flag=True, help="Leave out what only learning on a device needs.")
 @click.option(
     "--unknown", is_flag=True, help="Store a threshold under which the answer is unknown."
@@ -174,6 +184,8 @@ def train(
     train_time: str | None,
     teacher: bool,
     checkpoint: str | None,
+    network: str | None,
+    latency: str | None,
     no_learning: bool,
     unknown: bool,
     window: int | None,
@@ -205,10 +217,17 @@ def train(
             data, data_dir=data_dir, label=label, window=window, hop=hop, side=side,
             say=_note, progress=reading,
         )  # fmt: skip
-    planned = plan(Task.of(dataset), size, learning=not no_learning)
     to = screen()
     if not as_json:
         _say_data(to, dataset)
+    chosen = _choose(
+        dataset, size, not no_learning, network, latency, seconds, seed, rewire,
+        memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
+    )  # fmt: skip
+    planned = chosen.plan
+    if seconds is not None:
+        seconds = max(1.0, seconds - chosen.seconds)
+    if not as_json:
         _say_plan(to, planned)
     with _epochs(quiet=as_json) as progress:
         result = run(
@@ -229,7 +248,8 @@ def train(
             "rewired": result.rewired, "epochs": len(result.history), "steps": result.steps,
             "planned_steps": result.planned_steps, "threads": result.threads,
             "validation_accuracy": result.validation_accuracy, "seed": seed,
-            "interrupted": result.interrupted,
+            "interrupted": result.interrupted, "network": chosen.spec,
+            "reproduce": _again(chosen.spec, result.planned_steps, seed),
         })  # fmt: skip
         return
     if result.interrupted:
@@ -244,24 +264,63 @@ def train(
         to.line(
             f"In {format_duration(seconds)} on {result.threads} "
             f"{'thread' if result.threads == 1 else 'threads'} there was time for "
-            f"{result.planned_steps:,} steps; --steps {result.planned_steps} gives the same bytes."
+            f"{result.planned_steps:,} steps. The same bytes again: "
+            f"{_again(chosen.spec, result.planned_steps, seed)}"
         )
     to.line()
     to.line("What next:", "bold")
     given = [data, *(["--label", label] if label else []), *(["--hop", str(hop)] if hop else [])]
     source = shlex.join([*given, *(["--data-dir", data_dir] if data_dir else [])])
     path = shlex.quote(out)
-    steps = [("what every byte is for", f"zgedge info {path}")]
-    steps.append(("answers, one a line", f"zgedge predict {path} {source}"))
+    hints = [("what every byte is for", f"zgedge info {path}")]
+    hints.append(("answers, one a line", f"zgedge predict {path} {source}"))
     if not no_learning:
-        steps.append(("go on learning, in the same bytes", f"zgedge adapt {path} NEW_DATA"))
+        hints.append(("go on learning, in the same bytes", f"zgedge adapt {path} NEW_DATA"))
     if any(layer.kind == SPARSE for layer in result.network.layers) and not no_learning:
         # A proof needs connections that move.
-        steps.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
-    width = max(len(command) for _, command in steps)
-    beside = 2 + width + 2 + max(len(what) for what, _ in steps) <= to.width
-    for what, command in steps:
+        hints.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
+    width = max(len(command) for _, command in hints)
+    beside = 2 + width + 2 + max(len(what) for what, _ in hints) <= to.width
+    for what, command in hints:
         to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
+
+
+def _again(spec: str, steps: int, seed: int) -> str:
+    """The options that give the same bytes again, whatever chose the network and the time."""
+    return f"--network {shlex.quote(spec)} --steps {steps} --seed {seed}"
+
+
+def _choose(
+    dataset: Any,
+    size: int,
+    learning: bool,
+    network: str | None,
+    latency: str | None,
+    seconds: float | None,
+    seed: int,
+    rewire: str,
+    *,
+    memory: str | None = None,
+    trials: bool = True,
+    quiet: bool,
+) -> Choice:
+    """The network to train, by the search in `zgedge.train.search`."""
+    from zgedge.train.search import SEARCH_SHARE, choose
+
+    cost, most = None, None
+    if latency is not None:
+        from zgedge.bench.latency import of_host, parse_latency
+
+        most = parse_latency(latency)
+        with _steps("measuring this host", quiet=quiet) as measuring:
+            cost = of_host(measuring).seconds
+    with _steps("comparing networks", quiet=quiet) as comparing:
+        return choose(
+            dataset, size, learning=learning, network=network, latency=cost, most_latency=most,
+            seconds=None if seconds is None else SEARCH_SHARE * seconds, trials=trials, seed=seed,
+            strategy=rewire, memory=memory,
+            progress=lambda done, total, what: comparing(done, total),
+        )  # fmt: skip
 
 
 def _check_writable(out: str) -> None:
@@ -358,6 +417,113 @@ def _lines() -> Callable[[Epoch], None]:
             )
 
     return show
+
+
+# ---- plan ----
+
+
+@main.command("plan", epilog=ENDS)
+@click.argument("data", default="digits", metavar="[DATA]")
+@click.option("--budget", required=True, metavar="SIZE", help="Size of the file, such as 256KB.")
+@network_option
+@latency_option
+@click.option("--board", metavar="BOARD", help="Estimate latencies on a board, such as rpi4.")
+@click.option(
+    "--train-time", metavar="TIME",
+    help="Time that training would have: a quarter of it goes into short trainings.",
+)  # fmt: skip
+@click.option("--no-trials", is_flag=True, help="Train nothing: by the bytes and the prior alone.")
+@click.option("--no-learning", is_flag=True, help="Leave out what only learning on a device needs.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
+@hop_option
+@label_option
+@side_option
+@data_dir_option
+@json_option
+def plan_command(
+    data: str,
+    budget: str,
+    network: str | None,
+    latency: str | None,
+    board: str | None,
+    train_time: str | None,
+    no_trials: bool,
+    no_learning: bool,
+    seed: int,
+    window: int | None,
+    hop: int | None,
+    label: str | None,
+    side: int | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Show which networks fit the budget, and which one would be trained, and why."""
+    from zgedge import data as sources
+    from zgedge.bench import latency as cost
+    from zgedge.train.duration import parse_duration
+
+    size = parse_size(budget)
+    seconds = None if train_time is None else parse_duration(train_time)
+    if board is not None and board not in cost.BOARDS:
+        raise UsageError(f"{board!r} is no board.", f"Choose from {', '.join(cost.BOARDS)}.")
+    with _reading(quiet=as_json) as reading:
+        dataset = sources.load(
+            data, data_dir=data_dir, label=label, window=window, hop=hop, side=side,
+            say=_note, progress=reading,
+        )  # fmt: skip
+    chosen = _choose(
+        dataset, size, not no_learning, network, latency, seconds, seed, "rigl",
+        trials=not no_trials, quiet=as_json,
+    )  # fmt: skip
+    with _steps("measuring this host", quiet=as_json) as measuring:
+        host = cost.of_host(measuring)
+    factor = cost.factor_of(board) if board is not None else None
+    rows = []
+    for one in chosen.considered:
+        took = host.seconds(one.network)
+        rows.append({
+            "network": one.spec, "kind": one.name, "bytes": one.network.file_bytes,
+            "operations": one.network.operations, "latency": took,
+            "board_latency": None if factor is None else took * factor,
+            "accuracy": one.accuracy, "steps": one.trials[-1].steps if one.trials else 0,
+            "verdict": one.verdict,
+        })  # fmt: skip
+    if as_json:
+        _print({
+            "budget": size, "network": chosen.spec, "bytes": chosen.plan.bytes,
+            "saturated": chosen.plan.saturated, "reasons": [list(r) for r in chosen.plan.reasons],
+            "candidates": rows, "board": board, "seconds": round(chosen.seconds, 3),
+            "seed": seed,
+        })  # fmt: skip
+        return
+    to = screen()
+    _say_data(to, dataset)
+    _say_plan(to, chosen.plan)
+    _say_candidates(to, rows, board)
+
+
+def _say_candidates(to: Screen, rows: list[dict[str, Any]], board: str | None) -> None:
+    from zgedge.bench.latency import format_latency
+
+    head = ["bytes", "mult-adds", "latency", *([f"{board}, estimated"] if board else []),
+            "accuracy", "network"]  # fmt: skip
+    shown = rows[:SHOWN]
+    table(
+        to, head,
+        [
+            [f"{r['bytes']:,}", f"{r['operations']:,}", format_latency(r["latency"]),
+             *([format_latency(r["board_latency"])] if board else []),
+             "-" if r["accuracy"] is None else f"{r['accuracy']:.1%}", r["network"]]
+            for r in shown
+        ],
+        right=range(len(head) - 1),
+    )  # fmt: skip
+    if len(rows) > len(shown):
+        to.line(f"  and {len(rows) - len(shown):,} more (--json has all)")
+    to.line()
+    to.line("The first is the one that would be trained. Latency: predicted, of one prediction on")
+    to.line("this host. Accuracy: of held-out rows after a short training, where there was one.")
 
 
 # ---- info ----

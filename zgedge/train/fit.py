@@ -290,28 +290,29 @@ def split_validation(
     return kept, held_out if len(held_out) else kept
 
 
-def batch_size(samples: int) -> int:
-    """Samples of a training step."""
-    return min(samples, 32 if samples < 5000 else 64 if samples < 20_000 else 128)
+def batch_size(samples: int, network: Network) -> int:
+    """Samples of a training step; batch norm's noise helps a small trunk more than smooth steps."""
+    most = 64 if network.trunk or samples < 20_000 else 128
+    return min(samples, 32 if samples < 5000 else most)
 
 
 def steps_of_epochs(dataset: Dataset, network: Network, epochs: int | None) -> int:
     """Steps of that many epochs, or of the default."""
     kept, _ = split_validation(dataset.y_train, np.random.default_rng(0))
     epochs = epochs or default_epochs(len(kept), network)
-    return epochs * (len(kept) // batch_size(len(kept)))
+    return epochs * (len(kept) // batch_size(len(kept), network))
 
 
 def threads_for(dataset: Dataset, network: Network) -> int:
     """Threads that training sums with: another number would train other bytes."""
-    work = operations(network, batch_size(len(dataset.x_train)))
+    work = operations(network, batch_size(len(dataset.x_train), network))
     enough = TRUNK_THREADS_FROM if network.trunk else THREADS_FROM
     return 1 if work < enough else torch.get_num_threads()
 
 
 def default_epochs(samples: int, network: Network) -> int:
     """Epochs for a task of that many training samples."""
-    batch = batch_size(samples)
+    batch = batch_size(samples, network)
     most = MOST_TRUNK_OPERATIONS if network.trunk else MOST_OPERATIONS
     steps = min(WANTED_STEPS, most / operations(network, batch))
     wanted = math.ceil(steps / (samples // batch))
@@ -376,7 +377,7 @@ class _Training:
         wiring = [self._start(i) for i in range(len(network.layers))]
         self.device = device_for(network)
         self.net = QuantizedNetwork(network, self.coding, wiring, self.generator, self.device)
-        self.batch = batch_size(len(kept))
+        self.batch = batch_size(len(kept), network)
         self.per_epoch = len(kept) // self.batch
         self.total = steps
         self.epochs = math.ceil(steps / self.per_epoch)

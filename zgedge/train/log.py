@@ -1,6 +1,8 @@
 """The training log: JSON lines, from which pictures of a training are drawn.
 
-    {"event": "start", "data", "strategy", "seed", "epochs", "batch", "layers"}
+    {"event": "start", "data", "strategy", "seed", "epochs", "steps", "batch", "threads", "trunk",
+     "layers"}
+    {"event": "teacher", "steps", "trunk", "layers"}   before it, where there is one
     {"event": "wires", "when": "start" | "end", "shape", "counts"}   wires on each input, or feature
     {"event": "epoch", "epoch", "accuracy", "loss", "rate", "rewired", "seconds"}
     {"event": "end", "best_epoch", "accuracy", "validation_accuracy", "shadow_accuracy", "steps",

@@ -54,7 +54,7 @@ def choose_recipe(dataset: Dataset, network: Network) -> Recipe:
         return Recipe(rate=6e-3, warm_up=0.02, warps=picture)
     colour = dataset.shape[2] == COLOURS
     return Recipe(
-        rate=1e-2,
+        rate=2e-2,
         warm_up=0.05,
         decay=0.02,
         smoothing=0.05,

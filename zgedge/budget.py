@@ -21,11 +21,12 @@ from zgedge.space import (
     MEAN,
     MEAN_HIDDEN,
     MOST_WIDTH,
+    SMALLEST_SIDE,
     Family,
     block_of,
     expected_error,
     likely,
-)  # fmt: skip
+)
 from zgedge.spec import parse, spec_of
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ FEWEST_UNITS, MOST_HIDDEN = 8, 1024
 HEAD_DENSITY = 0.5
 BATCH_SHARE = 0.1
 BATCHES = (2, 4, 8, 16)
-# Trunks with fewer weights do worse than a layer that looks at the pictures itself.
-FEWEST_TRUNK_WEIGHTS = 1000
+# Trunks with fewer weights do worse than a layer that looks at the pictures itself; where a device
+# learns, what is behind a trunk is all that learns, and must not be starved for one.
+FEWEST_TRUNK_WEIGHTS = {False: 1000, True: 2000}
 # A stage may become so many times 4 channels wider than its family's growth has it.
 MOST_EXTRA = 3
 # Multiply-adds of a prediction from which more take too long to train on two cores.
@@ -316,13 +318,15 @@ def fitted(
         if more > BATCH_SHARE * budget or not fits(channels, units, wider):
             break
         batch = wider
-    # The last stages first: a channel there costs no row of a large map.
-    for i in reversed(range(len(channels))):
-        for _ in range(MOST_EXTRA):
-            wider_stage = [*channels[:i], channels[i] + CHANNELS, *channels[i + 1 :]]
-            if not fits(wider_stage, units, batch):
-                break
-            channels = wider_stage
+    # The last stages first: a channel there costs no row of a large map. Behind what learns nothing
+    # there are no blocks of channels, so single ones fill up the rest.
+    for more in (CHANNELS,) if learning or family.hidden else (CHANNELS, 1):
+        for i in reversed(range(len(channels))):
+            for _ in range(MOST_EXTRA):
+                wider_stage = [*channels[:i], channels[i] + more, *channels[i + 1 :]]
+                if not fits(wider_stage, units, batch):
+                    break
+                channels = wider_stage
     network = made(channels, units, batch)
     if family.hidden:
         # What is left over, as hidden units.
@@ -363,7 +367,8 @@ def candidates(
 
 
 def _worth_it(network: Network) -> bool:
-    return sum(layer.weights for layer in network.trunk) >= FEWEST_TRUNK_WEIGHTS
+    weights = sum(layer.weights for layer in network.trunk)
+    return weights >= FEWEST_TRUNK_WEIGHTS[network.learning]
 
 
 def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
@@ -417,9 +422,9 @@ def picture_plan(candidate: Candidate, task: Task, budget: int, why: tuple[str, 
     reasons = [
         why,
         (
-            f"{len(trunk)} convolutions, {widths} channels",
-            f"{sum(x.weights for x in trunk):,} weights that all places share; rows stream through "
-            f"{format_size(network.trunk_bytes)}",
+            f"{len(trunk)} convolutions",
+            f"of {widths} channels; {sum(x.weights for x in trunk):,} weights that all places "
+            f"share, rows stream through {format_size(network.trunk_bytes)}",
         ),
     ]
     if candidate.family is not None:
@@ -475,7 +480,21 @@ def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
 
     Raises BudgetError, with the smallest budget that works, where none fits.
     """
-    return sparse_plan(task, budget, learning=learning)
+    found = candidates(task, budget, learning=learning)
+    if found:
+        return picture_plan(
+            found[0], task, budget, (str(found[0].family), "likeliest by the prior")
+        )
+    planned = sparse_plan(task, budget, learning=learning)
+    if task.kind != "picture":
+        return planned
+    return replace(planned, reasons=(("no convolution", _why_no_trunk(task)), *planned.reasons))
+
+
+def _why_no_trunk(task: Task) -> str:
+    if min(task.shape[:2]) < SMALLEST_SIDE:
+        return f"pictures of {task.shape[0]} x {task.shape[1]} have no room for a window"
+    return "the budget has no room for one that would do better"
 
 
 def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:

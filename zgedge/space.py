@@ -24,8 +24,9 @@ SMALLEST_SIDE = 4
 # Channels come in such numbers from the second on: rows of them start where vectors do.
 CHANNELS = 4
 MOST_WIDTH = 256
-# Best side of a last map, layers from which deeper trains slower, memories that a device needs.
-LAST_SIDE, DEEP, FEW_MEMORIES = 6, 8, 64
+# Best side of a last map, layers from which deeper trains slower; memories and features that a
+# device should have to learn from, and features of which each memory is too dear.
+LAST_SIDE, DEEP, FEW_MEMORIES, FEW_FEATURES, MANY_FEATURES = 6, 8, 64, 64, 256
 # Sides of the last map: a mean over less is no mean, and flat features of more are too many.
 LAST_MAP = {MEAN: (2, 16), MEAN_HIDDEN: (2, 16), FLAT: (2, 8), FLAT_HIDDEN: (2, 14)}
 
@@ -164,7 +165,7 @@ def _sort(family: Family) -> tuple[str, str, int, float, bool]:
 # Block, what halves, depth, growth, whether hidden units follow.
 _SORTS = {
     *((PLAIN, POOL, depth, 1.5, hidden) for depth in (1, 2, 3) for hidden in (False, True)),
-    (PLAIN, STRIDE, 2, 1.5, False),
+    *((PLAIN, STRIDE, 2, growth, False) for growth in (1.5, 2.0)),
     *((RESIDUAL, STRIDE, depth, growth, False) for depth in (1, 2) for growth in (1.5, 2.0)),
     (SEPARABLE, STRIDE, 2, 2.0, False),
 }
@@ -191,8 +192,10 @@ def expected_error(network: Network, family: Family) -> float:
     error += 0.2 * family.hidden
     error += 0.15 * math.log2(last / LAST_SIDE) ** 2
     error += 0.17 * max(0, 4 - windows) + 0.03 * max(0, convolutions - DEEP)
-    if network.learning:  # a device that remembers little forgets
+    if network.learning:  # a device learns from what it remembers, by what the trunk gives
         error += 0.1 * max(0.0, math.log2(FEW_MEMORIES / (1 + network.replay_samples)))
+        error += 0.15 * max(0.0, math.log2(FEW_FEATURES / network.features))
+        error += 0.2 * max(0.0, math.log2(network.features / MANY_FEATURES))
     return error
 
 

@@ -297,6 +297,11 @@ def board_factor(board: Board, variant: str, clock: float) -> float:
     return math.sqrt(scalar * vector)
 
 
+def factor_of(board: str) -> float:
+    """How many times longer a prediction takes on a named board than on this host: an estimate."""
+    return board_factor(BOARDS[board], core.variant(), host_clock())
+
+
 def parse_latency(text: str) -> float:
     """Seconds of a time such as "5ms", "300us" or "0.01s".
 

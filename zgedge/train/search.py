@@ -150,8 +150,8 @@ def choose(
     held = _held_rows(dataset)
     if len(tried) == 1 or not trials or dataset.kind != "picture" or held < FEWEST_HELD:
         why = "likeliest by the prior"
-        if len(tried) > 1 and trials and held < FEWEST_HELD:
-            why += f": {held:,} held-out rows tell short trainings apart no better"
+        if len(tried) > 1 and trials and dataset.kind == "picture":
+            why += f"; {held:,} held-out rows are too few for trials"
         tried[0].verdict = why
     else:
         search = _Search(dataset, held, seed, strategy, memory, progress)

@@ -466,7 +466,8 @@ class Arena:
     def weights(self, i: int) -> npt.NDArray[np.int8]:
         """int8 [outputs, width] of layer i."""
         layers = self.network.layers
-        start = sum(layer.weights for layer in (*self.network.trunk, *layers[:i]))
+        start = sum(layer.weights for layer in self.network.trunk)
+        start += sum(layer.weights for layer in layers[:i])
         flat = self.section(net.WEIGHTS)[start : start + layers[i].weights]
         return flat.view(np.int8).reshape(layers[i].outputs, layers[i].width)
 

@@ -177,8 +177,14 @@ def _run(
         log.write("teacher", steps=teaching.total, trunk=_trunk_log(teaching.network),
                   layers=_layers_log(teaching.network))  # fmt: skip
         teaching.resume(saved and saved["teacher"])
-        teaching.loop(None, TrainingLog(None), lambda state: {"steps": steps, "teacher": state,
-                                                              "student": None})  # fmt: skip
+        if saved is None or saved["student"] is None:
+            teaching.loop(
+                None,
+                TrainingLog(None),
+                lambda state: {"steps": steps, "teacher": state, "student": None},
+            )
+        if teaching.best is not None:
+            teaching.net.restore(teaching.best.shadow)
         taught_by = teaching.net
         done = teaching.state()
     training = task.training(steps, taught_by)
@@ -650,8 +656,11 @@ class _Training:
         if self.net.trunk is not None:
             self.net.trunk.measure((b.to(self.device) for b in batches), self.rounds)
         layers, trunk = self.net.integers(), self.net.trunk_integers()
-        found = logits(self.network, layers, self.held_codes, trunk).argmax(axis=1)
-        accuracy = float((found == self.held_labels).mean())
+        if self.rounds:
+            found = logits(self.network, layers, self.held_codes, trunk).argmax(axis=1)
+            accuracy = float((found == self.held_labels).mean())
+        else:
+            accuracy = self._shadow_accuracy(self.held_codes, self.held_labels)
         snapshot = _Snapshot(epoch, self.step, accuracy, layers, trunk, self.net.state())
         if present is not None:
             self.net.restore(present)
@@ -667,13 +676,15 @@ class _Training:
         shape = trunk[-1].out_shape if trunk else self.dataset.shape
         log.write("wires", when=when, shape=list(shape), counts=counts.tolist())
 
-    def _shadow_accuracy(self, codes: npt.NDArray[np.uint8]) -> float:
-        """Accuracy of the float network on the test rows, whose codes are given."""
+    def _shadow_accuracy(
+        self, codes: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
+    ) -> float:
+        """Accuracy of the float network on rows [n] of codes and labels."""
         right, chunk = 0, 500 if self.network.trunk else 4096
         for at in range(0, len(codes), chunk):
             part = torch.from_numpy(codes[at : at + chunk]).to(self.device)
             found = self.net.shadow(part).argmax(dim=1).cpu().numpy()
-            right += int((found == self.dataset.y_test[at : at + chunk]).sum())
+            right += int((found == labels[at : at + chunk]).sum())
         return right / len(codes)
 
     def _result(
@@ -690,7 +701,7 @@ class _Training:
             found = logits(self.network, best.layers, codes, best.trunk).argmax(axis=1)
             accuracy = float((found == self.dataset.y_test).mean())
             self.net.restore(best.shadow)
-            shadow_accuracy = self._shadow_accuracy(codes)
+            shadow_accuracy = self._shadow_accuracy(codes, self.dataset.y_test)
         threshold = 0
         if unknown:
             held = logits(self.network, best.layers, self.held_codes, best.trunk)

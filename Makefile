@@ -59,12 +59,17 @@ slow: .venv/zgedge-all
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m slow
 
 bench: .venv/zgedge-all
+	@mkdir -p .cache
 	$(bin)/python -m zgedge.bench.speed --out docs/results/speed.md
 	$(bin)/python -m zgedge.bench.memory --out docs/results/memory.md
-	$(bin)/python -m zgedge.bench.accuracy budgets --data digits \
-		--budget 2KB,4KB,16KB,64KB,256KB,1MB --out docs/results/digits.md
-	$(bin)/python -m zgedge.bench.accuracy equal-bytes --data mnist \
-		--budget 12KB,48KB --out docs/results/mnist.md
+	$(bin)/zgedge bench budgets --data digits --budget 2KB,4KB,16KB,64KB,256KB,1MB \
+		--log .cache/digits_budgets.jsonl --out docs/results/digits.md
+	$(bin)/zgedge bench equal-bytes --data digits --budget 4KB,16KB \
+		--log .cache/equal_bytes_digits.jsonl --out docs/results/equal_bytes_digits.md \
+		--plot docs/results/equal_bytes_digits.png
+	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB,48KB,256KB \
+		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist.md \
+		--plot docs/results/equal_bytes_mnist.png
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md

@@ -378,6 +378,11 @@ def markdown(table: Table, command: str) -> list[str]:
         f"{table.data}: {TITLES[table.name]}", command, table.seeds, packages=PACKAGES
     )
     lines.append("- Bytes are the length of the written file, accuracy is that of the file.")
+    lines.append(
+        "- Networks are written as for `--network`: `s96:64/4` is 96 sparse units of fan-in 64 in "
+        "blocks of 4, `d13` are 13 dense ones, `c3x8` is a 3 x 3 convolution of 8 channels, and a "
+        "dense head comes last."
+    )
     if len(table.runs) < table.cells:
         lines.append(
             f"- Measured so far: {len(table.runs)} of {table.cells} runs; the column of seeds says "

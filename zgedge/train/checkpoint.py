@@ -63,7 +63,7 @@ class Checkpoint:
     def _load(self, path: str | os.PathLike[str]) -> State:
         try:
             with open(path, "rb") as f:
-                held = torch.load(io.BytesIO(f.read()), weights_only=True)
+                held = torch.load(io.BytesIO(f.read()), weights_only=True, map_location="cpu")
         except OSError as e:
             raise ZgedgeError(f"Cannot read the checkpoint {path}: {e.strerror}.") from e
         except Exception as e:  # a damaged pickle fails in ways of all kinds

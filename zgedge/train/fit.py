@@ -120,12 +120,14 @@ def fit(
     threads = threads_for(dataset, network)
     run = {} if checkpoint is None else identity(
         dataset, network, strategy=strategy, seed=seed, length=length, teacher=teacher,
-        threads=threads,
+        threads=threads, device=device_for(network),
     )  # fmt: skip
     kept = Checkpoint(checkpoint, run)
     writer = TrainingLog(log)
     try:
-        with _threads(threads), Interrupts(held=checkpoint is not None) as interrupts:
+        # What cuDNN measures differs from run to run, and with it the order of its sums.
+        steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        with _threads(threads), steady, Interrupts(held=checkpoint is not None) as interrupts:
             task = _Task(dataset, network, strategy, seed, kept, interrupts)
             return _run(task, epochs, steps, train_time, teacher, progress, writer, unknown)
     finally:

@@ -15,4 +15,5 @@ class Set(Strategy):
 
     def grow(self, connections: Connections) -> Tensor:
         rows = len(connections.indices)
-        return torch.rand(rows, connections.blocks, generator=connections.generator)
+        drawn = torch.rand(rows, connections.blocks, generator=connections.generator)
+        return drawn.to(connections.indices.device)

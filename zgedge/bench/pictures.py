@@ -1,0 +1,214 @@
+"""What convolutions reach on pictures at fixed inference bytes, and what a training time buys.
+
+MNIST over five seeds at two budgets; CIFAR-10 once in ten minutes, search included, with the curve
+of held-out accuracy against time. Bytes are the length of the written file, accuracy is that of the
+core on the test pictures. Runs are kept as JSON lines, those that are there are not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zgedge import arena, data
+from zgedge.bench import results, timing
+from zgedge.budget import format_size
+from zgedge.data import Dataset
+from zgedge.network import KB
+from zgedge.runtime import Model
+from zgedge.spec import spec_of
+from zgedge.train import Epoch, train
+from zgedge.train.search import SEARCH_SHARE, choose
+
+PACKAGES = ("numpy", "torch", "zgedge")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row: data, inference bytes, the network (None: the planner's), and how long it trains.
+
+    `epochs` passes, the planner's network by its prior; or `seconds`, of which the search takes its
+    share.
+    """
+
+    data: str
+    budget: int
+    seeds: tuple[int, ...]
+    network: str | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+
+
+SETTINGS = (
+    Setting("mnist", 12 * KB, (0, 1, 2, 3, 4), epochs=8),
+    Setting("mnist", 32 * KB, (0, 1, 2, 3, 4), "c5/2x16 c3x24 p2 c3x40 c3x40+ m", epochs=8),
+    Setting("cifar10", 96 * KB, (0,), seconds=600.0),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network. `curve` are pairs (seconds, held-out accuracy), search included."""
+
+    data: str
+    budget: int
+    seed: int
+    length: str
+    bytes: int
+    network: str
+    operations: int
+    steps: int
+    threads: int
+    accuracy: float
+    shadow: float
+    seconds: float
+    curve: tuple[tuple[float, float], ...]
+
+
+def _length(setting: Setting) -> str:
+    if setting.seconds is not None:
+        return f"{setting.seconds / 60:g} minutes"
+    return f"{setting.epochs} epochs"
+
+
+def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], None]) -> Run:
+    """Train one cell, write the file, open it, and measure there."""
+    share = None if setting.seconds is None else SEARCH_SHARE * setting.seconds
+    choice = choose(
+        dataset, setting.budget, learning=False, network=setting.network, seconds=share,
+        trials=setting.seconds is not None, seed=seed,
+        progress=lambda done, total, what: say(f"search {done} of {total}: {what}"),
+    )  # fmt: skip
+    network = choice.plan.network
+    curve = []
+
+    def show(epoch: Epoch) -> None:
+        curve.append((round(choice.seconds + epoch.seconds, 1), epoch.accuracy))
+        say(f"epoch {epoch.epoch} of {epoch.epochs}: {epoch.accuracy:.2%}")
+
+    left = None if setting.seconds is None else setting.seconds - choice.seconds
+    result = train(
+        dataset, network, strategy="rigl", seed=seed, epochs=setting.epochs, train_time=left,
+        progress=show,
+    )  # fmt: skip
+    blob = arena.write(result.network, result.parameters)
+    buffer = arena.aligned(len(blob))
+    buffer.data[:] = blob
+    found, _ = Model(buffer, dataset.name).predict_index(dataset.x_test)
+    return Run(
+        data=dataset.name, budget=setting.budget, seed=seed, length=_length(setting),
+        bytes=len(blob), network=spec_of(network), operations=network.operations,
+        steps=result.planned_steps, threads=result.threads,
+        accuracy=float((found == dataset.y_test).mean()), shadow=result.shadow_accuracy or 0.0,
+        seconds=round(choice.seconds + result.seconds, 1), curve=tuple(curve),
+    )  # fmt: skip
+
+
+def read(log: Path | None) -> list[Run]:
+    """The runs of a log; a last line that was cut off is left out."""
+    runs: list[Run] = []
+    if log is None or not log.exists():
+        return runs
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+            runs.append(Run(**{**row, "curve": tuple(map(tuple, row["curve"]))}))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return runs
+
+
+def markdown(runs: list[Run]) -> list[str]:
+    """A row for each data set and budget, then the curves of what was trained for a time."""
+    groups: dict[tuple[str, int, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.data, run.budget, run.length, run.network), []).append(run)
+    body = []
+    for (name, budget, length, network), mine in groups.items():
+        body.append(
+            [name, format_size(budget), f"{max(r.bytes for r in mine):,}", f"`{network}`",
+             f"{mine[0].operations / 1e6:.2f}", length,
+             results.percent([r.accuracy for r in mine]),
+             results.percent([r.shadow for r in mine]), len(mine),
+             f"{sum(r.seconds for r in mine) / len(mine):.0f}"]
+        )  # fmt: skip
+    heads = [
+        "data", "budget", "file, bytes", "network", "million multiply-adds", "training",
+        "test accuracy, %", "float behind it, %", "seeds", "s",
+    ]  # fmt: skip
+    lines = results.table(heads, body)
+    for run in runs:
+        if "minutes" in run.length:
+            lines += ["", f"## {run.data}, {format_size(run.budget)}, {run.length}", ""]
+            lines += [
+                f"Seed {run.seed}, {run.threads} threads, {run.steps:,} steps after the search. "
+                "Accuracy on held-out pictures:",
+                "",
+            ]
+            lines += results.table(
+                ["seconds", "accuracy, %"], [[f"{s:.0f}", f"{100 * a:.2f}"] for s, a in run.curve]
+            )
+    return lines
+
+
+def _say(what: str) -> Callable[[str], None]:
+    return lambda text: click.echo(f"{what}: {text}", err=True)
+
+
+@click.command()
+@click.option("--data", "only", help="Only the rows of this data set.")
+@click.option("--data-dir", help="Folder of mnist and cifar10.")
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON lines to keep.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file.")
+@click.option("--no-training", is_flag=True, help="Write what the log has.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def main(
+    only: str | None,
+    data_dir: str | None,
+    log: Path | None,
+    out: Path | None,
+    no_training: bool,
+    as_json: bool,
+) -> None:
+    """Train every row and measure it on the written files."""
+    runs = read(log)
+    done = {(run.data, run.budget, run.seed) for run in runs}
+    sets: dict[str, Dataset] = {}
+    for setting in () if no_training else SETTINGS:
+        for seed in setting.seeds:
+            if only not in (None, setting.data) or (setting.data, setting.budget, seed) in done:
+                continue
+            if setting.data not in sets:
+                sets[setting.data] = data.load(setting.data, data_dir=data_dir)
+            what = f"{setting.data} {format_size(setting.budget)} seed {seed}"
+            run = measure(sets[setting.data], setting, seed, _say(what))
+            click.echo(f"{what}: {run.accuracy:.2%}", err=True)
+            runs.append(run)
+            if log is not None:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(run)) + "\n")
+    seeds = sorted({run.seed for run in runs})
+    lines = results.heading(
+        "Pictures: what convolutions reach", f"python -m zgedge.bench.pictures --out {out}", seeds,
+        packages=PACKAGES,
+    )  # fmt: skip
+    lines.append("- Accuracy is that of the core on the written file; bytes are its length,")
+    lines.append("  activations included, written with `--no-learning`.")
+    lines.append("")
+    lines += markdown(runs)
+    if out is not None:
+        results.write(out, lines)
+    if as_json:
+        click.echo(json.dumps({"runs": [asdict(run) for run in runs]}))
+    elif out is None:
+        click.echo("\n".join(lines))
+
+
+if __name__ == "__main__":
+    timing.restart_clean("zgedge.bench.pictures")
+    main()

@@ -162,6 +162,9 @@ def test_interruption_leaves_whole_runs_and_a_partial_table(
     text = "\n".join(accuracy.markdown(found, "zgedge bench equal-bytes"))
     assert "2 of 4 runs" in text
     assert "(one seed)" in text
+    assert "Not measured yet" not in text
+    text = "\n".join(accuracy.markdown(replace(found, runs=found.runs[:1]), "c"))
+    assert f"Not measured yet: {accuracy.ANALYTIC}." in text
 
 
 def test_ctrl_c_ends_with_what_was_measured(tmp_path: Path) -> None:
@@ -203,7 +206,9 @@ def test_gains_are_paired_over_the_seeds_that_both_have() -> None:
 
     runs = [run(accuracy.FIXED, i, share) for i, share in enumerate((0.90, 0.80, 0.70))]
     runs += [run(accuracy.DENSE, i, share) for i, share in ((1, 0.81), (2, 0.72))]
-    table = accuracy.Table("equal-bytes", "made up", (4096,), (0, 1, 2), tuple(runs), (), False, 6)
+    table = accuracy.Table(
+        "equal-bytes", "made up", (4096,), (0, 1, 2), (), tuple(runs), (), False, 6
+    )
     fixed, other = accuracy.summary(table)
     assert (fixed["gain"], fixed["seeds"], other["seeds"]) == (None, 3, 2)
     assert other["gain"] == pytest.approx(1.5)

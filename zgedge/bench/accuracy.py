@@ -83,14 +83,15 @@ class Cell:
 class Table:
     """A table as far as it was measured.
 
-    `missing` are rows that no file of a budget holds, with the reason; `complete` is False where
-    the measuring was interrupted.
+    `asked` are its rows, `missing` those that no file of a budget holds, with the reason;
+    `complete` is False where the measuring was interrupted.
     """
 
     name: str
     data: str
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
+    asked: tuple[str, ...]
     runs: tuple[Run, ...]
     missing: tuple[tuple[int, str, str], ...]
     complete: bool
@@ -289,8 +290,8 @@ def collect(
     except KeyboardInterrupt:
         pass
     return Table(
-        name, dataset.name, tuple(budgets), tuple(seeds), tuple(runs), tuple(missing), complete,
-        len(cells) * len(seeds),
+        name, dataset.name, tuple(budgets), tuple(seeds), tuple(rows), tuple(runs), tuple(missing),
+        complete, len(cells) * len(seeds),
     )  # fmt: skip
 
 
@@ -412,8 +413,11 @@ def _equal(table: Table) -> list[str]:
             body,
         )  # fmt: skip
         lines.append("")
-        for _, row, why in (m for m in table.missing if m[0] == budget):
+        gone = {row: why for size, row, why in table.missing if size == budget}
+        for row, why in gone.items():
             lines += [f"No {row}: {why}", ""]
+        if late := [row for row in table.asked if row not in gone and not table.of(budget, row)]:
+            lines += [f"Not measured yet: {', '.join(late)}.", ""]
     return lines
 
 

@@ -50,7 +50,7 @@ def draw(table: Table, kind: str = "png") -> bytes:
     axis.set_xticks(sizes, [format_size(size) for size in sizes])
     axis.minorticks_off()
     axis.set_xlim(min(r["bytes"] for r in records) / 1.25, 1.25 * max(sizes))
-    axis.set_xlabel("length of the file that predicts, activations included (marks: as written)")
+    axis.set_xlabel("length of the file that predicts, activations included")
     axis.set_ylabel("test accuracy, %")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, loc="best")

@@ -8,10 +8,24 @@ from hypothesis import strategies as st
 
 from tests import nets
 from zgedge import arena
-from zgedge.budget import Plan, Task, block_for, fan_in_for, format_size, parse_size, plan
+from zgedge.budget import (
+    Plan,
+    Task,
+    block_for,
+    candidates,
+    fan_in_for,
+    fitted,
+    format_size,
+    named,
+    parse_size,
+    plan,
+    sparse_plan,
+)
 from zgedge.errors import BudgetError, UsageError
-from zgedge.network import BLOCKS, DENSE, KB
+from zgedge.network import BLOCKS, DENSE, KB, SPARSE
 from zgedge.runtime import Model
+from zgedge.space import families
+from zgedge.spec import parse, spec_of
 
 DIGITS = Task((8, 8, 1), 10, 20, 1, "picture", 1438)
 MNIST = Task((28, 28, 1), 10, 20, 1, "picture", 60_000)
@@ -139,3 +153,103 @@ def test_fan_in_is_made_of_whole_blocks(inputs: int, block: int) -> None:
 def test_columns_of_a_table_share_no_index() -> None:
     assert block_for(TABLE) == 1
     assert block_for(MNIST) == 4
+
+
+SHAPES = ((8, 8, 1), (28, 28, 1), (32, 32, 3), (20, 45, 3), (64, 64, 3), (5, 5, 1))
+
+
+FAMILIES = {shape: list(families(shape)) for shape in SHAPES}
+
+
+def _picture(shape: tuple[int, int, int], samples: int = 2000, classes: int = 10) -> Task:
+    return Task(shape, classes, 2 * classes, 1, "picture", samples)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from(SHAPES),
+    pick=st.integers(0, 10**6),
+    budget=st.integers(4 * KB, 300 * KB),
+    learning=st.booleans(),
+)
+def test_any_family_at_any_budget(
+    shape: tuple[int, int, int], pick: int, budget: int, learning: bool
+) -> None:
+    task, every = _picture(shape), FAMILIES[shape]
+    found = fitted(task, budget, every[pick % len(every)], learning=learning)
+    if found is None:
+        return
+    network = found.network
+    assert network.file_bytes <= budget
+    assert network.learning == learning
+    # What a device learns by rewiring needs a sparse layer that is not whole.
+    assert not learning or any(x.kind == SPARSE and x.width < x.inputs for x in network.layers)
+    # The text says all of it.
+    read = parse(found.spec, shape, task.classes)
+    assert (read.trunk, read.layers) == (network.trunk, network.layers)
+    if learning:
+        assert read.batch == network.batch
+        assert (read.replay or (0, 4))[0] == network.replay_samples
+    assert named(task, budget, found.spec, learning=learning).network == network
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["learning", "no-learning"])
+def test_pictures_get_convolutions_and_the_likeliest_first(learning: bool) -> None:
+    every = candidates(MNIST, 32 * KB, learning=learning)
+    assert plan(MNIST, 32 * KB, learning=learning).network == every[0].network
+    assert every[0].network.trunk
+    assert len({c.spec for c in every}) == len(every) > 20
+    assert all(c.bytes <= 32 * KB for c in every)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 3), (3, 40, 1), (1, 784, 1)])
+def test_pictures_too_small_for_a_window(shape: tuple[int, int, int]) -> None:
+    chosen = plan(_picture(shape), 16 * KB)
+    assert not chosen.network.trunk
+    assert "no room for a window" in chosen.reasons[0][1]
+    assert chosen.network == sparse_plan(_picture(shape), 16 * KB).network
+
+
+def test_budget_below_the_smallest_convolution() -> None:
+    task = _picture((64, 64, 3))
+    assert not candidates(task, 2 * KB, learning=False)
+    with pytest.raises(BudgetError):
+        plan(task, 2 * KB)
+    chosen = plan(DIGITS, 4 * KB)
+    assert not chosen.network.trunk
+    assert "no room" in chosen.reasons[0][1]
+
+
+def test_tables_and_series_get_no_trunk() -> None:
+    series = Task((16, 6, 1), 4, 20, 96, "series", 500)
+    for task in (TABLE, series):
+        assert not candidates(task, 64 * KB)
+        assert plan(task, 64 * KB) == sparse_plan(task, 64 * KB)
+
+
+def test_a_named_network_is_taken_as_it_is_and_filled_up() -> None:
+    text = "c5/2x8 c3x16 c3x16+ p2 s64:24/4"
+    chosen = named(MNIST, 64 * KB, text)
+    assert spec_of(chosen.network).startswith(text + " b")
+    assert chosen.network.replay_samples
+    assert chosen.bytes <= 64 * KB
+    exact = named(MNIST, 64 * KB, text + " b2 r10:8").network
+    assert (exact.batch, exact.replay_samples, exact.replay_bits) == (2, 10, 8)
+    with pytest.raises(BudgetError) as e:
+        named(MNIST, 8 * KB, text)
+    assert e.value.smallest is not None
+    assert f"{e.value.smallest:,}" in str(e.value)
+    with pytest.raises(UsageError, match="layers of pictures"):
+        named(TABLE, 64 * KB, "c1x4")
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [("c3x9999", "c3x9999"), ("c4x8", "c4x8"), ("c3x16 c3x16+9", "c3x16+9"), ("m m", "m"),
+     ("c3x16+", "c3x16+"), ("d d4", "d4"), ("s8:4 c3x8", "c3x8"), ("b4 b8", "b8"), ("q", "q"),
+     ("b65", "b65"), ("r5:3", "r5:3"), ("s8:6/4", "s8:6/4"), ("c3/9x8", "c3/9x8")],
+)  # fmt: skip
+def test_text_that_is_no_network(text: str, item: str) -> None:
+    with pytest.raises(UsageError) as e:
+        parse(text, (28, 28, 1), 10)
+    assert repr(item) in str(e.value)

@@ -86,6 +86,7 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
     out = tmp_path / "out.zge"
     return {
         "train": lambda: run_json("train", "--budget", "4KB", "--epochs", "1", "--out", out),
+        "plan": lambda: run_json("plan", "--budget", "4KB"),
         "info": lambda: run_json("info", model, "--strip-samples", "--out", out),
         "predict": lambda: run_json("predict", model, "digits"),
         "eval": lambda: run_json("eval", model, "digits"),

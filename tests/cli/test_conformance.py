@@ -13,13 +13,14 @@ from zgedge import errors
 from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
-    "train", "info", "predict", "eval", "adapt", "prove", "report", "doctor",
+    "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "doctor",
     "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
     "train": (["[DATA]"], {"--budget", "--out", "--rewire", "--seed", "--epochs", "--no-learning",
                            "--data-dir"}),
+    "plan": (["[DATA]"], {"--budget", "--network", "--latency", "--board", "--train-time"}),
     "info": (["FILE"], {"--out", "--strip-samples"}),
     "predict": (["FILE", "DATA"], set()),
     "eval": (["FILE", "DATA"], set()),

@@ -1,0 +1,132 @@
+"""The search: the same choice each time, within the budget, and interrupted without loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zgedge import data
+from zgedge.budget import Task, plan
+from zgedge.data import Dataset
+from zgedge.errors import BudgetError
+from zgedge.network import KB, Network
+from zgedge.spec import spec_of
+from zgedge.train import search
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Dataset:
+    """Bars, upright or lying, at any place: 8 x 8, two classes, enough to hold rows out."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    x = rng.integers(0, 60, (400, 8, 8)).astype(np.uint8)
+    for i, lying in enumerate(y):
+        at = rng.integers(0, 8)
+        x[i][at if lying else slice(None), slice(None) if lying else at] = 255
+    x = x.reshape(400, 64)
+    return Dataset(
+        name="bars", x_train=x, y_train=y, x_test=x[:20], y_test=1 - y[:20],
+        classes=("up", "lying"), int_classes=False, shape=(8, 8, 1), kind="picture",
+        feature_names=None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of three candidates and a few steps."""
+    monkeypatch.setattr(search, "FIRST", 3)
+    monkeypatch.setattr(search, "FIRST_STEPS", 4)
+    monkeypatch.setattr(search, "FEWEST_HELD", 10)
+
+
+@pytest.mark.usefixtures("short")
+def test_search_is_the_same_each_time(pictures: Dataset) -> None:
+    one, two = (search.choose(pictures, 12 * KB, seed=3) for _ in range(2))
+    assert one.spec == two.spec
+    assert [c.accuracy for c in one.considered] == [c.accuracy for c in two.considered]
+    best = one.considered[0]
+    assert one.plan.bytes <= 12 * KB
+    assert spec_of(one.plan.network) == best.spec
+    tried = [c for c in one.considered if c.trials]
+    assert len(tried) == 3
+    # The last round is longer, and the best was in it.
+    assert best.trials[-1].steps == max(t.steps for c in tried for t in c.trials) == 8
+
+
+@pytest.mark.usefixtures("short")
+def test_test_rows_are_never_looked_at(pictures: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    inner = search.train
+
+    def watched(dataset: Dataset, network: Network, **options: object) -> object:
+        seen.append(len(dataset.x_test))
+        return inner(dataset, network, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search, "train", watched)
+    search.choose(pictures, 12 * KB)
+    assert seen
+    assert set(seen) == {0}
+
+
+@pytest.mark.usefixtures("short")
+def test_interrupted_search_goes_on(
+    pictures: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "state.search"
+    inner, calls = search.train, 0
+
+    def interrupted(dataset: Dataset, network: Network, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return inner(dataset, network, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search.choose(pictures, 12 * KB, memory=memory)
+    assert len(memory.read_text().splitlines()) == 2
+    with memory.open("a") as file:
+        file.write('{"data": 1, "tri')  # cut off in the middle of a line
+    found = search.choose(pictures, 12 * KB, memory=memory)
+    assert calls == 3 + 3  # five trials in all, two of them remembered
+    monkeypatch.setattr(search, "train", inner)
+    assert found.spec == search.choose(pictures, 12 * KB).spec
+
+
+@pytest.mark.usefixtures("short")
+def test_time_becomes_steps(pictures: Dataset) -> None:
+    found = search.choose(pictures, 12 * KB, seconds=0.5)
+    assert all(t.steps >= search.FEWEST_STEPS for t in found.considered[0].trials)
+
+
+def test_few_rows_are_left_to_the_prior() -> None:
+    digits = data.load("digits")
+    found = search.choose(digits, 16 * KB)
+    assert found.plan.network == plan(Task.of(digits), 16 * KB).network
+    assert "held-out rows are too few" in found.considered[0].verdict
+    assert not any(c.trials for c in found.considered)
+
+
+def test_latency_that_nothing_meets_says_what_would(pictures: Dataset) -> None:
+    def cost(network: Network) -> float:
+        return network.operations * 1e-9
+
+    with pytest.raises(BudgetError) as e:
+        search.choose(pictures, 12 * KB, latency=cost, most_latency=1e-9, trials=False)
+    found = search.choose(pictures, 12 * KB, latency=cost, most_latency=1.0, trials=False)
+    fastest = min(found.considered, key=lambda c: c.latency or 0.0)
+    assert fastest.spec in str(e.value)
+    assert f"{(fastest.latency or 0) * 1e6:.3g} us" in str(e.value)
+    # What is asked for is kept.
+    slow = max(c.latency or 0.0 for c in found.considered)
+    kept = search.choose(pictures, 12 * KB, latency=cost, most_latency=slow / 2, trials=False)
+    assert all((c.latency or 0.0) <= slow / 2 for c in kept.considered)
+
+
+def test_named_network_is_not_searched(pictures: Dataset) -> None:
+    found = search.choose(pictures, 12 * KB, network="c3x8 c3/2x8 m s:4/4")
+    assert found.spec.startswith("c3x8 c3/2x8 m s:4/4 b")
+    assert len(found.considered) == 1

@@ -177,16 +177,17 @@ def test_exact_pass_is_the_arithmetic_of_the_page(network: Network) -> None:
 
 
 def test_exact_pass_holds_sums_that_float32_does_not() -> None:
-    network = _network((3, 3, 96), _conv(4, 3), mean_pool)
+    network = _network((3, 3, 96), _conv(4, 3, same=False))
     weights = np.full((4, 3, 3, 96), 127, np.int8)
     weights[1::2, 1, 1, 0] = 126
-    bias = np.array([1, 3, -1, 5], np.int32)
-    multiplier = np.full(4, 200 / (864 * 255 * 127), np.float32)
-    trunk = [TrunkParameters(1 / 255, 1.0, weights, bias, multiplier), TrunkParameters(1.0, 1.0)]
     codes = np.full((1, network.inputs), 255, np.uint8)
-    assert 255 * 127 * 864 > 2**24
-    found = features(network, trunk, codes)
-    assert np.array_equal(found[0], _slow_features(network, trunk, codes[0]))
+    codes[0, ::7] = 254
+    sums = weights.reshape(4, -1).astype(np.int64) @ codes[0].astype(np.int64)
+    assert sums.min() > 2**24
+    bias = (np.array([17, 100, 101, 254]) - sums).astype(np.int32)
+    trunk = [TrunkParameters(1 / 255, 1.0, weights, bias, np.ones(4, np.float32))]
+    assert features(network, trunk, codes).tolist() == [[17, 100, 101, 254]]
+    assert _slow_features(network, trunk, codes[0]).tolist() == [17, 100, 101, 254]
 
 
 def test_batch_norm_is_folded_into_the_integers(network: Network) -> None:

@@ -1233,7 +1233,8 @@ def _table_of_accuracy(
         word for option, value in given.items() if value not in (None, usual.get(option))
         for word in (option, str(value))
     ]  # fmt: skip
-    page = accuracy.markdown(found, shlex.join(["zgedge", "bench", name, *words]))
+    seen = os.path.relpath(plot, os.path.dirname(out) or ".") if plot and out else None
+    page = accuracy.markdown(found, shlex.join(["zgedge", "bench", name, *words]), seen)
     text = "\n".join(page).rstrip() + "\n"
     if found.runs and out is not None:
         files.replace_file(out, text.encode())

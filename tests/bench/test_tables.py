@@ -74,6 +74,7 @@ def test_equal_bytes_has_every_row_within_its_bytes_and_resumes(tmp_path: Path) 
     text = out.read_text()
     assert all(f"| {row} |" in text for row in {run["row"] for run in runs})
     assert "no gain: " in text
+    assert "](plot.png)" in text
     with Image.open(plot) as drawn:
         assert min(drawn.size) > 400
     kept = log.read_bytes()

@@ -373,8 +373,11 @@ def summary(table: Table) -> list[dict[str, Any]]:
     return out
 
 
-def markdown(table: Table, command: str) -> list[str]:
-    """The page of a table: heading, what is missing, and a table a budget or a row a budget."""
+def markdown(table: Table, command: str, plot: str | None = None) -> list[str]:
+    """The page of a table: heading, what is missing, and a table a budget or a row a budget.
+
+    `plot` is the place of its picture, as seen from the page.
+    """
     lines = results.heading(
         f"{table.data}: {TITLES[table.name]}", command, table.seeds, packages=PACKAGES
     )
@@ -390,6 +393,8 @@ def markdown(table: Table, command: str) -> list[str]:
             "how many a figure has. The same command goes on."
         )
     lines.append("")
+    if plot is not None:
+        lines += [f"![Accuracy against bytes]({plot})", ""]
     return lines + (_equal(table) if table.name == "equal-bytes" else _budgets(table))
 
 
@@ -407,17 +412,18 @@ def _equal(table: Table) -> list[str]:
                 f"{record['rewired']:,}", f"{record['seconds']:.0f}",
             ])  # fmt: skip
         lines += [f"## {format_size(budget)} inference bytes", ""]
-        lines += results.table(
-            ["", "network", "bytes", "test accuracy, %", "gain over fixed, points", "seeds",
-             "connections rewired", "s"],
-            body,
-        )  # fmt: skip
-        lines.append("")
+        if body:
+            lines += results.table(
+                ["", "network", "bytes", "test accuracy, %", "gain over fixed, points", "seeds",
+                 "connections rewired", "s"],
+                body,
+            )  # fmt: skip
+            lines.append("")
         gone = {row: why for size, row, why in table.missing if size == budget}
         for row, why in gone.items():
             lines += [f"No {row}: {why}", ""]
         if late := [row for row in table.asked if row not in gone and not table.of(budget, row)]:
-            lines += [f"Not measured yet: {', '.join(late)}.", ""]
+            lines += [f"Not measured yet: {'; '.join(late)}.", ""]
     return lines
 
 

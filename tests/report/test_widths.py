@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import nets
-from zgedge.budget import Task, plan
+from zgedge.budget import Task, sparse_plan
 from zgedge.network import Network
 from zgedge.report import bytemap
 from zgedge.report.screen import Plain, screen, table
@@ -17,7 +17,7 @@ from zgedge.report.screen import Plain, screen, table
 
 def network(budget: int) -> Network:
     task = Task((28, 28, 1), classes=10, names_bytes=20, groups=1, kind="picture", samples=60000)
-    return plan(task, budget).network
+    return sparse_plan(task, budget).network
 
 
 @pytest.mark.parametrize("columns", [80, 100, 300])

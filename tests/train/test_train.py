@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 
 from zgedge import DataError, Model, UsageError, ZgedgeError, arena, data
-from zgedge.budget import Task, parse_size, plan
+from zgedge.budget import Task, parse_size, sparse_plan
 from zgedge.data import Dataset, shifts
 from zgedge.errors import BudgetError, ModelError
 from zgedge.network import DENSE, KB, Network, dense, sparse
@@ -56,7 +56,7 @@ def _opened(result: TrainResult) -> Model:
 
 
 def _network(dataset: Dataset, size: str, learning: bool = True) -> Network:
-    return plan(Task.of(dataset), parse_size(size), learning=learning).network
+    return sparse_plan(Task.of(dataset), parse_size(size), learning=learning).network
 
 
 @pytest.mark.parametrize("learning", [True, False], ids=["learning", "no-learning"])

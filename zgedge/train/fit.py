@@ -48,6 +48,10 @@ MOST_OPERATIONS = 6e12
 # A trunk's products run near the peak of a processor, and are worth more.
 MOST_TRUNK_OPERATIONS = 3e13
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200
+# A trunk's weights see every place of a picture, so fewer passes settle them: of all data so many
+# steps or passes are wanted, of few pictures more passes.
+WANTED_TRUNK_STEPS, FEWEST_TRUNK_STEPS = 8_000, 1_500
+MOST_TRUNK_EPOCHS = 70
 # Operations of a step from which a second thread gains more than it costs.
 THREADS_FROM = 4e9
 TRUNK_THREADS_FROM = 2e8
@@ -322,9 +326,13 @@ def default_epochs(samples: int, network: Network) -> int:
     """Epochs for a task of that many training samples."""
     batch = batch_size(samples, network)
     most = MOST_TRUNK_OPERATIONS if network.trunk else MOST_OPERATIONS
-    steps = min(WANTED_STEPS, most / operations(network, batch))
-    wanted = math.ceil(steps / (samples // batch))
-    return max(FEWEST_EPOCHS, min(MOST_EPOCHS, wanted))
+    wanted = WANTED_TRUNK_STEPS if network.trunk else WANTED_STEPS
+    per_epoch = samples // batch
+    epochs = math.ceil(min(wanted, most / operations(network, batch)) / per_epoch)
+    limit = MOST_EPOCHS
+    if network.trunk:
+        limit = max(MOST_TRUNK_EPOCHS, math.ceil(FEWEST_TRUNK_STEPS / per_epoch))
+    return max(FEWEST_EPOCHS, min(limit, epochs))
 
 
 def operations(network: Network, batch: int) -> int:

@@ -169,7 +169,8 @@ def draw_layers(out: Screen, network: Network) -> None:
         sparse = layer.kind != net.DENSE
         rows.append(
             [
-                f"{len(network.trunk) + i + 1} {layer.kind}", f"{layer.inputs:,} -> {layer.outputs:,}",
+                f"{len(network.trunk) + i + 1} {layer.kind}",
+                f"{layer.inputs:,} -> {layer.outputs:,}",
                 f"{layer.width:,} of {layer.inputs:,}" if sparse else "all",
                 str(layer.block) if sparse else "",
                 f"{layer.weights:,}", format_size(layer.inference_bytes),

@@ -99,7 +99,9 @@ def _matrix(arena: Arena, measured: Measured) -> Html:
         "caption", "Rows by true class (down) and answer (across). Colour is the share of the true "
         "class: blue on the diagonal is right, orange is wrong.",
     )  # fmt: skip
-    whole = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="matrix")
+    longest = max(len(text) for text in (*arena.class_names, "unknown" if unknown else ""))
+    kind = "matrix upright" if longest > 3 else "matrix"  # columns stay as narrow as their numbers
+    whole = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_=kind)
     return tag("div", whole, class_="scroll", tabindex=0, role="region",
                aria_label="Confusion matrix")  # fmt: skip
 

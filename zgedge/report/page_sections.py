@@ -266,6 +266,9 @@ def _fan_in(layer: Layer) -> str:
 
 # ---- wires ----
 
+# What a map is of, and a number for each input.
+Panels = list[tuple[str, npt.NDArray[np.int64]]]
+
 
 def wires(model: Model, older: Model | None, history: History | None) -> Html:
     """Which inputs, or features of the trunk, the first layer behind it looks at."""
@@ -284,23 +287,25 @@ def wires(model: Model, older: Model | None, history: History | None) -> Html:
             "it can move. Shown is how much weight lies on each: the sum of its weights without "
             "their signs, in 8-bit steps.",
         )  # fmt: skip
-        return join([title, said, _maps(arena, [("in this file", values)], "weight")])
-    panels = []
-    if history is not None and "start" in history.wires:
-        panels.append(("at the start of training", history.wires["start"]))
-    if older is not None:
-        panels.append((f"in {short(os.path.basename(older.name))}", page_facts.wires(older.arena)))
+        return join([title, said, _maps(arena, [("this file", values)], "weight")])
     now = page_facts.wires(arena)
+    panels: Panels = []
+    if history is not None and "start" in history.wires:
+        panels.append(("start of training", history.wires["start"]))
+    before = None if older is None else page_facts.wires(older.arena)
     if history is not None and "end" in history.wires:
         end = history.wires["end"]
-        if not np.array_equal(end, now):
-            panels.append(("at the end of training", end))
-    panels.append(("in this file", now))
+        if not any(np.array_equal(end, x) for x in (now, before) if x is not None):
+            panels.append(("end of training", end))
+    if older is not None and before is not None:
+        panels.append((short(os.path.basename(older.name)), before))
+    panels.append(("this file", now))
     said = note(
         f"Each of the {layer.outputs:,} units of the first sparse layer looks at "
         f"{layer.width:,} of {layer.inputs:,} {what}. Counted is how many units look at each.",
     )
-    out = [title, said, _maps(arena, panels, "wires")]
+    since = 0 if older is None else len(panels) - 2
+    out = [title, said, _maps(arena, panels, "wires", since)]
     if len(panels) == 1:
         out.append(
             missing(
@@ -331,31 +336,29 @@ def _changes(older: Model, model: Model) -> Html:
     )  # fmt: skip
 
 
-Panels = list[tuple[str, npt.NDArray[np.int64]]]
-
-
-def _maps(arena: Arena, panels: Panels, unit: str) -> Html:
+def _maps(arena: Arena, panels: Panels, unit: str, since: int = 0) -> Html:
+    """Maps of all panels, and of the change from panel `since` to the last."""
     network = arena.network
     if network.task == "table" and not network.trunk:
-        return _table_wires(arena, panels, unit)
+        return _table_wires(arena, [panels[since], panels[-1]][-len(panels) :], unit)
     height, width, channels = page_facts.features_shape(network)
     out = []
     if height * width > 1:
         grids = [(text, _place(arena, values)) for text, values in panels]
-        out.append(_place_maps(grids, unit))
+        out.append(_place_maps(grids, unit, since))
         if network.task == "series" and not network.trunk:
             out.append(note("Time runs from left to right, a line for each value of a row."))
     if channels > 1 and network.trunk:
         sums = [values.reshape(-1, channels).sum(axis=0).tolist() for _, values in panels]
-        first = sums[0] if len(panels) > 1 else None
+        first = sums[since] if len(panels) > 1 else None
         out.append(tag("h3", "By channel of the trunk"))
         out.append(
             figure(
                 columns(
                     sums[-1], f"{unit} on each of {channels} channels", "channel", unit,
-                    [f"channel {i}" for i in range(channels)], first, panels[0][0],
+                    [f"channel {i}" for i in range(channels)], first, panels[since][0],
                 ),
-                join([panels[-1][0], f"; the line: {panels[0][0]}" if first else ""]),
+                join([panels[-1][0], f"; the line: {panels[since][0]}" if first else ""]),
             )
         )  # fmt: skip
     return join(out)
@@ -370,7 +373,10 @@ def _place(arena: Arena, values: npt.NDArray[np.int64]) -> npt.NDArray[np.float6
     return grid.T if network.task == "series" and not network.trunk else grid
 
 
-def _place_maps(grids: list[tuple[str, npt.NDArray[np.float64]]], unit: str) -> Html:
+Grids = list[tuple[str, npt.NDArray[np.float64]]]
+
+
+def _place_maps(grids: Grids, unit: str, since: int) -> Html:
     # One scale for all, so that before and after can be compared.
     most = max(float(grid.max()) for _, grid in grids)
     figures = []
@@ -380,11 +386,10 @@ def _place_maps(grids: list[tuple[str, npt.NDArray[np.float64]]], unit: str) -> 
     key = tag("p", "0", tag("i"), f"{int(most):,} {unit}", class_="legend up")
     if len(grids) == 1:
         return join([tag("div", *figures, class_="maps"), key])
-    moved = grids[-1][1] - grids[0][1]
+    moved = grids[-1][1] - grids[since][1]
     largest = max(1.0, float(np.abs(moved).max()))
-    caption = join([
-        tag("b", "change"), f" from {grids[0][0]}: {int(moved.min()):+,} to {int(moved.max()):+,}"
-    ])  # fmt: skip
+    span = f"{int(moved.min()):+,} to {int(moved.max()):+,}"
+    caption = join([tag("b", "change"), f" since {grids[since][0]}: {span}"])
     figures.append(figure(_heat(moved / largest, f"change of {unit}"), caption))
     change = tag("p", f"{int(-largest):,}", tag("i"), f"{int(largest):+,} (change)",
                  class_="legend both")  # fmt: skip
@@ -492,9 +497,12 @@ def _taps(arena: Arena, i: int, layer: TrunkLayer) -> Html:
         tiles = values[:, :, :, 0]
         text = f"The {count(len(tiles), 'kernel')}, one for each output channel. {said}"
     elif layer.kernel == 1:
-        whole = values[:, 0, 0, :]
-        text = f"A line for each of {layer.channels} output channels, a column for each of "
-        return _dots(whole, f"{text}{incoming} incoming ones. {said}")
+        whole, out = values[:, 0, 0, :], f"{layer.channels} output channels"
+        if layer.channels > incoming:
+            text = f"A column for each of {out}, a line for each of {incoming} incoming ones."
+            return _dots(whole.T, f"{text} {said}")
+        text = f"A line for each of {out}, a column for each of {incoming} incoming ones."
+        return _dots(whole, f"{text} {said}")
     else:
         tiles = values.transpose(0, 3, 1, 2).reshape(-1, layer.kernel, layer.kernel)
         text = f"A line of kernels for each of {layer.channels} output channels, a column for each "

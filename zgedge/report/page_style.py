@@ -76,11 +76,10 @@ code{font:13px/1.5 ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",mono
 figure{margin:0;min-width:0}
 figcaption{margin-top:7px}
 figcaption b,caption b{color:var(--ink);font-weight:600}
-img{display:block;max-width:100%;image-rendering:pixelated}
+img{display:block;max-width:100%;height:auto;image-rendering:pixelated}
 .heat{border:1px solid var(--line);border-radius:3px}
 .maps img{width:100%;height:auto;max-height:280px}
 .wide{margin:14px 0 20px}
-.wide img{width:auto;height:auto}
 .tiles{display:flex;flex-wrap:wrap;gap:6px;margin:12px 0 10px}
 .legend{display:flex;align-items:center;gap:8px;font-size:13px;color:var(--soft);margin:10px 0 0}
 .legend i{width:120px;height:10px;border:1px solid var(--line);border-radius:2px;flex:none}
@@ -126,6 +125,8 @@ th:last-child,td:last-child{padding-right:0}
 .matrix tbody th{padding:0 9px 0 0;text-align:right;max-width:150px;min-width:0;line-height:1.2;
  vertical-align:middle}
 .matrix thead th{text-align:center;max-width:64px;padding:0 2px 5px;line-height:1.2}
+.upright thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;
+ vertical-align:middle;padding:5px 0 0;max-height:110px;white-space:nowrap;width:33px}
 .matrix td{min-width:33px;height:31px;text-align:center;vertical-align:middle;
  border:1px solid var(--card);border-radius:3px;background:var(--track)}
 .matrix td.right{background:color-mix(in srgb,var(--blue) calc(var(--v)*52%),var(--track))}
@@ -146,7 +147,8 @@ th:last-child,td:last-child{padding-right:0}
 svg{display:block;max-width:100%}
 .map{width:100%;height:auto;margin:18px 0 4px}
 .y{font-size:13px;color:var(--soft);margin:0 0 2px}
-.chart{width:100%;height:auto;font:11px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif}
+.chart{width:100%;max-width:520px;height:auto;
+ font:11px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif}
 .chart text{fill:var(--soft);paint-order:stroke;stroke:var(--card);stroke-width:3px;
  stroke-linejoin:round}
 .grid-line,.chart .grid{stroke:var(--line)}

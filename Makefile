@@ -70,6 +70,10 @@ bench: .venv/zgedge-all
 	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB,48KB,256KB \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist.md \
 		--plot docs/results/equal_bytes_mnist.png
+	$(bin)/python -m zgedge.bench.pictures --log .cache/pictures.jsonl --out docs/results/pictures.md
+	$(bin)/python -m zgedge.bench.latency --out docs/results/latency.md
+	$(bin)/python -m zgedge.bench.choice --data digits --budget 12KB --steps 300 \
+		--out docs/results/choice.md
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md

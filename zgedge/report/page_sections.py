@@ -236,7 +236,7 @@ def layers(network: Network) -> Html:
         tag("h2", "Layers and sparsity"),
         note(said),
         tag("ol", *steps, class_="flow"),
-        table("From input to answer", heads, rows, right=(3, 4, 5)),
+        table("From input to answer", heads, rows, right=(3, 4, 5), class_="layers"),
     ])  # fmt: skip
 
 

@@ -123,7 +123,8 @@ th:last-child,td:last-child{padding-right:0}
 .matrix{width:auto;font-size:13px}
 .matrix th,.matrix td{border:0;padding:0}
 .matrix tbody th{padding:0 9px 0 0;text-align:right;max-width:150px;min-width:0;line-height:1.2;
- vertical-align:middle}
+ vertical-align:middle;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.layers tbody>tr>*{white-space:nowrap}
 .matrix thead th{text-align:center;max-width:64px;padding:0 2px 5px;line-height:1.2}
 .upright thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;
  vertical-align:middle;padding:5px 0 0;max-height:110px;white-space:nowrap;width:33px}

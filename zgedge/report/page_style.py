@@ -94,7 +94,7 @@ img{display:block;max-width:100%;height:auto;image-rendering:pixelated}
  vertical-align:-1px}
 .scroll{overflow-x:auto;margin:14px 0 0;max-width:100%}
 table{border-collapse:collapse;font-size:14px;width:100%}
-caption{text-align:left;padding:0 0 8px;max-width:72ch}
+caption{text-align:left;padding:0 0 8px;max-width:min(72ch,82vw)}
 th,td{text-align:left;padding:6px 16px 6px 0;border-bottom:1px solid var(--line);
  vertical-align:top;font-weight:400}
 thead th{color:var(--soft);font-size:13px;vertical-align:bottom;line-height:1.3}
@@ -124,7 +124,7 @@ th:last-child,td:last-child{padding-right:0}
 .matrix th,.matrix td{border:0;padding:0}
 .matrix tbody th{padding:0 9px 0 0;text-align:right;max-width:150px;min-width:0;line-height:1.2;
  vertical-align:middle;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
-.layers tbody>tr>*{white-space:nowrap}
+.layers tbody>tr>*,.values tbody>tr>*{white-space:nowrap}
 .matrix thead th{text-align:center;max-width:64px;padding:0 2px 5px;line-height:1.2}
 .upright thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;
  vertical-align:middle;padding:5px 0 0;max-height:110px;white-space:nowrap;width:33px}

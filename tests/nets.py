@@ -39,8 +39,8 @@ def network(
     inputs = trunk[-1].outputs if trunk else shape[0] * shape[1] * shape[2]
     layers = hidden if hidden is not None else (sparse(inputs, 12, 8, 4),)
     last = layers[-1].outputs if layers else inputs
-    names = arena.names_blob(str(i) for i in range(classes))
-    return Network(shape, classes, (*layers, dense(last, classes)), len(names), **options)  # type: ignore[arg-type]
+    options.setdefault("names_bytes", len(arena.names_blob(str(i) for i in range(classes))))
+    return Network(shape, classes, (*layers, dense(last, classes)), **options)  # type: ignore[arg-type]
 
 
 def random_trunk(

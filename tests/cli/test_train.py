@@ -79,7 +79,9 @@ def test_no_learning_is_inference_only(model: Path, fixed: Path, tmp_path: Path)
     assert not about["learning"]
     assert about["bytes"] == about["inference_bytes"]
     assert about["replay_samples"] == 0
-    assert about["connections"] > run_json("info", model)["connections"]
+    learning = run_json("info", model)
+    assert about["connections"] == learning["connections"]  # the network is named
+    assert about["bytes"] == learning["inference_bytes"] < learning["bytes"]
     result = run("train", *TRAIN, "--no-learning", "--out", tmp_path / "n.zge")
     assert "zgedge adapt" not in result.stdout  # it would be refused
 

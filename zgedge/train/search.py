@@ -32,7 +32,7 @@ from zgedge.data.dataset import Dataset
 from zgedge.errors import BudgetError, ZgedgeError
 from zgedge.network import Network
 from zgedge.spec import spec_of
-from zgedge.train import train
+from zgedge.train import strategies, train
 
 # Candidates of the first round, and of those the most that are much alike.
 FIRST, ALIKE = 8, 1
@@ -147,8 +147,8 @@ def choose(
     if network is not None:
         return Choice(plan, tuple(found), time.monotonic() - began)
     tried = _different(found)
-    held = _held_rows(dataset)
-    if len(tried) == 1 or not trials or dataset.kind != "picture" or held < FEWEST_HELD:
+    held = _held_rows(dataset) if dataset.kind == "picture" and trials else 0
+    if len(tried) == 1 or held < FEWEST_HELD:
         why = "likeliest by the prior"
         if len(tried) > 1 and trials and dataset.kind == "picture":
             why += f"; {held:,} held-out rows are too few for trials"
@@ -216,6 +216,8 @@ def _plan(one: Considered, task: Task, budget: int, learning: bool) -> Plan:
 
 
 def _held_rows(dataset: Dataset) -> int:
+    """Rows that trials are judged by. Raises MissingExtraError without torch."""
+    strategies()
     from zgedge.train.fit import VALIDATION_MOST, VALIDATION_SHARE
 
     return min(VALIDATION_MOST, int(VALIDATION_SHARE * len(dataset.x_train)))

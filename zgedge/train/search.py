@@ -147,6 +147,9 @@ def choose(
     if network is not None:
         return Choice(plan, tuple(found), time.monotonic() - began)
     tried = _different(found)
+    if seconds is not None:
+        # In equal times a network without a trunk takes many times the steps: ahead at first.
+        tried = [one for one in tried if one.candidate is not None] or tried
     held = _held_rows(dataset) if dataset.kind == "picture" and trials else 0
     if len(tried) == 1 or held < FEWEST_HELD:
         why = "likeliest by the prior"

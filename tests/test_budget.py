@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import nets
@@ -112,6 +112,7 @@ def test_no_learning_leaves_out_what_only_learning_needs() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(inputs=1, classes=2, samples=10, kind="table", budget=32 * KB, learning=True)
 @given(
     inputs=st.integers(1, 3000),
     classes=st.integers(2, 300),

@@ -187,14 +187,14 @@ def _network(
     )
 
 
-def _most_units(task: Task, budget: int, learning: bool, batch: int, limit: int) -> int:
-    """Most hidden units whose file has at most `budget` bytes; 0 where none has."""
+def _most_units(task: Task, budget: int, share: int, learning: bool, batch: int, limit: int) -> int:
+    """Most hidden units whose file, aligned as for `budget`, has at most `share` bytes, or 0."""
     block = block_for(task)
     fan_in = fan_in_for(task.inputs, block)
 
     def fits(units: int) -> bool:
         layers = (hidden_layer(task, units, fan_in, block), dense(units, task.classes))
-        return _network(task, budget, learning, batch, layers).file_bytes <= budget
+        return _network(task, budget, learning, batch, layers).file_bytes <= share
 
     low, high = 0, limit
     while low < high:
@@ -519,10 +519,10 @@ def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
     most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
     limit = max(8, min(MAX_UNITS, math.ceil(most_weights / (fan_in + task.classes))))
     share = budget - _replay_bytes(task, budget) if learning else budget
-    batch, units = 1, _most_units(task, share, learning, 1, limit)
+    batch, units = 1, _most_units(task, budget, share, learning, 1, limit)
     for wider in BATCHES if learning else ():
-        more = _most_units(task, share, learning, wider, limit)
-        if more >= 0.6 * _most_units(task, share, learning, 1, limit):
+        more = _most_units(task, budget, share, learning, wider, limit)
+        if more >= 0.6 * _most_units(task, budget, share, learning, 1, limit):
             batch, units = wider, more
     reasons = []
     if units < min(MOST_OF_FEW, 1.2 * task.classes):

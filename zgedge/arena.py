@@ -397,6 +397,13 @@ def aligned(size: int) -> UInt8:
     return room[start : start + size]
 
 
+def in_memory(data: bytes) -> UInt8:
+    """A file's bytes as `read_file` gives them: writable, from a multiple of 64 bytes on."""
+    buffer = aligned(len(data))
+    buffer.data[:] = data
+    return buffer
+
+
 class Arena:
     """Views onto the bytes of a file that the core has accepted; writing to one writes the arena.
 

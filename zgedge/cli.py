@@ -504,7 +504,7 @@ def plan_command(
 
 
 def _say_candidates(to: Screen, rows: list[dict[str, Any]], board: str | None) -> None:
-    from zgedge.bench.latency import format_latency
+    from zgedge.train.duration import format_latency
 
     head = ["bytes", "mult-adds", "latency", *([f"{board}, estimated"] if board else []),
             "accuracy", "network"]  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from zgedge.bench import latency
 from zgedge.errors import UsageError
 from zgedge.runtime import core_library as core
+from zgedge.train.duration import format_latency
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_times_are_read_and_written_as_people_do() -> None:
     assert latency.parse_latency("5ms") == pytest.approx(5e-3)
     assert latency.parse_latency("300 us") == pytest.approx(3e-4)
     assert latency.parse_latency("0.5s") == pytest.approx(0.5)
-    assert [latency.format_latency(t) for t in (2.5e-5, 4.2e-3, 1.5)] == [
+    assert [format_latency(t) for t in (2.5e-5, 4.2e-3, 1.5)] == [
         "25 us",
         "4.2 ms",
         "1.5 s",

@@ -213,8 +213,7 @@ def measure(
         if result.interrupted:
             raise KeyboardInterrupt
         file = arena.write(result.network, result.parameters)
-        buffer = arena.aligned(len(file))
-        buffer.data[:] = file
+        buffer = arena.in_memory(file)
         found, _ = Model(buffer, dataset.name).predict_index(dataset.x_test)
         about = {
             "shadow": result.shadow_accuracy, "rewired": result.rewired,

@@ -151,8 +151,7 @@ class Stopwatch:
 
     def __init__(self, network: Network, seed: int = 0) -> None:
         blob = arena.write(network, nets.random_parameters(network, seed))
-        buffer = arena.aligned(len(blob))
-        buffer.data[:] = blob
+        buffer = arena.in_memory(blob)
         self.model = Model(buffer)
         rng = np.random.default_rng(seed)
         x = rng.integers(0, 256, (SAMPLES, network.inputs))
@@ -311,13 +310,6 @@ def parse_latency(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is not a time.", "Write it as 5ms, 300us or 0.5s.")
     return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
-
-
-def format_latency(seconds: float) -> str:
-    """A time as people write it: 0.0042 -> "4.2 ms"."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} us"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 # ---- the table ----

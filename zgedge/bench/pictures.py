@@ -98,9 +98,10 @@ def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], 
         dataset, network, strategy=strategy, seed=seed, epochs=setting.epochs, train_time=left,
         progress=show,
     )  # fmt: skip
+    if result.interrupted:
+        raise KeyboardInterrupt  # what was not trained to its end belongs in no table
     blob = arena.write(result.network, result.parameters)
-    buffer = arena.aligned(len(blob))
-    buffer.data[:] = blob
+    buffer = arena.in_memory(blob)
     found, _ = Model(buffer, dataset.name).predict_index(dataset.x_test)
     return Run(
         data=dataset.name, budget=setting.budget, seed=seed, length=_length(setting),

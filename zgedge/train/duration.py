@@ -1,4 +1,4 @@
-"""Training times as people write them."""
+"""Times as people write them: of a training, and of a prediction."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def format_duration(seconds: float) -> str:
     if seconds < 120.0:
         return f"{seconds:.3g} s"
     return f"{seconds / 60.0:.3g} min" if seconds < 7200.0 else f"{seconds / 3600.0:.3g} h"
+
+
+def format_latency(seconds: float) -> str:
+    """A time as people write it: 0.0042 -> "4.2 ms"."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} us"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

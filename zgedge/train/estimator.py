@@ -155,8 +155,7 @@ class ZeroGrowthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.plan_: Plan = plan(Task.of(dataset), parse_size(self.budget), learning=self.learning)
         result = train(dataset, self.plan_.network, strategy=self.rewire, seed=seed, epochs=epochs)
         blob = arena.write(result.network, result.parameters)
-        buffer = arena.aligned(len(blob))
-        buffer.data[:] = blob
+        buffer = arena.in_memory(blob)
         self.model_ = Model(buffer, "model")
         self.n_bytes_ = len(blob)
 
@@ -170,7 +169,6 @@ class ZeroGrowthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         state = dict(state)
         blob = state.get("model_")
         if blob is not None:
-            buffer = arena.aligned(len(blob))
-            buffer.data[:] = blob
+            buffer = arena.in_memory(blob)
             state["model_"] = Model(buffer, "model")
         super().__setstate__(state)

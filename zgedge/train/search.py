@@ -33,6 +33,7 @@ from zgedge.errors import BudgetError, ZgedgeError
 from zgedge.network import Network
 from zgedge.spec import spec_of
 from zgedge.train import strategies, train
+from zgedge.train.duration import format_latency
 
 # Candidates of the first round, and of those the most that are much alike.
 FIRST, ALIKE = 8, 1
@@ -180,20 +181,16 @@ def _fast_enough(found: list[Considered], most: float, plural: bool) -> list[Con
     kept = [one for one in found if one.latency is not None and one.latency <= most]
     if not kept:
         fastest = min(found, key=lambda one: one.latency or 0.0)
-        took = _time(fastest.latency or 0.0)
+        took, asked = format_latency(fastest.latency or 0.0), format_latency(most)
         raise BudgetError(
-            f"No network takes {_time(most)} or less for a prediction."
+            f"No network takes {asked} or less for a prediction."
             if plural
-            else f"The network that was named takes more than {_time(most)} for a prediction.",
+            else f"The network that was named takes more than {asked} for a prediction.",
             f"{fastest.spec!r} takes {took}, the least of all: ask for that or more."
             if plural
             else f"It is predicted to take {took}.",
         )
     return kept
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 
 def _different(found: list[Considered]) -> list[Considered]:

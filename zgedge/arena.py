@@ -431,6 +431,7 @@ class Arena:
         self.int_classes = bool(names & 1)
         self.scales: list[tuple[float, float, float, int]] = []
         self.trunk_scales: list[tuple[float, float]] = []
+        self.trunk_steps: list[float] = []  # of a mean pool: one over the values that it adds up
         shapes, trunk = [], []
         picture = (height, width, channels)
         for i in range(layers):
@@ -445,6 +446,7 @@ class Arena:
                     trunk[-1] = replace(trunk[-1], add=add - 1)
                 picture = trunk[-1].out_shape
                 self.trunk_scales.append((s_in, s_out))
+                self.trunk_steps.append(s_w)
                 continue
             shapes.append(Layer(KIND_NAMES[kind], inputs, outputs, fan_in, block))
             self.scales.append((s_in, s_w, s_out, z_in))

@@ -1,0 +1,135 @@
+"""What exporters read from a model: each fact that two of them need."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import zgedge
+from zgedge.arena import Arena
+from zgedge.errors import MissingExtraError
+from zgedge.runtime import Model
+from zgedge.runtime.memory import remembered
+
+Float32 = npt.NDArray[np.float32]
+
+
+def need(package: str, extra: str = "export") -> ModuleType:
+    """The imported package. Raises MissingExtraError where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(extra, package.partition(".")[0]) from error
+
+
+def dense_rows(arena: Arena, i: int) -> npt.NDArray[np.int8]:
+    """Weights of layer i as int8 [outputs, inputs], 0 where a sparse layer has no connection."""
+    layer, weights = arena.network.layers[i], arena.weights(i)
+    indices = arena.indices(i)
+    if indices is None:
+        return weights.copy()
+    full = np.zeros((layer.outputs, layer.inputs // layer.block, layer.block), np.int8)
+    blocks = weights.reshape(layer.outputs, layer.per_row, layer.block)
+    full[np.arange(layer.outputs)[:, None], indices] = blocks
+    return full.reshape(layer.outputs, layer.inputs)
+
+
+def mean_multiplier(arena: Arena, i: int) -> np.float32:
+    """What a mean pool's sum is multiplied by: trunk layer i, which is one."""
+    s_in, s_out = arena.trunk_scales[i]
+    s_w = np.float32(arena.trunk_steps[i])
+    return np.float32(np.float32(np.float32(s_in) * s_w) / np.float32(s_out))
+
+
+@dataclass(frozen=True)
+class InputCoding:
+    """code = clamp(rne(clamp((x - center) * scale, -512, 512)) + zero, 0, 255), in float32.
+
+    `scale` and `center` are float32 [1] where one serves all inputs, else [inputs].
+    """
+
+    scale: Float32
+    center: Float32
+    zero: int
+
+    def codes(self, x: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Codes [n, inputs] of raw samples [n, inputs]."""
+        with np.errstate(over="ignore"):
+            v = (np.asarray(x, np.float32) - self.center) * self.scale
+        steps = np.rint(np.clip(v, -512, 512)) + np.float32(self.zero)
+        codes: npt.NDArray[np.uint8] = np.clip(steps, 0, 255).astype(np.uint8)
+        return codes
+
+    def raw(self, codes: npt.NDArray[np.uint8]) -> Float32:
+        """Raw values whose codes are these, up to rounding."""
+        steps = codes.astype(np.float32) - np.float32(self.zero)
+        return (steps / self.scale + self.center).astype(np.float32)
+
+
+def input_coding(arena: Arena) -> InputCoding:
+    """How raw values become the first layer's codes."""
+    scale, center = arena.input_coding()
+    zero = 0 if arena.network.trunk else arena.scales[0][3]
+    return InputCoding(scale.astype(np.float32), center.astype(np.float32), zero)
+
+
+def metadata(arena: Arena) -> dict[str, str]:
+    """What an export says of itself, as text, in a fixed order."""
+    s_in, s_w, _, _ = arena.scales[-1]
+    found: dict[str, Any] = {
+        "zgedge_version": zgedge.__version__,
+        "budget": arena.budget,
+        "task": arena.network.task,
+        "shape": list(arena.network.shape),
+        "classes": list(arena.class_names),
+        "logit_scale": float(np.float32(np.float32(s_in) * np.float32(s_w))),
+        "unknown_threshold": arena.unknown / 32768,
+        "scales": {
+            "input": [float(v) for v in arena.input_coding()[0]],
+            "trunk": [list(pair) for pair in arena.trunk_scales],
+            "layers": [list(scales[:3]) for scales in arena.scales],
+        },
+    }
+    if arena.feature_names:
+        found["features"] = list(arena.feature_names)
+    if arena.accuracy is not None:
+        found["accuracy"] = round(arena.accuracy, 6)
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in found.items()
+    }
+
+
+def check_inputs(model: Model, count: int = 64, seed: int = 0) -> Iterator[tuple[str, Float32]]:
+    """Raw samples float32 [n, inputs] that an export is compared on, by where they come from.
+
+    `remembered`: what the model's replay holds, none behind a trunk (it holds features there).
+    `random`: raw values of random codes. `extreme`: the lowest and highest codes, in all inputs and
+    in every second, values far outside the range, and halves between two codes.
+    """
+    own, _ = remembered(model, count)
+    if len(own):
+        yield "remembered", own
+    coding, inputs = input_coding(model.arena), model.inputs
+    rng = np.random.default_rng(seed)
+    # Half of them mostly dark, as pictures are: units that bright noise would saturate stay alive.
+    codes = rng.integers(0, 256, (count, inputs))
+    codes[count // 2 :] = np.where(
+        rng.random((count - count // 2, inputs)) < 0.8, coding.zero, codes[count // 2 :]
+    )
+    yield "random", coding.raw(codes.astype(np.uint8))
+    even = np.arange(inputs) % 2 == 0
+    rows = [np.full(inputs, c) for c in (0, 255, coding.zero)]
+    rows += [np.where(even, 0, 255), np.where(even, 255, 0)]
+    rows += [np.full(inputs, c) for c in (-1e6, 1e6, -513 - coding.zero, 513)]
+    rows += list(rng.integers(0, 256, (8, inputs)) + 0.5)
+    rows += list(rng.choice([0, 255], (8, inputs)))
+    steps = np.stack(rows).astype(np.float32) - np.float32(coding.zero)
+    yield "extreme", (steps / coding.scale + coding.center).astype(np.float32)

@@ -1,10 +1,10 @@
 """An export against the core it was made from: every integer, on the same samples.
 
-Each exporter's module has `pair(model, export)`: given a `Model` and what the exporter returned for
-it, a function of raw samples float32 [n, inputs] that returns two integer arrays [n, classes] — what
-the core gives, in the form in which the export answers, and what the export gives. Where the export
-ends at the core's own logits these are the logits; where the target's format cannot hold them, what
-the core's logits become in that format.
+Each exporter's module has `pair(model, export)`: of a `Model` and what the exporter returned for
+it, a function of raw samples float32 [n, inputs] that returns two arrays of integers [n, classes]:
+what the core gives, in the form in which the export answers, and what the export gives. Where the
+export ends at the core's own logits these are the logits; where the target's format cannot hold
+them, what the core's logits become in that format.
 """
 
 from __future__ import annotations

@@ -80,6 +80,12 @@ def input_coding(arena: Arena) -> InputCoding:
     return InputCoding(scale.astype(np.float32), center.astype(np.float32), zero)
 
 
+def exponentials() -> npt.NDArray[np.int64]:
+    """The softmax's table: 32,768 * exp(-i / 16), rounded, for i = 0 .. 255."""
+    table: npt.NDArray[np.int64] = np.rint(32768 * np.exp(-np.arange(256) / 16)).astype(np.int64)
+    return table
+
+
 def metadata(arena: Arena) -> dict[str, str]:
     """What an export says of itself, as text, in a fixed order."""
     s_in, s_w, _, _ = arena.scales[-1]

@@ -323,6 +323,8 @@ class _Pairs:
                 group=layer.channels if layer.kind == net.DEPTHWISE else 1, **window(layer),
             )  # fmt: skip
             if layer.add is not None:
+                # One step of the sum, so that what is added is cut off where the core does it.
+                x = self.pair(f"{name}/apart", x, s_out)
                 x = g.node("Add", f"{name}/total", x, incoming[layer.add])
             x = g.node("Relu", f"{name}/relu", x)
         return self.activations(name, x, s_out)

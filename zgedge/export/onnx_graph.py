@@ -88,11 +88,12 @@ class Graph:
 
 
 def input_shape(arena: Arena) -> tuple[int, ...]:
-    """Shape of one sample: a picture [height, width, channels], or a row of features."""
+    """Shape of one sample: a picture [height, width, channels], a window [rows, columns] of a
+    series, or a row of features."""
     network = arena.network
     if network.trunk or (network.task == "picture" and network.shape[0] > 1):
         return network.shape
-    return (network.inputs,)
+    return network.shape[:2] if network.task == "series" else (network.inputs,)
 
 
 def layer_name(arena: Arena, i: int) -> str:

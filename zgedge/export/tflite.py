@@ -21,6 +21,7 @@ import zgedge
 from zgedge import network as net
 from zgedge.arena import Arena
 from zgedge.errors import UsageError, ZgedgeError
+from zgedge.export import tflite_metadata
 from zgedge.export.check import Pair
 from zgedge.export.onnx_graph import (
     CODES,
@@ -33,6 +34,7 @@ from zgedge.export.onnx_graph import (
 )
 from zgedge.export.source import (
     Float32,
+    InputCoding,
     dense_rows,
     input_coding,
     mean_multiplier,
@@ -55,6 +57,15 @@ _LEAST, _MOST = np.float32(2.0**-32), np.float32(255)
 _INT8_FULLY_CONNECTED, _SPARSE_FULLY_CONNECTED, _ROWS_FULLY_CONNECTED = 4, 8, 12
 _INT8_CONV, _INT8_POOL, _INT8_ADD, _INT8_DEQUANTIZE, _UINT8_QUANTIZE = 3, 2, 2, 2, 2
 _SAME, _VALID = 0, 1
+_INPUT_TEXTS = {
+    "float32": "Raw values, as the training data had them.",
+    "uint8": "Raw values, as the training data had them.",
+    "int8": "Codes of raw values, less 128.",
+}
+_OUTPUT_TEXTS = {
+    LOGITS: "Integer logits; the step is logit_scale in the metadata.",
+    PROBABILITIES: "Softmax of the logits.",
+}
 
 
 def to_tflite(
@@ -79,19 +90,36 @@ def to_tflite(
     """
     if form not in FORMS:
         raise UsageError(f"{form!r} is no form of TFLite.", f"There are {', '.join(FORMS)}.")
-    return _Export(model.arena, form == "sparse").build(softmax, input_type)
+    kind = _input_type(input_coding(model.arena), input_type)
+    return _Export(model.arena, form == "sparse", kind).build(softmax)
+
+
+def _input_type(coding: InputCoding, wanted: str | None) -> str:
+    """The type of the input, or UsageError where the model cannot have the one wanted."""
+    plain = bool(coding.zero == 0 and (coding.scale == 1).all() and (coding.center == 0).all())
+    if wanted is None:
+        return "uint8" if plain else "float32"
+    if wanted not in INPUTS:
+        raise UsageError(f"{wanted!r} is no type of an input.", f"There are {', '.join(INPUTS)}.")
+    if wanted == "uint8" and not plain:
+        raise UsageError(
+            "The raw values of this model are no codes, so its input cannot be uint8.",
+            "Take float32 for raw values, or int8 for codes less 128.",
+        )
+    return wanted
 
 
 class _Export:
-    def __init__(self, arena: Arena, sparse: bool) -> None:
+    def __init__(self, arena: Arena, sparse: bool, input_type: str) -> None:
         self.arena = arena
         self.network = arena.network
+        self.input_type = input_type
         self.f = TfliteFile()
         self.blocks = sparse_blocks(arena) if sparse else {}
 
-    def build(self, softmax: bool, input_type: str | None) -> bytes:
+    def build(self, softmax: bool) -> bytes:
         arena, f = self.arena, self.f
-        given, q = self.coded(input_type)
+        given, q = self.coded()
         incoming = []
         for i, layer in enumerate(self.network.trunk):
             incoming.append(q)
@@ -103,13 +131,40 @@ class _Export:
         outputs = {LOGITS: logits}
         if softmax:
             outputs = {PROBABILITIES: self.softmax(logits), LOGITS: logits}
-        facts = metadata(arena)
-        return f.finish(
+        facts = {**metadata(arena), "form": "sparse" if self.blocks else "dense"}
+        entries = {name: text.encode() for name, text in facts.items()}
+        entries[tflite_metadata.ENTRY] = self.about(list(outputs))
+        model = f.finish(
             {INPUT: given},
             outputs,
             description=f"zgedge {zgedge.__version__}",
-            metadata={name: text.encode() for name, text in facts.items()},
+            metadata=entries,
         )
+        return tflite_metadata.with_labels(model, arena.class_names)
+
+    def about(self, outputs: list[str]) -> bytes:
+        """The metadata that Android's tools read."""
+        arena, coding = self.arena, input_coding(self.arena)
+        shape = input_shape(arena)
+        # Raw values are normalized in the graph; codes, where one scale serves all, before it.
+        mean, std = 0.0, 1.0
+        if self.input_type == "int8":
+            mean, std = float(coding.center[0]), float(1 / coding.scale[0])
+        given = tflite_metadata.About(
+            INPUT,
+            _INPUT_TEXTS[self.input_type],
+            shape if arena.network.task == "picture" and len(shape) == 3 else None,
+            mean if len(coding.scale) == 1 else None,
+            std,
+        )
+        made = [
+            tflite_metadata.About(name, _OUTPUT_TEXTS[name], labels=tflite_metadata.LABELS)
+            for name in outputs
+        ]
+        return tflite_metadata.entry(
+            "zgedge", f"A classifier of {arena.network.classes} classes in int8.",
+            zgedge.__version__, [given], made,
+        )  # fmt: skip
 
     def codes(self, name: str, *shape: int, zero: int = _ZERO) -> int:
         """A tensor of activations, of one sample."""
@@ -122,27 +177,15 @@ class _Export:
         content = np.asarray(value, np.float32)
         return self.f.tensor(name, content.shape, "FLOAT32", content)
 
-    def coded(self, input_type: str | None) -> tuple[int, int]:
+    def coded(self) -> tuple[int, int]:
         """The input, and the first layer's codes."""
         f, coding, shape = self.f, input_coding(self.arena), input_shape(self.arena)
         zero = coding.zero + _ZERO
-        plain = bool(coding.zero == 0 and (coding.scale == 1).all() and (coding.center == 0).all())
-        if input_type is None:
-            input_type = "uint8" if plain else "float32"
-        if input_type not in INPUTS:
-            raise UsageError(
-                f"{input_type!r} is no type of an input.", f"There are {', '.join(INPUTS)}."
-            )
-        if input_type == "uint8" and not plain:
-            raise UsageError(
-                "The raw values of this model are no codes, so its input cannot be uint8.",
-                "Take float32 for raw values or int8 for codes less 128.",
-            )
-        if input_type == "int8":
+        if self.input_type == "int8":
             q = self.codes(INPUT, *shape, zero=zero)
             return q, q
         q = self.codes(f"{INPUT}/{CODES}", *shape, zero=zero)
-        if input_type == "uint8":
+        if self.input_type == "uint8":
             given = f.tensor(INPUT, (1, *shape), "UINT8", scale=1.0, zero=0, batch=True)
             return given, f.operator(
                 "QUANTIZE", [given], q, _UINT8_QUANTIZE, table="QuantizeOptions"

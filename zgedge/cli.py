@@ -26,7 +26,14 @@ import numpy.typing as npt
 import zgedge
 from zgedge import arena as files
 from zgedge.budget import Plan, format_size, parse_size
-from zgedge.errors import BudgetError, DataError, ProofError, UsageError, ZgedgeError
+from zgedge.errors import (
+    BudgetError,
+    DataError,
+    MissingExtraError,
+    ProofError,
+    UsageError,
+    ZgedgeError,
+)
 from zgedge.network import SPARSE
 from zgedge.report import bytemap
 from zgedge.report.screen import Screen, clean, screen, table
@@ -47,6 +54,7 @@ else:
 INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + signal.SIGPIPE
 SHOWN = 12  # candidates of a plan
+CALIBRATION = 1024  # rows that the scales of an export are found on
 ENDS = """\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
 5 budget too small, 6 proof failed, 130 interrupted, 141 reader gone."""
@@ -634,18 +642,21 @@ def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
 def predict(
     file: str, data: str, hop: int | None, label: str | None, data_dir: str | None, as_json: bool
 ) -> None:
-    """Classify every row of DATA: a label and its score a line."""
+    """Classify every row of DATA: a label and its score a line, and of pictures the file."""
     model = Model.open(file)
-    x, _ = _inputs(model, data, hop, label, data_dir)
+    files: list[str] = []
+    x, _ = _inputs(model, data, hop, label, data_dir, files=files)
     numbers, scores = model.predict_index(x)
     labels = model._label_array[numbers].tolist()
     if as_json:
         shares = [round(int(s) / 32768, 5) for s in scores]
         found = {"samples": len(labels), "labels": labels, "scores": shares}
-        _print({**found, "unknown": int((numbers < 0).sum())})
+        found["unknown"] = int((numbers < 0).sum())
+        _print({**found, "files": files} if files else found)
         return
-    for text, score in zip(labels, scores, strict=True):
-        click.echo(f"{clean(str(text))}\t{int(score) / 32768:.3f}")
+    ends = [f"\t{clean(path)}" for path in files] or [""] * len(labels)
+    for text, score, end in zip(labels, scores, ends, strict=True):
+        click.echo(f"{clean(str(text))}\t{int(score) / 32768:.3f}{end}")
 
 
 @main.command("eval", epilog=ENDS)
@@ -694,6 +705,7 @@ def _inputs(
     label: str | None,
     data_dir: str | None,
     part: str = "test",
+    files: list[str] | None = None,
 ) -> tuple[npt.NDArray[Any], list[str] | None]:
     """Rows for a model, windows where it was trained on windows."""
     from zgedge import data as sources
@@ -708,7 +720,7 @@ def _inputs(
     with _reading() as progress:
         return sources.load_inputs(
             data, features=model.inputs, shape=shape, data_dir=data_dir, label=label,
-            window=window, hop=hop, part=part, say=_note, progress=progress,
+            window=window, hop=hop, part=part, say=_note, progress=progress, files=files,
         )  # fmt: skip
 
 
@@ -801,6 +813,160 @@ def report(
     ):
         if given[option] is None:
             to.line(f"  {what}")
+
+
+# ---- export ----
+
+
+@main.command("export", epilog=ENDS)
+@file_argument
+@click.option(
+    "--to", "target", required=True, type=click.Choice(["onnx", "tflite", "c"]),
+    help="What to export to.",
+)  # fmt: skip
+@click.option(
+    "--out", metavar="PATH", help="File to write [default: beside the model, named like it]."
+)
+@click.option(
+    "--form", metavar="FORM",
+    help="Of ONNX sparse, qoperator or qdq, of TFLite dense or sparse [default: the first].",
+)  # fmt: skip
+@click.option("--softmax", is_flag=True, help="Give probabilities too (ONNX, TFLite).")
+@click.option("--learning", is_flag=True, help="Let it learn on the device too (C).")
+@click.option("--samples", is_flag=True, help="Let remembered samples leave with it (C, learning).")
+@click.option("--data", metavar="DATA", help="Labelled rows to compare on, and to scale qdq by.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option(
+    "--check/--no-check", default=None,
+    help="Run it and compare every integer [default: where its runtime is installed].",
+)  # fmt: skip
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def export_command(
+    file: str,
+    target: str,
+    out: str | None,
+    form: str | None,
+    softmax: bool,
+    learning: bool,
+    samples: bool,
+    data: str | None,
+    force: bool,
+    check: bool | None,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Write a model for another runtime, and check that it gives the very same integers."""
+    from zgedge.export import targets
+
+    form = targets.form_of(target, form)
+    targets.check_options(target, {"softmax": softmax, "learning": learning, "samples": samples})
+    if samples and not learning:
+        raise UsageError("--samples is for a learner.", "Give --learning with it, or leave it out.")
+    if out is None:
+        out = os.path.splitext(file)[0] + targets.TARGETS[target].suffixes[0]
+    written = targets.paths(target, out)
+    for path in written:
+        _check_writable(path)
+    if not force:
+        targets.refuse_existing(written)
+    model = Model.open(file)
+    remembered = (model.arena.learner() or {"remembered": 0})["remembered"]
+    rows = scaling = None
+    if data is not None:
+        rows = _labelled(model, data, hop, label, data_dir)
+        scaling = _labelled(model, data, hop, label, data_dir, part="train")[0][:CALIBRATION]
+    made = targets.make(
+        model, target, form, out, softmax=softmax, learning=learning, samples=samples, data=scaling
+    )
+    found = _compared(model, target, form, made, rows, check)
+    parts = targets.contents(target, made)
+    targets.write(written, parts)
+    left = remembered if samples else 0
+    sizes = [len(part) for part in parts]
+    about = {
+        "path": out, "files": dict(zip(written, sizes, strict=True)), "target": target,
+        "form": form, "bytes": sum(sizes), "model_bytes": len(model.arena.buffer),
+        "remembered": remembered, "samples": left, **found,
+    }  # fmt: skip
+    if as_json:
+        _print(about)
+    else:
+        _say_export(screen(), about)
+
+
+def _compared(
+    model: Model,
+    target: str,
+    form: str,
+    made: Any,
+    rows: tuple[npt.NDArray[Any], npt.NDArray[np.int64]] | None,
+    wanted: bool | None,
+) -> dict[str, Any]:
+    """The check of an export: what was compared, or why nothing was.
+
+    Raises ZgedgeError where a form that promises the core's integers gives others, and
+    MissingExtraError where a check is `wanted` and cannot be.
+    """
+    from zgedge.export.check import compare, pair_of
+    from zgedge.export.source import check_inputs
+    from zgedge.export.targets import TARGETS
+
+    found: dict[str, Any] = {"check": None, "unchecked": None, "accuracy": None}
+    if wanted is False:
+        return {**found, "unchecked": "not asked for"}
+    try:
+        pair = pair_of(model, target, made)
+    except MissingExtraError as e:
+        if wanted:
+            raise
+        return {**found, "unchecked": str(e)}
+    inputs = list(check_inputs(model))
+    if rows is not None:
+        x = np.asarray(model.rows(rows[0]), np.float32)
+        inputs.append(("data", x))
+    comparison = compare(pair, inputs)
+    if form in TARGETS[target].identical and not comparison.identical:
+        raise ZgedgeError(
+            f"The {TARGETS[target].title} export gives other integers: {comparison.differing:,} of "
+            f"{comparison.compared:,} differ, by at most {comparison.largest:,}.",
+            "Nothing was written. Its runtime may be outside the versions of zgedge[export]; "
+            "--no-check writes it all the same.",
+        )
+    found["check"] = comparison.as_json()
+    if rows is not None:
+        ours, theirs = (values.argmax(axis=1) == rows[1] for values in pair(x))
+        found["accuracy"] = {"core": float(ours.mean()), "export": float(theirs.mean())}
+    return found
+
+
+def _say_export(to: Screen, about: dict[str, Any]) -> None:
+    for path, size in about["files"].items():
+        to.spans([("Wrote ", ""), (path, "bold"), (f": {size:,} bytes", "")])
+    to.line(f"The model has {about['model_bytes']:,} bytes; the form is {about['form']}.")
+    if about["remembered"]:
+        left = f"{about['samples']:,}" if about["samples"] else "None"
+        to.line(f"{left} of {about['remembered']:,} remembered samples left with it.")
+    check = about["check"]
+    if check is None:
+        to.line(f"Not checked: {about['unchecked']}", "yellow")
+        return
+    counts = ", ".join(f"{count:,} {name}" for name, count in check["sources"].items())
+    to.line(f"Checked: {check['compared']:,} integers, of samples {counts}.")
+    if check["identical"]:
+        to.line("All are the core's own.", "bold green")
+    else:
+        to.line(
+            f"{check['differing']:,} differ, by at most {check['largest']:,}; "
+            f"the class is the same for {check['same_class']:.2%}.", "yellow",
+        )  # fmt: skip
+    if about["accuracy"]:
+        core, export = about["accuracy"]["core"], about["accuracy"]["export"]
+        to.line(f"Accuracy on the data: {export:.2%}, the core's {core:.2%}.")
 
 
 # ---- adapt ----

@@ -54,6 +54,11 @@ def test_trained_with_no_option_but_the_budget_and_used(photos: Path, tmp_path: 
     printed, said = ended("predict", model, larger)
     assert printed.split("\t")[0] in ("circle", "cross", "star")
     assert f"1 of 1 pictures are scaled to {width} x {height} pixels." in said
+    assert printed.rstrip("\n").split("\t")[2] == str(larger)
+    every = json.loads(ended("predict", model, photos, "--json")[0])
+    paths = [str(path) for path in sorted(photos.rglob("*.*"))]
+    assert every["files"] == paths
+    assert len(every["labels"]) == len(paths) == 24
     measured = json.loads(ended("eval", model, photos, "--json")[0])
     assert measured["samples"] == 24
     assert measured["accuracy"] > 0.5  # most of them it was trained on

@@ -52,10 +52,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows with or without labels: `x` is (n, features), (n, h, w) or (n, h, w, c)."""
+    """Rows with or without labels: `x` is (n, features), (n, h, w) or (n, h, w, c).
+
+    `files` are where the rows came from, where each came from a file of its own.
+    """
 
     x: Array
     labels: list[str] | None
+    files: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def load_inputs(
     part: str = "test",
     say: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    files: list[str] | None = None,
 ) -> tuple[Array, list[str] | None]:
     """Read rows for a trained model of `features` inputs: (n, features) and their labels as text.
 
@@ -119,7 +120,8 @@ def load_inputs(
     own (every named set, .npz with x_test) give that part, or with `part` "train" the other one;
     all others give every row. With the `shape` (height, width, channels) of a model of pictures,
     picture files of any size are scaled to it as for training; without it they must have
-    `features` values. `say` and `progress` are as for `load`.
+    `features` values. `say` and `progress` are as for `load`. A list that is given as `files` gets
+    the path of each row, where every row is a picture file of its own.
 
     Raises `DataError` for data that cannot be used; where the number of inputs differs, the
     message names both numbers.
@@ -147,6 +149,8 @@ def load_inputs(
             "Use data of the same form as the model was trained on.",
         )
     _tell(request, say)
+    if files is not None:
+        files += chosen.files or []
     if window is None:
         return x, chosen.labels
     return split.windows(x, chosen.labels, window, hop or window)

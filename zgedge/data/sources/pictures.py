@@ -424,7 +424,8 @@ def _rows(found: Sequence[tuple[Path, str | None]], request: Request) -> Raw:
         )
     _announce(heads, shape, request)
     labels = [label for path, label in found if path in heads and label is not None]
-    return Raw(Part(_stack(heads, shape, request), labels or None))
+    x = _stack(heads, shape, request)
+    return Raw(Part(x, labels or None, [_text(path) for path, _ in found if path in heads]))
 
 
 def _top(root: Path) -> Path:

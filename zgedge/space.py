@@ -26,7 +26,7 @@ CHANNELS = 4
 MOST_WIDTH = 256
 # Best side of a last map, layers from which deeper trains slower; memories and features that a
 # device should have to learn from, and features of which each memory is too dear.
-LAST_SIDE, DEEP, FEW_MEMORIES, FEW_FEATURES, MANY_FEATURES = 6, 8, 64, 64, 256
+LAST_SIDE, DEEP, FEW_MEMORIES, FEW_FEATURES, MANY_FEATURES = 6, 5, 64, 64, 256
 # Sides of the last map: a mean over less is no mean, and flat features of more are too many.
 LAST_MAP = {MEAN: (2, 16), MEAN_HIDDEN: (2, 16), FLAT: (2, 8), FLAT_HIDDEN: (2, 14)}
 
@@ -175,7 +175,8 @@ def expected_error(network: Network, family: Family) -> float:
     """Logarithm (of 2) of the error to be expected, but for a constant of the task: the prior.
 
     A linear fit to trial trainings (docs/planner.md): more weights and more work at equal bytes are
-    better; a mean wants windows that see the whole picture; a last map of some 6 places is best.
+    better, fewer and wider convolutions than many narrow ones; a mean wants windows that see the
+    whole picture; a last map of some 6 places is best.
     """
     shapes = [layer for layer in network.trunk if layer.kind != net.MEAN_POOL]
     weights = sum(layer.weights for layer in shapes)
@@ -186,12 +187,12 @@ def expected_error(network: Network, family: Family) -> float:
         sees += (layer.kernel - 1) * step
         step *= layer.stride
     side, last = min(network.shape[:2]), min(shapes[-1].out_shape[:2])
-    error = -0.2 * math.log2(weights) - 0.1 * math.log2(max(1, network.operations))
+    error = -0.14 * math.log2(weights) - 0.085 * math.log2(max(1, network.operations))
     if family.head in (MEAN, MEAN_HIDDEN):
-        error += 0.1 + 0.9 * max(0.0, math.log2(side / sees))
-    error += 0.2 * family.hidden
-    error += 0.15 * math.log2(last / LAST_SIDE) ** 2
-    error += 0.17 * max(0, 4 - windows) + 0.03 * max(0, convolutions - DEEP)
+        error += 0.06 + 0.85 * max(0.0, math.log2(side / sees))
+    error += 0.12 * family.hidden + 0.15 * (family.block == RESIDUAL)
+    error += 0.1 * math.log2(last / LAST_SIDE) ** 2 - 0.05 * (family.down == POOL)
+    error += 0.13 * max(0, 4 - windows) + 0.06 * max(0, convolutions - DEEP)
     if network.learning:  # a device learns from what it remembers, by what the trunk gives
         error += 0.1 * max(0.0, math.log2(FEW_MEMORIES / (1 + network.replay_samples)))
         error += 0.15 * max(0.0, math.log2(FEW_FEATURES / network.features))

@@ -73,6 +73,7 @@ class _Snapshot:
     epoch: int
     step: int
     accuracy: float
+    loss: float
     layers: list[LayerParameters]
     trunk: list[TrunkParameters]
     shadow: list[Tensor]
@@ -478,7 +479,7 @@ class _Training:
             "step": self.step,
             "place": asdict(self.place),
             "history": [asdict(epoch) for epoch in self.history],
-            "best": best and (best.epoch, best.step, best.accuracy, best.shadow),
+            "best": best and (best.epoch, best.step, best.accuracy, best.loss, best.shadow),
             "top": self.top_accuracy,
             "seconds": time.monotonic() - self.began,
         }
@@ -488,11 +489,10 @@ class _Training:
         if state is None:
             return
         if state["best"] is not None:
-            epoch, step, accuracy, shadow = state["best"]
+            epoch, step, accuracy, loss, shadow = state["best"]
             self.net.restore(shadow)
-            self.best = _Snapshot(
-                epoch, step, accuracy, self.net.integers(), self.net.trunk_integers(), shadow
-            )
+            layers, trunk = self.net.integers(), self.net.trunk_integers()
+            self.best = _Snapshot(epoch, step, accuracy, loss, layers, trunk, shadow)
         self.net.restore(state["net"])
         for own, saved in zip(self.averages, state["averages"], strict=True):
             own.copy_(saved)
@@ -666,12 +666,16 @@ class _Training:
         if self.net.trunk is not None:
             self.net.trunk.measure((b.to(self.device) for b in batches), self.rounds)
         layers, trunk = self.net.integers(), self.net.trunk_integers()
+        scores: npt.NDArray[Any]
         if self.rounds:
-            found = logits(self.network, layers, self.held_codes, trunk).argmax(axis=1)
-            accuracy = float((found == self.held_labels).mean())
+            sums = logits(self.network, layers, self.held_codes, trunk)
+            scores = sums * (layers[-1].s_in * layers[-1].s_w)
         else:
-            accuracy = self._shadow_accuracy(self.held_codes, self.held_labels)
-        snapshot = _Snapshot(epoch, self.step, accuracy, layers, trunk, self.net.state())
+            scores = self._shadow_logits(self.held_codes)
+        accuracy = float((scores.argmax(axis=1) == self.held_labels).mean())
+        labels = torch.from_numpy(self.held_labels)
+        loss = float(functional.cross_entropy(torch.from_numpy(scores), labels))
+        snapshot = _Snapshot(epoch, self.step, accuracy, loss, layers, trunk, self.net.state())
         if present is not None:
             self.net.restore(present)
         return snapshot
@@ -686,16 +690,13 @@ class _Training:
         shape = trunk[-1].out_shape if trunk else self.dataset.shape
         log.write("wires", when=when, shape=list(shape), counts=counts.tolist())
 
-    def _shadow_accuracy(
-        self, codes: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
-    ) -> float:
-        """Accuracy of the float network on rows [n] of codes and labels."""
-        right, chunk = 0, 500 if self.network.trunk else 4096
-        for at in range(0, len(codes), chunk):
-            part = torch.from_numpy(codes[at : at + chunk]).to(self.device)
-            found = self.net.shadow(part).argmax(dim=1).cpu().numpy()
-            right += int((found == labels[at : at + chunk]).sum())
-        return right / len(codes)
+    def _shadow_logits(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What the float network makes of rows of codes: float32 [n, classes]."""
+        chunk = 500 if self.network.trunk else 4096
+        return np.concatenate([
+            self.net.shadow(torch.from_numpy(codes[at : at + chunk]).to(self.device)).cpu().numpy()
+            for at in range(0, len(codes), chunk)
+        ])  # fmt: skip
 
     def _result(
         self,
@@ -711,7 +712,8 @@ class _Training:
             found = logits(self.network, best.layers, codes, best.trunk).argmax(axis=1)
             accuracy = float((found == self.dataset.y_test).mean())
             self.net.restore(best.shadow)
-            shadow_accuracy = self._shadow_accuracy(codes, self.dataset.y_test)
+            right = self._shadow_logits(codes).argmax(axis=1) == self.dataset.y_test
+            shadow_accuracy = float(right.mean())
         threshold = 0
         if unknown:
             held = logits(self.network, best.layers, self.held_codes, best.trunk)
@@ -754,6 +756,7 @@ class _Training:
             parameters=parameters,
             accuracy=accuracy,
             validation_accuracy=best.accuracy,
+            validation_loss=best.loss,
             shadow_accuracy=shadow_accuracy,
             history=self.history,
             best_epoch=best.epoch,

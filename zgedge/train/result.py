@@ -37,6 +37,7 @@ class TrainResult:
     parameters           what `zgedge.arena.write(network, parameters)` writes
     accuracy             of the integer network on the test rows; None where there are none
     validation_accuracy  of the same on the held-out rows
+    validation_loss      its mean cross-entropy on them, in nats
     shadow_accuracy      of the float network behind it on the test rows
     history              every epoch that was completed
     best_epoch           the epoch whose network this is; 0: none was completed
@@ -50,6 +51,7 @@ class TrainResult:
     parameters: Parameters
     accuracy: float | None
     validation_accuracy: float
+    validation_loss: float
     shadow_accuracy: float | None
     history: Sequence[Epoch]
     best_epoch: int

@@ -2,8 +2,9 @@
 
 Successive halving (Jamieson & Talwalkar, AISTATS 2016): all candidates are trained for some steps,
 the worse half is dropped, the others are trained anew for twice as many, until two are left. Only
-held-out rows are looked at, never test rows. Networks that these cannot tell apart stay in the
-order of the prior (`zgedge.space.expected_error`).
+held-out rows are looked at, never test rows, and ranked by their cross-entropy: it tells networks
+apart sooner than their accuracy does. The prior (`zgedge.space.expected_error`) says which are
+tried.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from zgedge.train.duration import format_latency
 # Candidates of the first round, and of those the most that are much alike.
 FIRST, ALIKE = 8, 1
 # Steps of the first round, where no time is given; twice as many in each that follows.
-FIRST_STEPS = 60
+FIRST_STEPS = 120
 # Held-out rows under which a short training says less than the prior.
 FEWEST_HELD = 200
 # Share of a training time that the search takes, and what is tried first to know its pace.
@@ -53,12 +54,13 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """A short training: its network, length, and accuracy on the held-out rows."""
+    """A short training: its network and length, accuracy and cross-entropy on held-out rows."""
 
     spec: str
     steps: int
     seed: int
     accuracy: float
+    loss: float
     seconds: float
 
 
@@ -158,7 +160,7 @@ def choose(
             why += f"; {held:,} held-out rows are too few for trials"
         tried[0].verdict = why
     else:
-        search = _Search(dataset, held, seed, strategy, memory, progress)
+        search = _Search(dataset, seed, strategy, memory, progress)
         tried = search.run(tried, seconds)
     rest = [one for one in found if all(one is not other for other in tried)]
     plan = _plan(tried[0], task, budget, learning)
@@ -229,7 +231,6 @@ class _Search:
     def __init__(
         self,
         dataset: Dataset,
-        held: int,
         seed: int,
         strategy: str,
         memory: str | os.PathLike[str] | None,
@@ -238,7 +239,7 @@ class _Search:
         none = np.zeros(0, dataset.y_test.dtype)
         # Without test rows: nothing here may look at them.
         self.dataset = replace(dataset, x_test=dataset.x_test[:0], y_test=none)
-        self.held, self.seed, self.strategy = held, seed, strategy
+        self.seed, self.strategy = seed, strategy
         self.progress = progress or (lambda done, total, what: None)
         self.memory = None if memory is None else Path(memory)
         self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data)
@@ -255,7 +256,7 @@ class _Search:
         for r in range(rounds):
             for one, steps in zip(alive, self._steps(alive, r, rounds, seconds, pace), strict=True):
                 one.trials.append(self.trial(one.network, steps))
-            alive = self._ranked(alive)
+            alive.sort(key=lambda one: one.trials[-1].loss)
             last = r + 1 == rounds
             keep = 1 if last else math.ceil(len(alive) / 2)
             for one in alive[keep:]:
@@ -270,14 +271,6 @@ class _Search:
             f"after {best.trials[-1].steps:,} steps"
         )
         return [best, *out]
-
-    def _ranked(self, alive: list[Considered]) -> list[Considered]:
-        """The most accurate first; those within a standard error of it as the prior has them."""
-        top = max(one.accuracy or 0.0 for one in alive)
-        error = math.sqrt(top * (1.0 - top) / self.held)
-        equal = [one for one in alive if (one.accuracy or 0.0) >= top - error]
-        rest = [one for one in alive if (one.accuracy or 0.0) < top - error]
-        return [*equal, *sorted(rest, key=lambda one: -(one.accuracy or 0.0))]
 
     def _steps(
         self,
@@ -312,7 +305,9 @@ class _Search:
             if result.interrupted:
                 raise KeyboardInterrupt
             seconds = time.monotonic() - began
-            found = Trial(spec, steps, self.seed, result.validation_accuracy, seconds)
+            found = Trial(
+                spec, steps, self.seed, result.validation_accuracy, result.validation_loss, seconds
+            )
             self._remember(key, found)
         self.done += steps not in PACE_STEPS
         return self.known[key]

@@ -13,7 +13,7 @@ from zgedge import errors
 from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
-    "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "doctor",
+    "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "export", "doctor",
     "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
@@ -27,6 +27,8 @@ ARGUMENTS = {
     "adapt": (["FILE", "DATA"], {"--out", "--rewire", "--steps", "--eval"}),
     "prove": (["FILE"], {"--steps", "--data", "--leak"}),
     "report": (["FILE"], {"--data", "--log", "--before", "--out"}),
+    "export": (["FILE"], {"--to", "--out", "--form", "--softmax", "--learning", "--samples",
+                          "--data", "--force", "--check"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "doctor": ([], set()),
 }  # fmt: skip

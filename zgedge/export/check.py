@@ -19,15 +19,11 @@ import numpy.typing as npt
 
 from zgedge.errors import ZgedgeError
 from zgedge.export.source import Float32, check_inputs
+from zgedge.export.targets import TARGETS
 from zgedge.runtime import Model
 
 Integers = npt.NDArray[Any]
 Pair = Callable[[Float32], tuple[Integers, Integers]]
-TARGETS = {
-    "onnx": "zgedge.export.onnx",
-    "tflite": "zgedge.export.tflite",
-    "c": "zgedge.export.c",
-}
 
 
 @dataclass(frozen=True)
@@ -71,11 +67,17 @@ def compare(pair: Pair, inputs: Iterable[tuple[str, Float32]]) -> Comparison:
     return Comparison(sources, compared, differing, largest, same / samples if samples else 1.0)
 
 
+def pair_of(model: Model, target: str, export: Any) -> Pair:
+    """The function that runs both. Raises MissingExtraError where what runs the export is not
+    installed."""
+    pair: Pair = importlib.import_module(TARGETS[target].module).pair(model, export)
+    return pair
+
+
 def check(model: Model, target: str, export: Any, count: int = 64, seed: int = 0) -> Comparison:
     """Compare an export for `target` (onnx, tflite, c) with its model.
 
     On up to `count` samples that the model remembers, and on random and extreme inputs. Raises
     MissingExtraError where what runs the export is not installed.
     """
-    pair = importlib.import_module(TARGETS[target]).pair(model, export)
-    return compare(pair, check_inputs(model, count, seed))
+    return compare(pair_of(model, target, export), check_inputs(model, count, seed))

@@ -47,6 +47,11 @@ from zgedge.runtime import Model
 
 FORMS = ("dense", "sparse")
 INPUTS = ("float32", "uint8", "int8")
+# All that an export may have; TFLite Micro has each of them.
+OPERATORS = (
+    "ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "FULLY_CONNECTED", "MAXIMUM",
+    "MAX_POOL_2D", "MINIMUM", "MUL", "QUANTIZE", "ROUND", "SOFTMAX", "SUB",
+)  # fmt: skip
 BLOCK = 16  # of LiteRT's sparse kernel for int8
 _ZERO = -128  # zero point of codes
 _EXACT = 1 << 24  # float32 holds every whole number up to here

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zgedge.bench import peers
-from zgedge.bench.tflite_model import build_tflite, random_dense, reference
+from zgedge.bench.tflite_model import build_tflite, random_dense, reference, usual_bytes
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("tflite")
@@ -25,6 +25,11 @@ def test_litert_gives_the_integers_of_the_reference(widths: tuple[int, ...], see
 def test_same_seed_gives_the_same_file() -> None:
     assert build_tflite(random_dense(seed=3)) == build_tflite(random_dense(seed=3))
     assert build_tflite(random_dense(seed=3)) != build_tflite(random_dense(seed=4))
+
+
+def test_usual_path_takes_a_byte_for_each_weight() -> None:
+    weights = 784 * 256 + 256 * 10
+    assert weights < usual_bytes((784, 256, 10)) < weights + 12 * 266 + 2000
 
 
 @pytest.mark.parametrize("make", [peers.litert_invoke, peers.litert_compiled])

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.bench.need import need
+from zgedge.export.tflite_file import NONE, RELU, ROWS_FULLY_CONNECTED, TfliteFile
 
-_SCHEMA_VERSION = 3
 # int8 with zero point -128 is uint8 with zero point 0, the way pixels come.
 _INPUT_ZERO = -128
 
@@ -91,176 +89,33 @@ def reference(model: DenseModel, x: npt.NDArray[np.int8]) -> npt.NDArray[np.int8
     return q.astype(np.int8)
 
 
-class _Writer:
-    """Appends the parts of a TFLite model to a flatbuffer, children before parents."""
-
-    def __init__(self) -> None:
-        self.builder: Any = need("flatbuffers", "export").Builder(1 << 16)
-        self.t: Any = need("tflite", "export")
-        self.buffers: list[bytes] = [b""]  # TFLite wants the first buffer empty
-        self.tensors: list[int] = []
-        self.operators: list[int] = []
-
-    def vector(self, offsets: list[int]) -> int:
-        """A vector of tables."""
-        self.builder.StartVector(4, len(offsets), 4)
-        for offset in reversed(offsets):
-            self.builder.PrependUOffsetTRelative(offset)
-        return int(self.builder.EndVector())
-
-    def ints(self, *values: int) -> int:
-        """A vector of int32."""
-        return int(self.builder.CreateNumpyVector(np.asarray(values, np.int32)))
-
-    def tensor(
-        self,
-        name: str,
-        content: npt.NDArray[Any] | None,
-        *,
-        shape: tuple[int, ...],
-        scale: npt.ArrayLike,
-        zero: npt.ArrayLike = 0,
-        kind: int | None = None,
-    ) -> int:
-        """Append a tensor, int8 unless `kind` says otherwise; returns its index.
-
-        Constants have `content`. `scale` is a number, or one for each row of the tensor.
-        """
-        t, builder = self.t, self.builder
-        buffer = 0
-        if content is not None:
-            self.buffers.append(np.ascontiguousarray(content).tobytes())
-            buffer = len(self.buffers) - 1
-        scales = np.atleast_1d(np.asarray(scale, np.float32))
-        zeros = np.broadcast_to(np.asarray(zero, np.int64), scales.shape).copy()
-        scale_at, zero_at = builder.CreateNumpyVector(scales), builder.CreateNumpyVector(zeros)
-        t.QuantizationParametersStart(builder)
-        t.QuantizationParametersAddScale(builder, scale_at)
-        t.QuantizationParametersAddZeroPoint(builder, zero_at)
-        t.QuantizationParametersAddQuantizedDimension(builder, 0)
-        quantization_at = t.QuantizationParametersEnd(builder)
-        name_at, shape_at = builder.CreateString(name), self.ints(*shape)
-        t.TensorStart(builder)
-        t.TensorAddShape(builder, shape_at)
-        t.TensorAddType(builder, t.TensorType.INT8 if kind is None else kind)
-        t.TensorAddBuffer(builder, buffer)
-        t.TensorAddName(builder, name_at)
-        t.TensorAddQuantization(builder, quantization_at)
-        self.tensors.append(int(t.TensorEnd(builder)))
-        return len(self.tensors) - 1
-
-    def fully_connected(self, x: int, weights: int, bias: int, y: int, relu: bool) -> None:
-        """Append an operator that reads and writes the tensors of these indices."""
-        t, builder = self.t, self.builder
-        activation = t.ActivationFunctionType.RELU if relu else t.ActivationFunctionType.NONE
-        t.FullyConnectedOptionsStart(builder)
-        t.FullyConnectedOptionsAddFusedActivationFunction(builder, activation)
-        options_at = t.FullyConnectedOptionsEnd(builder)
-        inputs_at, outputs_at = self.ints(x, weights, bias), self.ints(y)
-        t.OperatorStart(builder)
-        t.OperatorAddOpcodeIndex(builder, 0)
-        t.OperatorAddInputs(builder, inputs_at)
-        t.OperatorAddOutputs(builder, outputs_at)
-        t.OperatorAddBuiltinOptionsType(builder, t.BuiltinOptions.FullyConnectedOptions)
-        t.OperatorAddBuiltinOptions(builder, options_at)
-        self.operators.append(int(t.OperatorEnd(builder)))
-
-    def _subgraph(self, x: int, y: int) -> int:
-        t, builder = self.t, self.builder
-        tensors_at, operators_at = self.vector(self.tensors), self.vector(self.operators)
-        inputs_at, outputs_at = self.ints(x), self.ints(y)
-        t.SubGraphStart(builder)
-        t.SubGraphAddTensors(builder, tensors_at)
-        t.SubGraphAddInputs(builder, inputs_at)
-        t.SubGraphAddOutputs(builder, outputs_at)
-        t.SubGraphAddOperators(builder, operators_at)
-        return int(t.SubGraphEnd(builder))
-
-    def _signature(self, x: int, y: int) -> int:
-        t, builder = self.t, self.builder
-        maps = []
-        for name, index in (("x", x), ("y", y)):
-            name_at = builder.CreateString(name)
-            t.TensorMapStart(builder)
-            t.TensorMapAddName(builder, name_at)
-            t.TensorMapAddTensorIndex(builder, index)
-            maps.append(self.vector([int(t.TensorMapEnd(builder))]))
-        key_at = builder.CreateString("serving_default")
-        t.SignatureDefStart(builder)
-        t.SignatureDefAddInputs(builder, maps[0])
-        t.SignatureDefAddOutputs(builder, maps[1])
-        t.SignatureDefAddSignatureKey(builder, key_at)
-        return int(t.SignatureDefEnd(builder))
-
-    def _operator_code(self) -> int:
-        t, builder = self.t, self.builder
-        code = t.BuiltinOperator.FULLY_CONNECTED
-        t.OperatorCodeStart(builder)
-        t.OperatorCodeAddDeprecatedBuiltinCode(builder, code)
-        t.OperatorCodeAddBuiltinCode(builder, code)
-        # Version 5 is the first that allows one weight scale per output channel.
-        t.OperatorCodeAddVersion(builder, 5)
-        return int(t.OperatorCodeEnd(builder))
-
-    def _buffer(self, content: bytes) -> int:
-        t, builder = self.t, self.builder
-        data_at = 0
-        if content:
-            # CreateByteVector would align to 1 byte; the runtime wants weights at 16.
-            builder.StartVector(1, len(content), 16)
-            builder.head -= len(content)
-            builder.Bytes[builder.head : builder.head + len(content)] = content
-            data_at = builder.EndVector()
-        t.BufferStart(builder)
-        if content:
-            t.BufferAddData(builder, data_at)
-        return int(t.BufferEnd(builder))
-
-    def finish(self, x: int, y: int) -> bytes:
-        """The whole file; `x` and `y` are the indices of its input and output tensor."""
-        t, builder = self.t, self.builder
-        subgraphs_at = self.vector([self._subgraph(x, y)])
-        signatures_at = self.vector([self._signature(x, y)])
-        codes_at = self.vector([self._operator_code()])
-        buffers_at = self.vector([self._buffer(content) for content in self.buffers])
-        t.ModelStart(builder)
-        t.ModelAddVersion(builder, _SCHEMA_VERSION)
-        t.ModelAddOperatorCodes(builder, codes_at)
-        t.ModelAddSubgraphs(builder, subgraphs_at)
-        t.ModelAddBuffers(builder, buffers_at)
-        t.ModelAddSignatureDefs(builder, signatures_at)
-        builder.Finish(t.ModelEnd(builder), b"TFL3")
-        return bytes(builder.Output())
-
-
 def build_tflite(model: DenseModel) -> bytes:
     """The model as a TFLite flatbuffer with one signature, `serving_default` (`x` to `y`).
 
     Raises MissingExtraError when `tflite` or `flatbuffers` is not installed.
     """
-    writer = _Writer()
+    f = TfliteFile()
     scale = np.float32(model.input_scale)
-    first = at = writer.tensor(
-        "x", None, shape=(1, model.inputs), scale=scale, zero=model.input_zero
-    )
+    first = at = f.tensor("x", (1, model.inputs), scale=scale, zero=model.input_zero)
     for number, layer in enumerate(model.layers):
         outputs = len(layer.weights)
-        weights = writer.tensor(
-            f"weights{number}",
-            layer.weights,
-            shape=layer.weights.shape,
+        weights = f.tensor(
+            f"weights{number}", layer.weights.shape, "INT8", layer.weights,
             scale=layer.weight_scale,
+        )  # fmt: skip
+        bias = f.tensor(
+            f"bias{number}", (outputs,), "INT32", layer.bias, scale=scale * layer.weight_scale
         )
-        bias = writer.tensor(
-            f"bias{number}",
-            layer.bias.astype("<i4"),
-            shape=(outputs,),
-            scale=scale * layer.weight_scale,
-            kind=writer.t.TensorType.INT32,
-        )
-        y = writer.tensor(
-            f"y{number}", None, shape=(1, outputs), scale=layer.scale, zero=layer.zero
-        )
-        writer.fully_connected(at, weights, bias, y, layer.relu)
-        at, scale = y, np.float32(layer.scale)
-    return writer.finish(first, at)
+        y = f.tensor(f"y{number}", (1, outputs), scale=layer.scale, zero=layer.zero)
+        at = f.operator(
+            "FULLY_CONNECTED", [at, weights, bias], y, ROWS_FULLY_CONNECTED,
+            table="FullyConnectedOptions", FusedActivationFunction=RELU if layer.relu else NONE,
+        )  # fmt: skip
+        scale = np.float32(layer.scale)
+    return f.finish({"x": first}, {"y": at})
+
+
+def usual_bytes(widths: tuple[int, ...]) -> int:
+    """Bytes of the file that the usual path, float to int8 after training, makes of a dense network
+    of these widths: what `build_tflite` writes, whatever the weights."""
+    return len(build_tflite(random_dense(widths)))

@@ -41,7 +41,15 @@ from zgedge.export.source import (
     metadata,
     need,
 )
-from zgedge.export.tflite_file import RELU, Blocks, TfliteFile
+from zgedge.export.tflite_file import (
+    INT8_FULLY_CONNECTED,
+    NONE,
+    RELU,
+    ROWS_FULLY_CONNECTED,
+    SPARSE_FULLY_CONNECTED,
+    Blocks,
+    TfliteFile,
+)
 from zgedge.network import TrunkLayer
 from zgedge.runtime import Model
 
@@ -58,8 +66,7 @@ _EXACT = 1 << 24  # float32 holds every whole number up to here
 # A multiplier beyond these gives what the bound gives: 255 cuts off every sum but 0, and half of
 # 2^-31 rounds every sum to 0. XNNPACK takes none outside 2^-32 .. 256.
 _LEAST, _MOST = np.float32(2.0**-32), np.float32(255)
-# Versions of the operators, the first that take the types used here.
-_INT8_FULLY_CONNECTED, _SPARSE_FULLY_CONNECTED, _ROWS_FULLY_CONNECTED = 4, 8, 12
+# Versions of the other operators, the first that take the types used here.
 _INT8_CONV, _INT8_POOL, _INT8_ADD, _INT8_DEQUANTIZE, _UINT8_QUANTIZE = 3, 2, 2, 2, 2
 _SAME, _VALID = 0, 1
 _INPUT_TEXTS = {
@@ -244,7 +251,7 @@ class _Export:
         out = self.codes(
             f"{name}/{'rounded' if added else CODES}", *shape, zero=0 if added else _ZERO
         )
-        relu = 0 if added else RELU
+        relu = NONE if added else RELU
         if layer.kind == net.DEPTHWISE:
             q = self.depthwise(name, q, weights[None], bias, multiplier, out, relu, **window)
         else:
@@ -308,9 +315,9 @@ class _Export:
         weights = dense_rows(self.arena, i) if blocks is None else blocks
         shape = (layer.outputs, layer.inputs)
         operands = self.weighted(name, weights, bias, multiplier, shape=shape)
-        version = _INT8_FULLY_CONNECTED if blocks is None else _SPARSE_FULLY_CONNECTED
+        version = INT8_FULLY_CONNECTED if blocks is None else SPARSE_FULLY_CONNECTED
         if (multiplier != multiplier[0]).any():
-            version = _ROWS_FULLY_CONNECTED
+            version = ROWS_FULLY_CONNECTED
         return self.f.operator(
             "FULLY_CONNECTED", [q, *operands], self.codes(f"{name}/{CODES}", layer.outputs),
             version, table="FullyConnectedOptions", FusedActivationFunction=RELU,

@@ -16,7 +16,10 @@ from zgedge.export.source import need
 
 SCHEMA_VERSION = 3
 SIGNATURE = "serving_default"
-RELU = 1  # of ActivationFunctionType; 0 is none
+NONE, RELU = 0, 1  # of ActivationFunctionType
+# Versions of FULLY_CONNECTED: the first that takes int8, a sparse int8 matrix, and a scale for each
+# row. A runtime that is too old refuses a version that it does not know.
+INT8_FULLY_CONNECTED, SPARSE_FULLY_CONNECTED, ROWS_FULLY_CONNECTED = 4, 8, 12
 _BEFORE_BUILTIN_CODE = 127  # the largest operator code that fits the schema's old field
 
 

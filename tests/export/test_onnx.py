@@ -390,6 +390,7 @@ def _network(digits: Any, kind: str) -> Network:
 
 @pytest.fixture(scope="module", params=["mlp", "trunk"])
 def trained(request: pytest.FixtureRequest, digits: Any) -> Model:
+    pytest.importorskip("torch")
     from zgedge.train import train
 
     result = train(digits, _network(digits, request.param), steps=300)

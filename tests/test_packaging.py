@@ -20,6 +20,7 @@ import pytest
 
 import zgedge
 from tests import nets
+from zgedge.export import c_core, c_run
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "sklearn", "scipy", "onnx", "onnxruntime", "tflite", "ai_edge_litert", "PIL",
@@ -84,13 +85,15 @@ def test_wheel_is_for_every_python_on_this_processor(wheel: Path) -> None:
     assert wheel.name.split("-")[1] == zgedge.__version__
 
 
-def test_wheel_holds_the_package_and_no_sources_of_the_core(wheel: Path) -> None:
+def test_wheel_holds_the_package_and_of_the_core_what_exports_need(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"zgedge/py.typed", "zgedge/runtime/libzge.so", "zgedge/runtime/core/zge.h"} <= names
     assert {
         f"zgedge/{p.relative_to(ROOT / 'zgedge')}" for p in ROOT.glob("zgedge/**/*.py")
     } <= names
-    assert not [n for n in names if n.startswith("zgedge/runtime/core/") and n.endswith(".c")]
+    core = {Path(n).name for n in names if n.startswith("zgedge/runtime/core/")}
+    assert core == set(c_core.FILES)
+    assert {f"zgedge/export/c_board/{p.name}" for p in c_run.BOARD.iterdir()} <= names
     assert not [n for n in names if n.split("/")[0] in ("tests", "docs", "tools", "cmake")]
     assert [n for n in names if n.endswith("licenses/LICENSE")]
 

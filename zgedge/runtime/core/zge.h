@@ -117,6 +117,10 @@ enum {
     ZGE_LEARN_NONE = 2   /* frozen: a learning step predicts, counts, and changes nothing else */
 };
 
+/* What an arena keeps of a layer. A program that carries one network as constants and never learns makes
+ * it const, so that weights stay in read-only memory. */
+#define ZGE_KEPT
+
 /* One layer of an open arena: pointers into it. Read only for callers. */
 typedef struct zge_layer {
     uint32_t kind, block, inputs, outputs;
@@ -127,13 +131,13 @@ typedef struct zge_layer {
     uint32_t index_bits;
     int32_t z_in;        /* zero point of the inputs */
     float s_in, s_w, s_out;
-    int8_t *weights;     /* [outputs][width] */
-    uint16_t *indices;   /* [outputs][per_row], or null */
-    int32_t *bias;       /* [outputs] */
-    float *multiplier;   /* [outputs] */
-    uint8_t *nibbles;    /* residual section: 4 bits a weight, low half first; or null */
-    uint8_t *x;          /* [inputs][S] activations coming in, S samples side by side */
-    int8_t *delta;       /* [outputs][S] error of the outputs; null without learning */
+    ZGE_KEPT int8_t *weights;   /* [outputs][width] */
+    ZGE_KEPT uint16_t *indices; /* [outputs][per_row], or null */
+    ZGE_KEPT int32_t *bias;     /* [outputs] */
+    ZGE_KEPT float *multiplier; /* [outputs] */
+    ZGE_KEPT uint8_t *nibbles;  /* residual section: 4 bits a weight, low half first; or null */
+    uint8_t *x;                 /* [inputs][S] activations coming in, S samples side by side */
+    int8_t *delta;              /* [outputs][S] error of the outputs; null without learning */
 } zge_layer;
 
 /* One layer of the trunk: pictures in, pictures out. Read only for callers. The picture is never whole in

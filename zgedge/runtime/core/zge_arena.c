@@ -185,6 +185,7 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     m->conv[0].height = (uint32_t)height;
     m->conv[0].width = (uint32_t)width;
     m->conv[0].channels = (uint32_t)channels;
+#if !defined(ZGE_NO_TRUNK)
     for (; m->trunk < records; m->trunk++) {
         const uint8_t *p = net + ZGE_N_SIZE + m->trunk * ZGE_P_SIZE;
         if (p[ZGE_P_KIND] < ZGE_L_CONV || p[ZGE_P_KIND] > ZGE_L_MEAN_POOL) {
@@ -195,6 +196,7 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
             return zge_fail(f, st, ZGE_S_NET, m->trunk, at + ZGE_N_SIZE + m->trunk * ZGE_L_SIZE);
         }
     }
+#endif
     m->layers = records - m->trunk;
     if (m->layers < 1 || m->layers > ZGE_MAX_LAYERS) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_LAYERS);
@@ -325,7 +327,9 @@ static void zge_place(zge_model *m, const zge_section *s) {
             rows += (size_t)l->out_channels * 4;
         }
     }
+#if !defined(ZGE_NO_TRUNK)
     zge_trunk_place(m, x);
+#endif
     x += zge_round4(m->trunk_bytes);
     if (m->learning) {
         m->back = (int32_t *)(void *)scratch;
@@ -410,7 +414,7 @@ static zge_status zge_check_conv(const zge_model *m, uint32_t i, zge_fault *f) {
 
 /* Every weight, index, bias and multiplier of a layer behind the trunk. */
 static zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t i, zge_fault *f) {
-    uint8_t seen[ZGE_MAX_INPUTS / 8]; /* one bit an input block, cleared after each row */
+    uint8_t seen[(ZGE_MAX_INPUTS + 7) / 8]; /* one bit an input block, cleared after each row */
     uint32_t blocks = l->kind == ZGE_L_SPARSE ? l->inputs / l->block : 0;
     memset(seen, 0, (blocks + 7) / 8);
     uint32_t spare = 0xffffu & ~l->index_mask & (l->residual == ZGE_R_INDEX ? 0x0fffu : 0xffffu);
@@ -562,7 +566,9 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         return st;
     }
     m->replay_stride = (m->features * m->replay_bits + 7u) / 8u;
+#if !defined(ZGE_NO_TRUNK)
     m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
+#endif
     zge_need(m, &need);
     const struct {
         uint32_t kind;

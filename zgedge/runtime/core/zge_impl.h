@@ -212,8 +212,9 @@ typedef struct zge_update {
     uint32_t bias_noise; /* stream of the biases' rounding */
 } zge_update;
 
-/* A column of the batch: where a sample comes from. */
-enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_REPLAY4, ZGE_C_REPLAY8, ZGE_C_NONE };
+/* A column of the batch: where a sample comes from. The first three are inputs of the network, raw or as
+ * codes; remembered ones are features, packed. */
+enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_CODES, ZGE_C_REPLAY4, ZGE_C_REPLAY8, ZGE_C_NONE };
 typedef struct zge_column {
     uint32_t kind;
     const void *data;

@@ -20,7 +20,7 @@
 #include "zge_arm.h"
 #endif
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)
 #define ZGE_INLINE static inline __attribute__((always_inline))
 #else
 #define ZGE_INLINE static inline
@@ -93,7 +93,7 @@ ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t 
         return 0;
     }
     const uint8_t *p = (const uint8_t *)c->data;
-    if (c->kind == ZGE_C_REPLAY8) {
+    if (c->kind == ZGE_C_CODES || c->kind == ZGE_C_REPLAY8) {
         memcpy(out, p + from, count);
         return 0;
     }
@@ -112,7 +112,7 @@ static uint32_t zge_fetch_run(const zge_model *m, const zge_column *c, uint32_t 
     return zge_fetch(m, c, from, count, out);
 }
 
-static uint32_t zge_quantize(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
+static uint32_t zge_quantize_columns(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
     uint8_t *x = m->layer[0].x;
     uint32_t clamped = 0;
     if (s == 1) {
@@ -778,6 +778,6 @@ static int32_t zge_usable(void) {
 }
 
 const zge_kernels ZGE_JOIN(zge_kernels_, ZGE_VARIANT) = {
-    ZGE_TEXT(ZGE_VARIANT), zge_usable, zge_fetch_run, zge_picture, zge_quantize, zge_hidden, zge_head,
-    zge_error,             zge_update_layer, zge_gradient, zge_pack,
+    ZGE_TEXT(ZGE_VARIANT), zge_usable, zge_fetch_run, zge_picture, zge_quantize_columns, zge_hidden,
+    zge_head,              zge_error,  zge_update_layer, zge_gradient, zge_pack,
 };

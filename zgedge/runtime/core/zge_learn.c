@@ -340,7 +340,7 @@ static uint32_t zge_visit(const zge_model *m, const zge_layer *l, uint32_t row, 
     uint32_t blocks = l->inputs / l->block;
     uint32_t absent = blocks - l->per_row;
     uint32_t done = 0;
-    uint8_t taken[ZGE_MAX_INPUTS / 8];
+    uint8_t taken[(ZGE_MAX_INPUTS + 7) / 8];
     uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_GROW);
     swaps = swaps < absent ? swaps : absent;
     swaps = swaps < l->per_row ? swaps : l->per_row;

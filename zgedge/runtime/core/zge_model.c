@@ -158,7 +158,7 @@ typedef struct zge_wanted {
     uint16_t *all_scores;
 } zge_wanted;
 
-static zge_status zge_predict(zge_model *m, uint32_t kind, const void *x, uint32_t n, const zge_wanted *want) {
+static zge_status zge_predict_any(zge_model *m, uint32_t kind, const void *x, uint32_t n, const zge_wanted *want) {
     if (m == NULL || m->arena == NULL || (x == NULL && n > 0)) {
         return ZGE_E_ARGUMENT;
     }
@@ -204,20 +204,20 @@ static zge_status zge_predict(zge_model *m, uint32_t kind, const void *x, uint32
 
 zge_status zge_model_predict_f32(zge_model *m, const float *x, uint32_t n, int32_t *classes, uint16_t *scores) {
     const zge_wanted want = {classes, scores, NULL, NULL};
-    return classes == NULL ? ZGE_E_ARGUMENT : zge_predict(m, ZGE_C_F32, x, n, &want);
+    return classes == NULL ? ZGE_E_ARGUMENT : zge_predict_any(m, ZGE_C_F32, x, n, &want);
 }
 
 zge_status zge_model_predict_u8(zge_model *m, const uint8_t *x, uint32_t n, int32_t *classes, uint16_t *scores) {
     const zge_wanted want = {classes, scores, NULL, NULL};
-    return classes == NULL ? ZGE_E_ARGUMENT : zge_predict(m, ZGE_C_U8, x, n, &want);
+    return classes == NULL ? ZGE_E_ARGUMENT : zge_predict_any(m, ZGE_C_U8, x, n, &want);
 }
 
 zge_status zge_model_logits_f32(zge_model *m, const float *x, uint32_t n, int32_t *logits) {
     const zge_wanted want = {NULL, NULL, logits, NULL};
-    return logits == NULL ? ZGE_E_ARGUMENT : zge_predict(m, ZGE_C_F32, x, n, &want);
+    return logits == NULL ? ZGE_E_ARGUMENT : zge_predict_any(m, ZGE_C_F32, x, n, &want);
 }
 
 zge_status zge_model_scores_f32(zge_model *m, const float *x, uint32_t n, uint16_t *scores) {
     const zge_wanted want = {NULL, NULL, NULL, scores};
-    return scores == NULL ? ZGE_E_ARGUMENT : zge_predict(m, ZGE_C_F32, x, n, &want);
+    return scores == NULL ? ZGE_E_ARGUMENT : zge_predict_any(m, ZGE_C_F32, x, n, &want);
 }

@@ -226,23 +226,31 @@ static uint32_t zge_trunk_run(const zge_model *m, const zge_column *column, uint
     return clamped;
 }
 
-uint32_t zge_take(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
-    if (m->trunk == 0) {
-        return zge_kernels_now()->quantize(m, columns, n, s);
-    }
+static int32_t zge_is_input(const zge_column *column) { return column->kind <= ZGE_C_CODES; }
+
+static uint32_t zge_take_pictures(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
     uint32_t clamped = 0;
     if (s > 1) { /* the remembered ones are features already */
         zge_column rest[ZGE_MAX_BATCH];
         for (uint32_t c = 0; c < n; c++) {
             rest[c] = columns[c];
-            rest[c].kind = columns[c].kind == ZGE_C_F32 || columns[c].kind == ZGE_C_U8 ? ZGE_C_NONE : columns[c].kind;
+            rest[c].kind = zge_is_input(&columns[c]) ? ZGE_C_NONE : columns[c].kind;
         }
         zge_kernels_now()->quantize(m, rest, n, s);
     }
     for (uint32_t c = 0; c < n; c++) {
-        if (columns[c].kind == ZGE_C_F32 || columns[c].kind == ZGE_C_U8) {
+        if (zge_is_input(&columns[c])) {
             clamped += zge_trunk_run(m, &columns[c], s, c);
         }
     }
     return clamped;
+}
+
+uint32_t zge_take(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
+#if !defined(ZGE_NO_TRUNK) /* a program that carries one network without a trunk leaves it out */
+    if (m->trunk > 0) {
+        return zge_take_pictures(m, columns, n, s);
+    }
+#endif
+    return zge_kernels_now()->quantize(m, columns, n, s);
 }

@@ -5,7 +5,7 @@ The schema is that of the package `tflite`; nothing here knows of networks. Same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ NONE, RELU = 0, 1  # of ActivationFunctionType
 INT8_FULLY_CONNECTED, SPARSE_FULLY_CONNECTED, ROWS_FULLY_CONNECTED = 4, 8, 12
 _BEFORE_BUILTIN_CODE = 127  # the largest operator code that fits the schema's old field
 
+Layouts = dict[int, dict[Any, int]]  # of tables, by their length
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -36,6 +38,16 @@ class Blocks:
     places: npt.NDArray[np.int64]
 
 
+def end_table(builder: Any, layouts: Layouts, end: Callable[[Any], int]) -> int:
+    """End the table that is being written; returns its offset.
+
+    Tables share the layout that flatbuffers looks up in `vtables`. Some versions let those of
+    different lengths share one, others do not; so none can here, and all write the same bytes.
+    """
+    builder.vtables = layouts.setdefault(builder.Offset() - builder.objectEnd, {})
+    return int(end(builder))
+
+
 class TfliteFile:
     """Children come before parents in a flatbuffer, so what is added is written at once."""
 
@@ -43,6 +55,7 @@ class TfliteFile:
         self.t: Any = need("tflite")
         self.builder: Any = need("flatbuffers").Builder(1 << 16)
         self.codes: list[tuple[int, int]] = []
+        self._layouts: Layouts = {}
         self._buffers: list[bytes] = [b""]  # TFLite wants the first one empty
         self._tensors: list[int] = []
         self._operators: list[int] = []
@@ -83,7 +96,7 @@ class TfliteFile:
             t.QuantizationParametersAddScale(b, scale_at)
             t.QuantizationParametersAddZeroPoint(b, zero_at)
             t.QuantizationParametersAddQuantizedDimension(b, axis)
-            quantization = t.QuantizationParametersEnd(b)
+            quantization = self._end(t.QuantizationParametersEnd)
         name_at, shape_at = b.CreateString(name), self._ints(shape)
         signature_at = self._ints([-1, *shape[1:]]) if batch else 0
         t.TensorStart(b)
@@ -97,7 +110,7 @@ class TfliteFile:
             t.TensorAddSparsity(b, sparsity)
         if signature_at:
             t.TensorAddShapeSignature(b, signature_at)
-        self._tensors.append(int(t.TensorEnd(b)))
+        self._tensors.append(self._end(t.TensorEnd))
         return len(self._tensors) - 1
 
     def operator(
@@ -116,10 +129,11 @@ class TfliteFile:
         table = options.pop("table", None)
         options_at = 0
         if table is not None:
+            b.Prep(4, 0)  # a table without fields would have the length of what aligns it
             getattr(t, f"{table}Start")(b)
             for field, value in options.items():
                 getattr(t, f"{table}Add{field}")(b, value)
-            options_at = getattr(t, f"{table}End")(b)
+            options_at = self._end(getattr(t, f"{table}End"))
         inputs_at, outputs_at = self._ints(inputs), self._ints([output])
         t.OperatorStart(b)
         t.OperatorAddOpcodeIndex(b, self.codes.index(key))
@@ -128,7 +142,7 @@ class TfliteFile:
         if table is not None:
             t.OperatorAddBuiltinOptionsType(b, getattr(t.BuiltinOptions, table))
             t.OperatorAddBuiltinOptions(b, options_at)
-        self._operators.append(int(t.OperatorEnd(b)))
+        self._operators.append(self._end(t.OperatorEnd))
         return output
 
     def finish(
@@ -156,8 +170,11 @@ class TfliteFile:
         t.ModelAddBuffers(b, buffers_at)
         t.ModelAddMetadata(b, metadata_at)
         t.ModelAddSignatureDefs(b, signatures_at)
-        b.Finish(t.ModelEnd(b), b"TFL3")
+        b.Finish(self._end(t.ModelEnd), b"TFL3")
         return bytes(b.Output())
+
+    def _end(self, end: Callable[[Any], int]) -> int:
+        return end_table(self.builder, self._layouts, end)
 
     def _tables(self, offsets: Sequence[int]) -> int:
         b = self.builder
@@ -186,7 +203,7 @@ class TfliteFile:
         t.SparsityParametersAddTraversalOrder(b, order_at)
         t.SparsityParametersAddBlockMap(b, map_at)
         t.SparsityParametersAddDimMetadata(b, dimensions_at)
-        return int(t.SparsityParametersEnd(b))
+        return self._end(t.SparsityParametersEnd)
 
     def _dimension(self, size: int, sparse: tuple[tuple[int, int], tuple[int, int]] | None) -> int:
         t, b = self.t, self.builder
@@ -202,7 +219,7 @@ class TfliteFile:
             t.DimensionMetadataAddArraySegments(b, starts_at)
             t.DimensionMetadataAddArrayIndicesType(b, places_kind)
             t.DimensionMetadataAddArrayIndices(b, places_at)
-        return int(t.DimensionMetadataEnd(b))
+        return self._end(t.DimensionMetadataEnd)
 
     def _index_vector(self, values: npt.NDArray[np.int64]) -> tuple[int, int]:
         """Kind and offset of the narrowest vector that holds these numbers."""
@@ -220,7 +237,7 @@ class TfliteFile:
         values_at = b.CreateNumpyVector(values.astype(dtype))
         getattr(t, f"{kind}Start")(b)
         getattr(t, f"{kind}AddValues")(b, values_at)
-        return getattr(t.SparseIndexVector, kind), int(getattr(t, f"{kind}End")(b))
+        return getattr(t.SparseIndexVector, kind), self._end(getattr(t, f"{kind}End"))
 
     def _subgraph(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> int:
         t, b = self.t, self.builder
@@ -234,7 +251,7 @@ class TfliteFile:
         t.SubGraphAddOutputs(b, outputs_at)
         t.SubGraphAddOperators(b, operators_at)
         t.SubGraphAddName(b, name_at)
-        return int(t.SubGraphEnd(b))
+        return self._end(t.SubGraphEnd)
 
     def _signature(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> int:
         t, b = self.t, self.builder
@@ -246,14 +263,14 @@ class TfliteFile:
                 t.TensorMapStart(b)
                 t.TensorMapAddName(b, name_at)
                 t.TensorMapAddTensorIndex(b, number)
-                entries.append(int(t.TensorMapEnd(b)))
+                entries.append(self._end(t.TensorMapEnd))
             maps.append(self._tables(entries))
         key_at = b.CreateString(SIGNATURE)
         t.SignatureDefStart(b)
         t.SignatureDefAddInputs(b, maps[0])
         t.SignatureDefAddOutputs(b, maps[1])
         t.SignatureDefAddSignatureKey(b, key_at)
-        return int(t.SignatureDefEnd(b))
+        return self._end(t.SignatureDefEnd)
 
     def _operator_code(self, code: int, version: int) -> int:
         t, b = self.t, self.builder
@@ -261,7 +278,7 @@ class TfliteFile:
         t.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, _BEFORE_BUILTIN_CODE))
         t.OperatorCodeAddBuiltinCode(b, code)
         t.OperatorCodeAddVersion(b, version)
-        return int(t.OperatorCodeEnd(b))
+        return self._end(t.OperatorCodeEnd)
 
     def _metadata(self, name: str, content: bytes) -> int:
         t, b = self.t, self.builder
@@ -270,7 +287,7 @@ class TfliteFile:
         t.MetadataStart(b)
         t.MetadataAddName(b, name_at)
         t.MetadataAddBuffer(b, len(self._buffers) - 1)
-        return int(t.MetadataEnd(b))
+        return self._end(t.MetadataEnd)
 
     def _buffer(self, content: bytes) -> int:
         t, b = self.t, self.builder
@@ -284,4 +301,4 @@ class TfliteFile:
         t.BufferStart(b)
         if content:
             t.BufferAddData(b, data_at)
-        return int(t.BufferEnd(b))
+        return self._end(t.BufferEnd)

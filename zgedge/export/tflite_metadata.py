@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from zgedge.export.source import need
+from zgedge.export.tflite_file import Layouts, end_table
 
 ENTRY = "TFLITE_METADATA"
 LABELS = "labels.txt"
@@ -72,6 +73,7 @@ def with_labels(model: bytes, class_names: Sequence[str]) -> bytes:
 class _Writer:
     def __init__(self) -> None:
         self.b: Any = need("flatbuffers").Builder(1 << 10)
+        self.layouts: Layouts = {}
 
     def text(self, value: str) -> int:
         return int(self.b.CreateString(value))
@@ -86,12 +88,16 @@ class _Writer:
         self, fields: int, offsets: dict[int, int], small: dict[int, int] | None = None
     ) -> int:
         """A table of so many fields: offsets by number, and numbers of one byte by number."""
+        self.b.Prep(4, 0)  # a table without fields would have the length of what aligns it
         self.b.StartObject(fields)
         for field, offset in offsets.items():
             self.b.PrependUOffsetTRelativeSlot(field, offset, 0)
         for field, value in (small or {}).items():
             self.b.PrependUint8Slot(field, value, 0)
-        return int(self.b.EndObject())
+        return self.end()
+
+    def end(self) -> int:
+        return end_table(self.b, self.layouts, type(self.b).EndObject)
 
     def about(self, tensor: About) -> int:
         fields = {
@@ -119,6 +125,6 @@ class _Writer:
         self.b.StartObject(2)
         self.b.PrependUint32Slot(0, width, 0)
         self.b.PrependUint32Slot(1, height, 0)
-        size = int(self.b.EndObject())
+        size = self.end()
         image = self.table(2, {1: size}, {0: _COLORS.get(channels, 0)})
         return self.table(3, {1: image}, {0: _IMAGE})

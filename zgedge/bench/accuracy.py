@@ -16,9 +16,9 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from zgedge import arena
 from zgedge.bench import results, timing
 from zgedge.budget import Task, format_size, plan, sparse_plan
 from zgedge.data import Dataset
-from zgedge.errors import BudgetError, UsageError, ZgedgeError
+from zgedge.errors import BudgetError, UsageError
 from zgedge.network import SPARSE, Network, dense
 from zgedge.runtime import Model
 from zgedge.spec import spec_of
@@ -260,7 +260,7 @@ def collect(
         if len(refused) == len(rows):
             raise refused[0]
     data, how = fingerprint(dataset), recipe()
-    done = {run.key: run for run in read_log(log)}
+    done = {run.key: run for run in results.read_log(log, Run)}
     runs: list[Run] = []
     complete = False
     try:
@@ -281,7 +281,7 @@ def collect(
                         found = measure(dataset, cell, seed, epochs, progress)
                 done[key] = Run(**place, key=key, **found)
                 runs.append(done[key])
-                _append(log, done[key])
+                results.append(log, done[key])
                 say(
                     f"[{len(runs)}/{len(cells) * len(seeds)}] {title}: "
                     f"{100 * found['accuracy']:.2f} %, {found['bytes']:,} bytes, "
@@ -294,44 +294,6 @@ def collect(
         name, dataset.name, tuple(budgets), tuple(seeds), tuple(rows), tuple(runs), tuple(missing),
         complete, len(cells) * len(seeds),
     )  # fmt: skip
-
-
-def read_log(log: Path | None) -> Iterator[Run]:
-    """The runs of a log. What is no run, such as a line that was cut, is passed over.
-
-    Raises ZgedgeError where the log cannot be read.
-    """
-    if log is None or not log.exists():
-        return
-    names = {field.name for field in fields(Run)}
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ZgedgeError(f"Cannot read {log}: {error.strerror}.") from error
-    for line in lines:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and set(found) == names:
-            yield Run(**found)
-
-
-def _append(log: Path | None, run: Run) -> None:
-    if log is None:
-        return
-    try:
-        # A run that was killed while it wrote may have left a line without its end.
-        with log.open("ab+") as f:
-            if f.tell():
-                f.seek(-1, 2)
-                if f.read(1) != b"\n":
-                    f.write(b"\n")
-            f.write(json.dumps(asdict(run)).encode() + b"\n")
-    except OSError as error:
-        raise ZgedgeError(
-            f"Cannot write {log}: {error.strerror}.", "Check that its folder exists and has room."
-        ) from error
 
 
 def numbers_of(text: str) -> list[int]:

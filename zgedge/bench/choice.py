@@ -3,16 +3,18 @@
     python -m zgedge.bench.choice --data digits --budget 12KB --out docs/results/choice.md
 
 The choice is made as `zgedge train` makes it, held-out rows and short trainings included; then it
-and the random networks are trained for the same steps, and ranked by their accuracy on the test
-rows, which the planner never saw. Runs are kept as JSON lines beside the page and go on from there.
+and the random networks are trained for the same steps, and ranked by their mean accuracy on the
+test rows, which the planner never saw. Runs are kept as JSON lines beside the page and go on from
+there.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -40,54 +42,80 @@ def rivals(task: Task, budget: int, count: int, seed: int, *, learning: bool) ->
     return list(out.values())
 
 
-def run(
-    dataset: Dataset, budget: int, steps: int, seed: int, log: Path, *, learning: bool
-) -> list[dict[str, Any]]:
-    """The rows of the table, the most accurate first."""
+@dataclass(frozen=True)
+class Run:
+    """One training: of which network, on what, and how it went."""
+
+    data: str
+    budget: int
+    learning: bool
+    network: str
+    steps: int
+    seed: int
+    bytes: int
+    operations: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network and its runs, one for each seed."""
+
+    who: str
+    runs: tuple[Run, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return sum(run.accuracy for run in self.runs) / len(self.runs)
+
+
+def measure(
+    dataset: Dataset, budget: int, steps: int, seeds: Sequence[int], log: Path, *, learning: bool
+) -> list[Row]:
+    """The rows of the table, the most accurate first. The first seed is the planner's."""
     task = Task.of(dataset)
     chosen = choose(
-        dataset, budget, learning=learning, seed=seed, memory=log.with_suffix(".search")
+        dataset, budget, learning=learning, seed=seeds[0], memory=log.with_suffix(".search")
     )
-    specs = [(chosen.spec, "chosen")]
-    specs += [
-        (c.spec, "random")
-        for c in rivals(task, budget, RIVALS, seed, learning=learning)
-        if c.spec != chosen.spec
-    ]
-    key = [dataset.name, budget, steps, seed, learning]
+    who = {chosen.spec: "chosen"}
+    for rival in rivals(task, budget, RIVALS, seeds[0], learning=learning):
+        who.setdefault(rival.spec, "random")
     known = {}
-    if log.exists():
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
-        known = {row["network"]: row for row in rows if row["key"] == key}
-    out = []
-    for spec, who in specs:
-        if spec not in known:
+    for run in results.read_log(log, Run):
+        known[run.data, run.budget, run.learning, run.network, run.steps, run.seed] = run
+    rows: dict[str, list[Run]] = {spec: [] for spec in who}
+    for seed, spec in itertools.product(seeds, who):
+        key = (dataset.name, budget, learning, spec, steps, seed)
+        if key not in known:
             network = named(task, budget, spec, learning=learning).network
             done = train(dataset, network, seed=seed, steps=steps)
-            known[spec] = {
-                "key": key, "network": spec, "bytes": network.file_bytes,
-                "operations": network.operations, "accuracy": done.accuracy,
-                "seconds": round(done.seconds, 1),
-            }  # fmt: skip
-            with log.open("a") as file:
-                file.write(json.dumps(known[spec]) + "\n")
-        out.append({**known[spec], "who": who})
-    return sorted(out, key=lambda row: -float(row["accuracy"]))
+            if done.interrupted:
+                raise KeyboardInterrupt
+            known[key] = Run(
+                dataset.name, budget, learning, spec, steps, seed, network.file_bytes,
+                network.operations, float(done.accuracy or 0.0), round(done.seconds, 1),
+            )  # fmt: skip
+            results.append(log, known[key])
+            click.echo(f"seed {seed}, {who[spec]}, {spec}: {known[key].accuracy:.2%}", err=True)
+        rows[spec].append(known[key])
+    found = [Row(who[spec], tuple(runs)) for spec, runs in rows.items()]
+    return sorted(found, key=lambda row: -row.accuracy)
 
 
-def as_markdown(rows: list[dict[str, Any]], name: str, budget: int, steps: int) -> list[str]:
+def as_markdown(rows: list[Row], name: str, budget: int, steps: int) -> list[str]:
     """A section of the results file."""
-    rank = 1 + next(i for i, row in enumerate(rows) if row["who"] == "chosen")
-    own = rows[rank - 1]["accuracy"]
-    rank = 1 + sum(row["accuracy"] > own for row in rows)
+    own = next(row.accuracy for row in rows if row.who == "chosen")
+    rank = 1 + sum(row.accuracy > own for row in rows)
     table = [
-        (i, row["who"], f"{100 * row['accuracy']:.2f}", f"{row['bytes']:,}",
-         f"{row['operations']:,}", f"`{row['network']}`")
+        (i, row.who, results.percent([run.accuracy for run in row.runs]),
+         f"{row.runs[0].bytes:,}", f"{row.runs[0].operations:,}", f"`{row.runs[0].network}`")
         for i, row in enumerate(rows, 1)
     ]  # fmt: skip
     head = ("rank", "who", "test accuracy, %", "bytes", "multiply-adds", "network")
+    seeds = ", ".join(str(run.seed) for run in rows[0].runs)
     return [
-        f"## {name}, {format_size(budget)}, {steps:,} steps each",
+        f"## {name}, {format_size(budget)}, {steps:,} steps each, seeds {seeds}",
         "",
         f"**The planner's choice is number {rank} of {len(rows)}.**",
         "",
@@ -100,30 +128,31 @@ def as_markdown(rows: list[dict[str, Any]], name: str, budget: int, steps: int) 
 @click.option("--data", "source", required=True, help="A data set or a folder of pictures.")
 @click.option("--budget", required=True, metavar="SIZE")
 @click.option("--steps", default=600, show_default=True, help="Training steps of each.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seeds", default="0", show_default=True, help="With commas between them.")
 @click.option("--learning", is_flag=True, help="Count what learning on a device needs.")
 @click.option("--data-dir", metavar="DIR")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    source: str, budget: str, steps: int, seed: int, learning: bool, data_dir: str | None, out: Path
-) -> None:
+    source: str, budget: str, steps: int, seeds: str, learning: bool, data_dir: str | None,
+    out: Path,
+) -> None:  # fmt: skip
     """Rank the planner's choice among random networks of its own space; adds a section to OUT."""
     dataset = data.load(source, data_dir=data_dir)
     size = parse_size(budget)
     name = source if source in ("digits", "mnist", "cifar10") else "made-up pictures"
     log = out.with_suffix(".jsonl")
-    section = as_markdown(
-        run(dataset, size, steps, seed, log, learning=learning), name, size, steps
-    )
+    numbers = [int(seed) for seed in seeds.split(",")]
+    rows = measure(dataset, size, steps, numbers, log, learning=learning)
+    section = as_markdown(rows, name, size, steps)
     before = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     if not before:
         before = results.heading(
             "The planner's choice against random networks",
             "python -m zgedge.bench.choice --data DATA --budget SIZE --steps N --out FILE",
-            [seed], packages=("numpy", "torch", "zgedge"),
+            (), packages=("numpy", "torch", "zgedge"),
         )  # fmt: skip
         before += [
-            "- Method: equal bytes, equal steps, one seed. Random networks are drawn from all that "
+            "- Method: equal bytes, equal steps. Random networks are drawn from all that "
             "the planner's families hold, each as wide as the budget allows. The choice is made "
             f"from held-out rows, or by the prior alone where these are fewer than {FEWEST_HELD}.",
             "",

@@ -8,10 +8,9 @@ core on the test pictures. Runs are kept as JSON lines, those that are there are
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -32,8 +31,8 @@ PACKAGES = ("numpy", "torch", "zgedge")
 class Setting:
     """A row: data, inference bytes, the network (None: the planner's), and how long it trains.
 
-    `epochs` passes, the planner's network by its prior; or `seconds`, of which the search takes its
-    share.
+    `epochs` passes or `steps`, the planner's network by its prior; or `seconds`, of which the
+    search takes its share.
     """
 
     data: str
@@ -41,13 +40,21 @@ class Setting:
     seeds: tuple[int, ...]
     network: str | None = None
     epochs: int | None = None
+    steps: int | None = None
     seconds: float | None = None
+
+    @property
+    def length(self) -> str:
+        if self.seconds is not None:
+            return f"{self.seconds / 60:g} minutes"
+        return f"{self.steps:,} steps" if self.steps is not None else f"{self.epochs} epochs"
 
 
 SETTINGS = (
     Setting("mnist", 12 * KB, (0, 1, 2, 3, 4), epochs=8),
     Setting("mnist", 32 * KB, (0, 1, 2, 3, 4), "c5/2x16 c3x24 p2 c3x40 c3x40+ m", epochs=8),
     Setting("cifar10", 96 * KB, (0,), seconds=600.0),
+    Setting("cifar10", 96 * KB, (0,), steps=22_500),
 )
 
 
@@ -67,13 +74,7 @@ class Run:
     accuracy: float
     shadow: float
     seconds: float
-    curve: tuple[tuple[float, float], ...]
-
-
-def _length(setting: Setting) -> str:
-    if setting.seconds is not None:
-        return f"{setting.seconds / 60:g} minutes"
-    return f"{setting.epochs} epochs"
+    curve: Sequence[Sequence[float]]
 
 
 def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], None]) -> Run:
@@ -95,8 +96,8 @@ def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], 
     # Without a wire to move, a step that moves wires would only be lost.
     strategy = "rigl" if any(layer.kind == SPARSE for layer in network.layers) else "static"
     result = train(
-        dataset, network, strategy=strategy, seed=seed, epochs=setting.epochs, train_time=left,
-        progress=show,
+        dataset, network, strategy=strategy, seed=seed, epochs=setting.epochs,
+        steps=setting.steps, train_time=left, progress=show,
     )  # fmt: skip
     if result.interrupted:
         raise KeyboardInterrupt  # what was not trained to its end belongs in no table
@@ -104,26 +105,12 @@ def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], 
     buffer = arena.in_memory(blob)
     found, _ = Model(buffer, dataset.name).predict_index(dataset.x_test)
     return Run(
-        data=dataset.name, budget=setting.budget, seed=seed, length=_length(setting),
+        data=dataset.name, budget=setting.budget, seed=seed, length=setting.length,
         bytes=len(blob), network=spec_of(network), operations=network.operations,
         steps=result.planned_steps, threads=result.threads,
         accuracy=float((found == dataset.y_test).mean()), shadow=result.shadow_accuracy or 0.0,
         seconds=round(choice.seconds + result.seconds, 1), curve=tuple(curve),
     )  # fmt: skip
-
-
-def read(log: Path | None) -> list[Run]:
-    """The runs of a log; a last line that was cut off is left out."""
-    runs: list[Run] = []
-    if log is None or not log.exists():
-        return runs
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            row: dict[str, Any] = json.loads(line)
-            runs.append(Run(**{**row, "curve": tuple(map(tuple, row["curve"]))}))
-        except (ValueError, TypeError, KeyError):
-            continue
-    return runs
 
 
 def markdown(runs: list[Run]) -> list[str]:
@@ -146,7 +133,7 @@ def markdown(runs: list[Run]) -> list[str]:
     ]  # fmt: skip
     lines = results.table(heads, body)
     for run in runs:
-        if "minutes" in run.length:
+        if "epochs" not in run.length:
             lines += ["", f"## {run.data}, {format_size(run.budget)}, {run.length}", ""]
             lines += [
                 f"Seed {run.seed}, {run.threads} threads, {run.steps:,} steps after the search. "
@@ -179,12 +166,13 @@ def main(
     as_json: bool,
 ) -> None:
     """Train every row and measure it on the written files."""
-    runs = read(log)
-    done = {(run.data, run.budget, run.seed) for run in runs}
+    runs = list(results.read_log(log, Run))
+    done = {(run.data, run.budget, run.length, run.seed) for run in runs}
     sets: dict[str, Dataset] = {}
     for setting in () if no_training else SETTINGS:
         for seed in setting.seeds:
-            if only not in (None, setting.data) or (setting.data, setting.budget, seed) in done:
+            key = (setting.data, setting.budget, setting.length, seed)
+            if only not in (None, setting.data) or key in done:
                 continue
             if setting.data not in sets:
                 sets[setting.data] = data.load(setting.data, data_dir=data_dir)
@@ -192,9 +180,7 @@ def main(
             run = measure(sets[setting.data], setting, seed, _say(what))
             click.echo(f"{what}: {run.accuracy:.2%}", err=True)
             runs.append(run)
-            if log is not None:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(run)) + "\n")
+            results.append(log, run)
     seeds = sorted({run.seed for run in runs})
     lines = results.heading(
         "Pictures: what convolutions reach", f"python -m zgedge.bench.pictures --out {out}", seeds,

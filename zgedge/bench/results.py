@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from zgedge.bench import timing
+from zgedge.errors import ZgedgeError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom, n = 2 .. 21; of more samples
 # that of 21, which is a little too wide for them.
@@ -16,6 +23,49 @@ _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
 )  # fmt: skip
+
+
+R = TypeVar("R", bound="DataclassInstance")
+
+
+def read_log(log: Path | None, kind: type[R]) -> Iterator[R]:
+    """The runs of a log of JSON lines, of a dataclass `kind`. What is no such run, as a line that
+    was cut off, is passed over.
+
+    Raises ZgedgeError where the log cannot be read.
+    """
+    if log is None or not log.exists():
+        return
+    names = {field.name for field in fields(kind)}
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ZgedgeError(f"Cannot read {log}: {error.strerror}.") from error
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and set(found) == names:
+            yield kind(**found)
+
+
+def append(log: Path | None, run: DataclassInstance) -> None:
+    """Add a run to a log; nothing is done without one. Raises ZgedgeError where that fails."""
+    if log is None:
+        return
+    try:
+        # A run that was killed while it wrote may have left a line without its end.
+        with log.open("ab+") as f:
+            if f.tell():
+                f.seek(-1, 2)
+                if f.read(1) != b"\n":
+                    f.write(b"\n")
+            f.write(json.dumps(asdict(run)).encode() + b"\n")
+    except OSError as error:
+        raise ZgedgeError(
+            f"Cannot write {log}: {error.strerror}.", "Check that its folder exists and has room."
+        ) from error
 
 
 def percent(values: Sequence[float]) -> str:
@@ -63,7 +113,8 @@ def heading(
         f"- Machine: {about['processor']}, {about['cores']} cores, {about['system']}.",
         f"- Versions: {', '.join(f'{name} {number}' for name, number in versions.items())}.",
         f"- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. "
-        f"Seeds: {', '.join(map(str, seeds))}; figures are means ± standard deviation over them.",
+        + (f"Seeds: {', '.join(map(str, seeds))}; figures" if seeds else "Figures")
+        + " are means ± standard deviation over seeds.",
     ]
 
 

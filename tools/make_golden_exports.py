@@ -5,9 +5,9 @@
 
 `tests/golden/exports.json` has for each file of tests/golden and each export of it the length and
 the SHA-256 of its bytes, zgedge's own version in them as zeros. Unlike the golden files, exports
-may change: a change that is meant is renewed by this command, and seen in the commit. ONNX's bytes
-are the same with every onnx of the extra, TFLite's with flatbuffers from 25.12 on. C holds the
-core's sources, and changes with them.
+may change: a change that is meant is renewed by this command, and seen in the commit. The bytes are
+the same with every version of the packages that the extra allows. C holds the core's sources, and
+changes with them.
 """
 
 from __future__ import annotations

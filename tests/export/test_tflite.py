@@ -16,6 +16,7 @@ import pytest
 
 import zgedge
 from tests import nets
+from tests.core import reference
 from tests.export import models
 from tests.export.models import NETWORKS, opened
 from zgedge import arena
@@ -23,9 +24,18 @@ from zgedge.errors import MissingExtraError, UsageError, ZgedgeError
 from zgedge.export import tflite as exporter
 from zgedge.export import to_tflite
 from zgedge.export.check import check, compare
-from zgedge.export.source import check_inputs, dense_rows, input_coding
+from zgedge.export.source import check_inputs, dense_rows
 from zgedge.export.tflite import BLOCK, FORMS, OPERATORS, open_in_litert, pair, runner
-from zgedge.network import MEAN_POOL, Network, dense, sparse
+from zgedge.network import (
+    MEAN_POOL,
+    Network,
+    TrunkLayer,
+    conv,
+    dense,
+    depthwise,
+    mean_pool,
+    sparse,
+)
 from zgedge.runtime import Model
 
 t = pytest.importorskip("tflite")
@@ -196,44 +206,64 @@ def test_many_samples_at_once_are_the_same() -> None:
 # ---- kernels that requantize with a fixed-point multiplier ----
 
 
-def hidden_codes(model: Model, x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Codes of the first layer, by numpy."""
+def _one_layer(*trunk: TrunkLayer) -> Network:
+    return nets.network(trunk[0].shape, (), 4, task="picture", trunk=trunk)
+
+
+_SHAPE = (12, 10, 6)
+ONE_LAYER = {
+    "sparse0": nets.network((12, 60, 1), (sparse(720, 64, 32, 16),), 10, task="picture"),
+    "conv0": _one_layer(conv(_SHAPE, 16)),
+    "depthwise0": _one_layer(depthwise(_SHAPE, 5, 2)),
+    "mean_pool0": _one_layer(mean_pool(_SHAPE)),
+    "residual": _one_layer(conv(_SHAPE, 6, add=0)),
+}
+
+
+def codes_of_the_layer(model: Model, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Codes [n, outputs] of the one layer before the head, by numpy."""
+    network, q = model.arena.network, codes.astype(np.int64)
+    if network.trunk:
+        return reference.features(network, reference.trunk_of(model.arena), q)
     bias, multiplier = model.arena.rows(0)
-    q = input_coding(model.arena).codes(x).astype(np.int64) - model.arena.scales[0][3]
     acc = q @ dense_rows(model.arena, 0).T.astype(np.int64) + bias
     return np.rint(np.clip(acc.astype(np.float32) * multiplier, 0, 255)).astype(np.int64)
 
 
 @pytest.mark.parametrize(
-    ("form", "kernels"),
-    [("dense", "optimized"), ("dense", "reference"), ("sparse", "optimized")],
+    ("name", "form", "kernels"),
+    [
+        *((name, "dense", kernels) for name in ONE_LAYER for kernels in ("optimized", "reference")),
+        ("sparse0", "sparse", "optimized"),
+    ],
 )
-def test_codes_are_at_most_one_step_away(form: str, kernels: str) -> None:
+def test_codes_are_at_most_one_step_away(name: str, form: str, kernels: str) -> None:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    model = plain()
-    data = to_tflite(model, form)
-    x = np.random.default_rng(0).integers(0, 256, (200, model.inputs)).astype(np.float32)
+    model = plain(ONE_LAYER[name])
     kind = {
         "optimized": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         "reference": OpResolverType.BUILTIN_REF,
     }[kernels]
     interpreter = Interpreter(
-        None, data, experimental_op_resolver_type=kind,
+        None, to_tflite(model, form), experimental_op_resolver_type=kind,
         experimental_preserve_all_tensors=True, num_threads=1,
     )  # fmt: skip
     interpreter.allocate_tensors()
     at = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
+    (given,) = interpreter.get_input_details()
+    layer = "conv0" if name == "residual" else name
+    codes = np.random.default_rng(0).integers(0, 256, (200, model.inputs)).astype(np.uint8)
     theirs = []
-    for row in x:
-        interpreter.set_tensor(at["input"], row.astype(np.uint8).reshape(1, 28, 28, 1))
+    for row in codes:
+        interpreter.set_tensor(given["index"], row.reshape(given["shape"]))
         interpreter.invoke()
-        theirs.append(interpreter.get_tensor(at["sparse0/codes"])[0].astype(np.int64) + 128)
-    ours = hidden_codes(model, x)
+        theirs.append(interpreter.get_tensor(at[f"{layer}/codes"]).astype(np.int64).ravel() + 128)
+    ours = codes_of_the_layer(model, codes)
     apart = np.abs(ours - np.array(theirs))
     assert apart.max() <= 1
-    assert np.count_nonzero(apart) < 0.002 * apart.size
-    assert len(np.unique(ours)) > 100
+    assert np.count_nonzero(apart) < 0.03 * apart.size
+    assert len(np.unique(ours)) > 10
 
 
 def test_the_head_is_exact_in_every_kernel() -> None:

@@ -92,7 +92,7 @@ def to_c(
     """
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or len(name) > LONGEST_NAME:
         raise UsageError(
-            f"{name!r} cannot start the names of C functions.",
+            f"{name!r} cannot start the names of C functions, which the files are named like.",
             f"Use letters, digits and _, a letter first, at most {LONGEST_NAME} of them.",
         )
     if learning and not model.arena.network.learning:
@@ -188,6 +188,7 @@ def _filled(
         ("ready", c_texts.READY),
         ("errors", c_texts.LEARNER_ERRORS),
         ("not_started", ", or ${NAME}_ERROR_NOT_STARTED"),
+        ("null_before", "; null before ${name}_start"),
     ):
         words[word] = Template(text).substitute(words) if learning else ""
     head = [c_texts.HEADER, c_texts.LEARNER_HEADER if learning else "", c_texts.HEADER_END]
@@ -243,8 +244,9 @@ def _predictor(model: Model, name: str) -> CSource:
         "input_scale": keep("float", "net_input_scale", scale),
         "input_center": keep("float", "net_input_center", center),
     }
-    mean = n.trunk and n.trunk[-1].kind == net.MEAN_POOL
-    sums = ram.take(4 * n.trunk[-1].channels, "int32_t") if mean else None
+    # No bytes without a mean pool, but a place: compilers see that null would be cleared.
+    mean = n.trunk[-1].channels if n.trunk and n.trunk[-1].kind == net.MEAN_POOL else 0
+    sums = ram.take(4 * mean, "int32_t")
     convs = list(_convs(model, ram, keep))
     ram.round()
     layers = list(_layers(model, ram, keep))
@@ -373,15 +375,17 @@ def pair(
 ) -> Callable[[npt.NDArray[np.float32]], tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """What `zgedge.export.check` compares: logits of the core, and of the compiled program.
 
-    The program is compiled and run on this machine. Raises ZgedgeError where it has no C compiler.
+    The program is compiled and run on this machine. Raises MissingExtraError where it has no C
+    compiler.
     """
     from zgedge.export import c_run
 
-    program = c_run.Program(export)
+    program = c_run.Program(export, optimize="-O1")
 
     def both(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        (coded,) = program.run(c_run.quantize(export, x))
-        (said,) = program.run(c_run.predict(export, coded["codes"]))
+        begin = [c_run.start()] if export.learning else []
+        *_, coded = program.run(*begin, c_run.quantize(export, x))
+        *_, said = program.run(*begin, c_run.predict(export, coded["codes"]))
         return model.logits(x), said["logits"]
 
     return both

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.errors import UsageError, ZgedgeError
+from zgedge.errors import MissingExtraError, UsageError, ZgedgeError
 from zgedge.export.c import CSource
 
 BOARD = Path(__file__).parent / "c_board"
@@ -37,8 +37,11 @@ _EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm", "cortex-m4": "qemu
 TARGETS = ("native", *_ZIG)
 
 
-class MissingToolError(ZgedgeError):
+class MissingToolError(MissingExtraError):
     """This machine has no compiler or no emulator for what was asked."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        ZgedgeError.__init__(self, message, hint)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ int ${name}_quantize(const float *x, uint8_t *codes);
  * scores [${NAME}_CLASSES] gets each class's softmax in steps of 1/255; it may be null. */
 int ${name}_predict(const uint8_t *x, uint8_t *scores);
 
-/* Logits [${NAME}_CLASSES] of the last prediction. */
+/* Logits [${NAME}_CLASSES] of the last prediction$null_before. */
 const int32_t *${name}_logits(void);
 """
 

@@ -39,7 +39,10 @@ static void predict(void) {
     put(found);
     put((int32_t)(after - before));
     board_write(scores, sizeof scores);
-    board_write(CALL(logits)(), sizeof(int32_t) * CONSTANT(CLASSES));
+    const int32_t *logits = CALL(logits)();
+    for (uint32_t i = 0; i < CONSTANT(CLASSES); i++) {
+        put(logits == NULL ? 0 : logits[i]);
+    }
 }
 
 #if defined(LEARNS)

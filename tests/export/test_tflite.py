@@ -166,6 +166,18 @@ def test_multipliers_that_no_runtime_takes_round_the_same(seed: int) -> None:
     assert check(model, "tflite", to_tflite(model)).identical
 
 
+def test_means_that_lie_between_two_codes_round_to_even() -> None:
+    network = nets.network((2, 4, 3), (), 4, task="picture", trunk=(mean_pool((2, 4, 3)),))
+    p = nets.parameters(network)
+    (pool,) = p.trunk
+    p = replace(p, trunk=[replace(pool, s_out=pool.s_in)], input_scale=np.ones(1, np.float32))
+    p = replace(p, layers=[replace(p.layers[0], s_in=pool.s_in)])
+    model = opened(network, p)
+    x = np.random.default_rng(0).integers(0, 256, (200, 24)).astype(np.float32)
+    assert np.count_nonzero(x.reshape(200, 8, 3).sum(1) % 8 == 4) > 50
+    assert np.array_equal(runner(model, to_tflite(model))(x), model.logits(x))
+
+
 @pytest.mark.parametrize("block", [1, 4])
 def test_a_learned_file_exports_the_same(block: int) -> None:
     network = nets.network((1, 24, 1), (sparse(24, 12, 8, block),))
@@ -357,9 +369,13 @@ def test_pixels_are_uint8_and_all_else_float32() -> None:
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "optimized"])
-def test_float_input_rounds_halves_to_even_and_takes_anything(kernels: str) -> None:
-    network = nets.network((1, 24, 1), (), 3)
-    p = replace(nets.parameters(network), input_scale=np.full(1, 2, np.float32))
+@pytest.mark.parametrize("groups", [1, 24], ids=["zero-0", "zero-128"])
+def test_float_input_rounds_halves_to_even_and_takes_anything(groups: int, kernels: str) -> None:
+    network = nets.network((1, 24, 1), (), 3, groups=groups)
+    p = replace(
+        nets.parameters(network),
+        input_scale=np.full(groups, 2, np.float32), input_center=np.zeros(groups, np.float32),
+    )  # fmt: skip
     model = opened(network, p)
     x = np.full((8, 24), 0, np.float32)
     x[0] = np.arange(24) / 4  # steps of a half
@@ -412,6 +428,12 @@ def test_a_head_whose_sums_float32_would_round_is_refused() -> None:
     p.layers[0].weights[1] = 127
     with pytest.raises(ZgedgeError, match="row 1 may reach 22,6"):
         to_tflite(opened(network, p))
+    wide = nets.network((1, 1200, 1), (), 3)
+    q = nets.parameters(wide)
+    q.layers[0].weights[:] = 1
+    q.layers[0].weights[2] = np.where(np.arange(1200) % 2, 127, -127)
+    with pytest.raises(ZgedgeError, match="row 2 may reach 19,4"):
+        to_tflite(opened(wide, q))
     p.layers[0].weights[1, ::2] = -127  # what is added and what is taken away are looked at apart
     model = opened(network, p)
     assert check(model, "tflite", to_tflite(model)).identical

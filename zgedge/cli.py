@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -42,6 +42,7 @@ from zgedge.runtime import Learner, Model
 if TYPE_CHECKING:
     from click import Command, Group
 
+    from zgedge.report.diff import Answers, LayerDiff
     from zgedge.train import Epoch
     from zgedge.train.search import Choice
 else:
@@ -651,8 +652,7 @@ def predict(
     if as_json:
         shares = [round(int(s) / 32768, 5) for s in scores]
         found = {"samples": len(labels), "labels": labels, "scores": shares}
-        found["unknown"] = int((numbers < 0).sum())
-        _print({**found, "files": files} if files else found)
+        _print({**found, "unknown": int((numbers < 0).sum()), "files": files or None})
         return
     ends = [f"\t{clean(path)}" for path in files] or [""] * len(labels)
     for text, score, end in zip(labels, scores, ends, strict=True):
@@ -813,6 +813,88 @@ def report(
     ):
         if given[option] is None:
             to.line(f"  {what}")
+
+
+# ---- diff ----
+
+
+@main.command("diff", epilog=ENDS)
+@click.argument("before", metavar="OLDER")
+@click.argument("after", metavar="NEWER")
+@click.option("--data", metavar="DATA", help="Compare their answers on these labelled rows.")
+@click.option("--picture", metavar="FILE", help="Draw it too (.png, .svg, .pdf).")
+@hop_option
+@label_option
+@data_dir_option
+@json_option
+def diff_command(
+    before: str,
+    after: str,
+    data: str | None,
+    picture: str | None,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Show what learning changed from one model file to another: connections dropped and grown,
+    weights, and with DATA the answers."""
+    from zgedge.report import diff
+
+    if picture is not None:
+        _check_writable(picture)
+    older, newer = Model.open(before), Model.open(after)
+    diff.check_same(older, newer)
+    answers = None
+    if data is not None:
+        x, y = _labelled(newer, data, hop, label, data_dir)
+        with _steps("measuring", quiet=as_json) as progress:
+            answers = diff.compare_answers(older, newer, x, y, progress)
+    layers = diff.compare_layers(older.arena, newer.arena)
+    if picture is not None:
+        diff.draw(older, newer, answers, picture)
+    found = {
+        "before": before, "after": after, "picture": picture,
+        "trunk_changed": not diff.same_trunk(older.arena, newer.arena),
+        "learned": diff.learned(older.arena, newer.arena),
+        "layers": [asdict(layer) for layer in layers],
+        "answers": None if answers is None else asdict(answers),
+    }  # fmt: skip
+    if as_json:
+        _print(found)
+    else:
+        _say_diff(screen(), found, layers, answers)
+
+
+def _say_diff(
+    to: Screen, found: dict[str, Any], layers: Sequence[LayerDiff], answers: Answers | None
+) -> None:
+    learned = found["learned"]
+    to.line(
+        f"Between them: {learned['samples']:,} samples in {learned['steps']:,} steps, "
+        f"{learned['rewired']:,} weights got new connections."
+    )
+    if found["trunk_changed"]:
+        to.line("The trunks differ: the newer file was not made from the older one.", "yellow")
+    rows = [
+        (f"{one.layer} {one.kind}", f"{one.kept:,}", f"{one.dropped:,}", f"{one.grown:,}",
+         f"{one.moved:,}", f"{one.mean_step:.2f}", f"{one.biases:,}")
+        for one in layers
+    ]  # fmt: skip
+    heads = ("layer", "kept", "dropped", "grown", "other weight", "mean step", "biases")
+    table(to, heads, rows, right=tuple(range(1, len(heads))))
+    if answers is not None:
+        to.spans([
+            (f"accuracy {answers.before:.2%} -> ", ""), (f"{answers.after:.2%}", "bold green"),
+            (f" on {answers.samples:,} samples; {answers.agreement:.2%} answered alike", ""),
+        ])  # fmt: skip
+        each = [
+            (clean(name), f"{n:,}", f"{old / n:.1%}" if n else "-", f"{new / n:.1%}" if n else "-")
+            for name, n, old, new in answers.classes
+        ]
+        table(to, ("class", "samples", "before", "after"), each, right=(1, 2, 3))
+    if found["picture"]:
+        to.line(f"Drawn to {found['picture']}.")
 
 
 # ---- export ----

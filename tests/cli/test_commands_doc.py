@@ -93,6 +93,7 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
         "adapt": lambda: run_json("adapt", model, "digits", "--steps", "3"),
         "prove": lambda: run_json("prove", model, "--steps", "1000"),
         "report": lambda: run_json("report", model, "--data", "digits", "--out", tmp_path / "p"),
+        "diff": lambda: run_json("diff", model, model),
         "export": lambda: run_json("export", model, "--to", "onnx"),
         "bench equal-bytes": lambda: run_json("bench", "equal-bytes", *SHORT),
         "bench budgets": lambda: run_json("bench", "budgets", *SHORT),

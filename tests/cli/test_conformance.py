@@ -13,8 +13,8 @@ from zgedge import errors
 from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
-    "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "export", "doctor",
-    "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
+    "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",
+    "doctor", "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
@@ -27,6 +27,7 @@ ARGUMENTS = {
     "adapt": (["FILE", "DATA"], {"--out", "--rewire", "--steps", "--eval"}),
     "prove": (["FILE"], {"--steps", "--data", "--leak"}),
     "report": (["FILE"], {"--data", "--log", "--before", "--out"}),
+    "diff": (["OLDER", "NEWER"], {"--data", "--picture"}),
     "export": (["FILE"], {"--to", "--out", "--form", "--softmax", "--learning", "--samples",
                           "--data", "--force", "--check"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),

@@ -13,7 +13,7 @@ from zgedge import data
 from zgedge.budget import Task, plan
 from zgedge.errors import DataError, MissingExtraError, ZgedgeError
 from zgedge.report.__main__ import main
-from zgedge.report.pictures import draw, read_log
+from zgedge.report.pictures import draw, grid_of, read_log
 from zgedge.train import train
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -126,3 +126,8 @@ def test_command(log: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [str(tmp_path / "none"), "--out", str(out)])
     assert done.exit_code == DataError.exit_code
     assert "Cannot read" in done.stderr
+
+
+def test_channels_of_a_single_place_are_shown_apart() -> None:
+    assert grid_of((1, 1, 3), [4, 5, 6]).tolist() == [[4.0, 5.0, 6.0]]
+    assert grid_of((2, 1, 2), [1, 2, 3, 4]).tolist() == [[3.0], [7.0]]

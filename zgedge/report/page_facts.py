@@ -117,7 +117,7 @@ def wires(arena: Arena) -> Ints:
     return np.repeat(blocks, layer.block)
 
 
-def _seen(arena: Arena, i: int) -> Ints:
+def seen(arena: Arena, i: int) -> Ints:
     """Inputs that the weights of a sparse layer are for [outputs, width]; of a dense one all."""
     layer, indices = arena.network.layers[i], arena.indices(i)
     if indices is None:
@@ -130,7 +130,7 @@ def rows_of_weights(arena: Arena, i: int, rows: Ints) -> npt.NDArray[np.float32]
     """Weights of some units of layer i [len(rows), inputs]; NaN where there is no connection."""
     whole = np.full((len(rows), arena.network.layers[i].inputs), np.nan, np.float32)
     weights = arena.weights(i)[rows].astype(np.float32)
-    np.put_along_axis(whole, _seen(arena, i)[rows], weights, 1)
+    np.put_along_axis(whole, seen(arena, i)[rows], weights, 1)
     return whole
 
 
@@ -142,7 +142,7 @@ def small_weights(arena: Arena, i: int, box: tuple[int, int]) -> npt.NDArray[np.
     layer, weights = arena.network.layers[i], arena.weights(i).astype(np.float32)
     wide = -(-layer.inputs // box[1])
     rows = np.arange(layer.outputs)[:, None] // box[0]
-    at = (rows * wide + _seen(arena, i) // box[1]).reshape(-1)
+    at = (rows * wide + seen(arena, i) // box[1]).reshape(-1)
     order = np.argsort(np.abs(weights), axis=None, kind="stable")
     whole = np.full((-(-layer.outputs // box[0])) * wide, np.nan, np.float32)
     whole[at[order]] = weights.reshape(-1)[order]  # of those in a box the last one stays
@@ -153,33 +153,8 @@ def strength(arena: Arena) -> Ints:
     """Sum of the first layer's weights without their signs, for each of its inputs [features]."""
     weights = np.abs(arena.weights(0).astype(np.int64))
     size = arena.network.layers[0].inputs
-    total = np.bincount(_seen(arena, 0).reshape(-1), weights=weights.reshape(-1), minlength=size)
+    total = np.bincount(seen(arena, 0).reshape(-1), weights=weights.reshape(-1), minlength=size)
     return total.astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Change:
-    """Connections of one layer that two files have in common, and those that only one has."""
-
-    layer: int
-    kept: int
-    dropped: int
-    grown: int
-
-
-def changes(before: Arena, after: Arena) -> list[Change]:
-    """What rewiring did between two files of the same sparse layers; [] where they differ."""
-    if before.network.layers != after.network.layers:
-        return []
-    found = []
-    for i, layer in enumerate(after.network.layers):
-        old, new = before.indices(i), after.indices(i)
-        if old is None or new is None:
-            continue
-        rows = np.arange(layer.outputs)[:, None] * layer.inputs
-        kept = int(np.isin(rows + old, rows + new).sum()) * layer.block
-        found.append(Change(i, kept, layer.weights - kept, layer.weights - kept))
-    return found
 
 
 @dataclass(frozen=True)

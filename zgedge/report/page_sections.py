@@ -11,7 +11,7 @@ import numpy.typing as npt
 from zgedge import network as net
 from zgedge.arena import Arena
 from zgedge.network import Layer, Network, TrunkLayer
-from zgedge.report import bytemap, page_facts, page_png
+from zgedge.report import bytemap, diff, page_facts, page_png
 from zgedge.report.page_chart import columns
 from zgedge.report.page_facts import History, Measured
 from zgedge.report.page_html import (
@@ -319,16 +319,17 @@ def wires(model: Model, older: Model | None, history: History | None) -> Html:
 
 
 def _changes(older: Model, model: Model) -> Html:
-    found = page_facts.changes(older.arena, model.arena)
+    found = diff.compare_layers(older.arena, model.arena)
     before = name(os.path.basename(older.name))
     if not found:
         return note("The layers of ", before, " are others, so single connections cannot be "
                     "compared.")  # fmt: skip
     rows = [
-        (f"{len(model.arena.network.trunk) + c.layer + 1} sparse", f"{c.kept:,}",
+        (f"{c.layer} sparse", f"{c.kept:,}",
          f"{c.dropped:,}", f"{c.grown:,}",
          join([percent(c.grown / (c.kept + c.grown)), bar(c.grown / (c.kept + c.grown))]))
         for c in found
+        if c.kind == net.SPARSE
     ]  # fmt: skip
     return table(
         join(["Connections since ", before]),

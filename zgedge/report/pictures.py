@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,28 +43,40 @@ def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     the picture cannot be written.
     """
     events = read_log(log)
+    epochs = [event for event in events if event["event"] == "epoch"]
+    wires = [event for event in events if event["event"] == "wires"]
+    start = next((event for event in events if event["event"] == "start"), {})
+    rows = 2 if wires else 1
+    picture = figure((11, 4 * rows))
+    axes = picture.subplots(rows, 2, squeeze=False)
+    _accuracy(axes[0][0], epochs)
+    _rewired(axes[0][1], epochs)
+    # One scale for all, so that start and end can be compared.
+    grids = [grid_of(event["shape"], event["counts"]) for event in wires]
+    most = max((float(grid.max()) for grid in grids), default=0.0)
+    for axis, event, grid in zip(axes[-1] if wires else [], wires, grids, strict=False):
+        title = f"wires on each input, {event['when']} of training"
+        draw_wires(picture, axis, grid, title, most)
+    for axis in axes[-1][len(wires) :] if wires else []:
+        axis.axis("off")
+    picture.suptitle(f"{start.get('data', 'training')}, {start.get('strategy', '')}".rstrip(", "))
+    save(picture, out)
+
+
+def figure(inches: tuple[float, float]) -> Any:
+    """An empty figure of matplotlib's. Raises MissingExtraError without it."""
     try:
         # The object interface draws without a display and leaves no global state behind.
         figure_module = importlib.import_module("matplotlib.figure")
     except ImportError as e:
         raise MissingExtraError("report", "matplotlib") from e
-    epochs = [event for event in events if event["event"] == "epoch"]
-    wires = [event for event in events if event["event"] == "wires"]
-    start = next((event for event in events if event["event"] == "start"), {})
-    rows = 2 if wires else 1
-    figure = figure_module.Figure(figsize=(11, 4 * rows), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False)
-    _accuracy(axes[0][0], epochs)
-    _rewired(axes[0][1], epochs)
-    # One scale for all, so that start and end can be compared.
-    most = max((float(_grid(event).max()) for event in wires), default=0.0)
-    for axis, event in zip(axes[-1] if wires else [], wires, strict=False):
-        _wires(figure, axis, event, most)
-    for axis in axes[-1][len(wires) :] if wires else []:
-        axis.axis("off")
-    figure.suptitle(f"{start.get('data', 'training')}, {start.get('strategy', '')}".rstrip(", "))
+    return figure_module.Figure(figsize=inches, layout="constrained")
+
+
+def save(picture: Any, out: str | os.PathLike[str]) -> None:
+    """Write a figure. Raises ZgedgeError where that fails."""
     try:
-        figure.savefig(out, dpi=120)
+        picture.savefig(out, dpi=120)
     except ValueError as e:
         raise ZgedgeError(f"Cannot draw {out}: {e}.", "Name it .png, .svg or .pdf.") from e
     except OSError as e:
@@ -99,16 +112,19 @@ def _rewired(axis: Any, epochs: list[dict[str, Any]]) -> None:
         axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center")
 
 
-def _grid(event: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """Wires on each place of the input, [height, width], channels added up."""
-    counts = np.asarray(event["counts"], np.float64)
-    grid: npt.NDArray[np.float64] = counts.reshape(event["shape"]).sum(axis=2)
+def grid_of(shape: Sequence[int], counts: Any) -> npt.NDArray[np.float64]:
+    """Wires on each place of the input, [height, width], channels added up; of a single place
+    those of each channel, [1, channels]."""
+    values = np.asarray(counts, np.float64).reshape(shape)
+    grid: npt.NDArray[np.float64] = values[0] if shape[0] * shape[1] == 1 else values.sum(axis=2)
     return grid
 
 
-def _wires(figure: Any, axis: Any, event: dict[str, Any], most: float) -> None:
-    grid = _grid(event)
-    axis.set_title(f"wires on each input, {event['when']} of training")
+def draw_wires(
+    figure: Any, axis: Any, grid: npt.NDArray[np.float64], title: str, most: float
+) -> None:
+    """A map of wires on a scale from 0 to `most`; bars where the inputs have no places."""
+    axis.set_title(title)
     if len(grid) > 1:
         image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=most)
         figure.colorbar(image, ax=axis)

@@ -20,7 +20,8 @@ from tests import nets
 from tests.export import models
 from tests.export.models import NETWORKS, opened
 from zgedge import arena
-from zgedge.errors import DataError, MissingExtraError, UsageError
+from zgedge.errors import DataError, MissingExtraError, UsageError, ZgedgeError
+from zgedge.export import onnx as onnx_export
 from zgedge.export import to_onnx
 from zgedge.export.check import check
 from zgedge.export.onnx import pair
@@ -139,6 +140,17 @@ def test_largest_products_do_not_saturate(name: str, sign: int, form: str) -> No
     assert np.array_equal(ours, theirs)
     if sign == 1 or name == "head-only":
         assert np.abs(ours).max() > 2 * 255 * 127
+
+
+@pytest.mark.parametrize("form", EXACT)
+def test_sums_that_leave_31_bits_on_the_way(form: str) -> None:
+    """uint8 times uint8, before the zero point's share is taken off: more than int32 holds."""
+    network = nets.network((1, 40_000, 1), (), 2, learning=False, batch=1)
+    model = opened(network, models.extreme(network))
+    ours, theirs = pair(model, to_onnx(model, form))(np.full((1, 40_000), 2, np.float32))
+    assert np.array_equal(ours, theirs)
+    assert ours.min() > 40_000 * 254 * 127
+    assert 40_000 * 254 * 255 > 2**31
 
 
 def test_such_products_saturate_where_nothing_avoids_it() -> None:
@@ -350,6 +362,21 @@ def test_pairs_hold_the_files_own_weights(name: str) -> None:
     assert np.array_equal(np.rint(real / step), model.arena.weights(last).T)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_pairs_find_nearly_the_same_classes(name: str) -> None:
+    """Of random networks, whose classes are close to each other."""
+    model = opened(NETWORKS[name])
+    found = check(model, "onnx", to_onnx(model, "qdq"))
+    assert 0.93 <= found.same_class <= 1
+    assert found.differing > 0.5 * found.compared  # they are other integers, as is said of them
+
+
+def test_pairs_cut_a_residual_off_where_the_core_does() -> None:
+    """What is added stays within -128 .. 127 steps: without that, half the classes are others."""
+    model = opened(NETWORKS["random-trunk-2"])
+    assert check(model, "onnx", to_onnx(model, "qdq")).same_class == 1
+
+
 def test_pairs_take_their_scales_from_given_samples() -> None:
     network = NETWORKS["table"]
     model = opened(network)
@@ -435,6 +462,20 @@ def test_all_pictures_of_mnist(block: int, form: str, mnist_dir: Path) -> None:
 def test_a_form_that_there_is_not() -> None:
     with pytest.raises(UsageError, match="sparse, qoperator, qdq"):
         to_onnx(opened(NETWORKS["table"]), "dense")
+
+
+@pytest.mark.parametrize(("form", "bytes_of_a_weight"), [("qoperator", 1), ("qdq", 4)])
+def test_a_layer_that_a_file_cannot_hold_dense(
+    form: str, bytes_of_a_weight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = opened(NETWORKS["sparse-b4"])
+    most = bytes_of_a_weight * (64 * 48 + 48 * 32 + 32 * 10)
+    monkeypatch.setattr(onnx_export, "MOST_BYTES", most)
+    to_onnx(model, form)
+    monkeypatch.setattr(onnx_export, "MOST_BYTES", most - 1)
+    with pytest.raises(ZgedgeError, match="sparse0 of 64 x 48 .*Take the form sparse"):
+        to_onnx(model, form)
+    to_onnx(model)
 
 
 def test_pairs_end_at_the_logits() -> None:

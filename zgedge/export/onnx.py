@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from zgedge import network as net
 from zgedge.arena import Arena
-from zgedge.errors import DataError, UsageError
+from zgedge.errors import DataError, UsageError, ZgedgeError
 from zgedge.export.check import Pair
 from zgedge.export.onnx_graph import (
     CODES,
@@ -42,6 +42,7 @@ from zgedge.export.source import Float32, check_inputs, dense_rows, mean_multipl
 from zgedge.runtime import Model
 
 FORMS = ("sparse", "qoperator", "qdq")
+MOST_BYTES = 2_000_000_000  # of weights: a file stays below 2 GiB
 _ZERO = 128  # zero point of weights as uint8
 _ABOUT = {
     "sparse": "Integers identical to the zgedge core; sparse weights are rebuilt at load.",
@@ -61,16 +62,32 @@ def to_onnx(
     scales on; without them, those that the model remembers, and random ones.
 
     Raises UsageError for an unknown form, MissingExtraError without onnx (and, for `qdq`,
-    onnxruntime), DataError for samples of a wrong shape.
+    onnxruntime), DataError for samples of a wrong shape, ZgedgeError where a dense form is too
+    large for a file.
     """
     if form not in FORMS:
         raise UsageError(f"{form!r} is no form of ONNX.", f"There are {', '.join(FORMS)}.")
+    _check_room(model.arena, form)
     if form == "qdq":
         if softmax:
             raise UsageError("The form qdq ends at the logits.", "Leave softmax out.")
         return _Pairs(model, samples).build()
     builder = _Sparse if form == "sparse" else _QOperator
     return builder(model.arena).build(form, softmax)
+
+
+def _check_room(arena: Arena, form: str) -> None:
+    """Raises ZgedgeError where the weights of a dense form are more than a file can hold."""
+    size = {"sparse": 0, "qoperator": 1, "qdq": 4}[form]  # bytes of a weight, zeros included
+    layers = arena.network.layers
+    taken = [size * layer.inputs * layer.outputs for layer in layers]
+    if sum(taken) > MOST_BYTES:
+        i = taken.index(max(taken))
+        raise ZgedgeError(
+            f"{layer_name(arena, i)} of {layers[i].inputs:,} x {layers[i].outputs:,} takes "
+            f"{taken[i]:,} bytes in the form {form}; an ONNX file holds {MOST_BYTES:,}.",
+            "Take the form sparse.",
+        )
 
 
 class _Exact:
@@ -165,10 +182,11 @@ class _Sparse(_Exact):
         g, arena, name = self.g, self.arena, layer_name(self.arena, i)
         layer, indices = self.network.layers[i], self.arena.indices(i)
         if indices is None:
-            rows = g.constant(f"{name}/weights", arena.weights(i))
+            rows = self.shifted(name, g.constant(f"{name}/weights", arena.weights(i)))
         else:
             blocks = (layer.outputs, layer.inputs // layer.block, layer.block)
             held = (layer.outputs, layer.per_row, layer.block)
+            weights = g.constant(f"{name}/weights", arena.weights(i).reshape(held))
             place = g.constant(f"{name}/indices", indices[:, :, None])
             place = g.cast(f"{name}/places", place, np.int64)
             if layer.block > 1:
@@ -177,15 +195,15 @@ class _Sparse(_Exact):
             empty = g.node(
                 "ConstantOfShape", f"{name}/no_weights",
                 g.constant(f"{name}/blocks_shape", blocks, np.int64),
-                value=g.helper.make_tensor("zero", g.types.INT8, [1], [0]),
+                value=g.helper.make_tensor("zero_point", g.types.UINT8, [1], [_ZERO]),
             )  # fmt: skip
-            weights = g.constant(f"{name}/weights", arena.weights(i).reshape(held))
             rows = g.node(
-                "ScatterElements", f"{name}/weights_blocks", empty, place, weights, axis=1
-            )
+                "ScatterElements", f"{name}/weights_blocks", empty, place,
+                self.shifted(name, weights), axis=1,
+            )  # fmt: skip
             shape = g.constant(f"{name}/dense_shape", (layer.outputs, layer.inputs), np.int64)
             rows = g.node("Reshape", f"{name}/weights_dense", rows, shape)
-        return g.node("Transpose", f"{name}/weights_inputs_first", self.shifted(name, rows))
+        return g.node("Transpose", f"{name}/weights_inputs_first", rows)
 
     def hidden(self, i: int, q: str) -> str:
         name = layer_name(self.arena, i)

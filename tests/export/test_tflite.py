@@ -672,3 +672,10 @@ def test_a_check_without_litert_names_it(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(MissingExtraError, match="ai_edge_litert is not installed"):
         pair(model, data)
+
+
+def test_what_litert_does_not_take_is_an_error_that_says_so() -> None:
+    model, data = exported("table")
+    with pytest.raises(ZgedgeError, match="LiteRT does not take the export") as caught:
+        pair(model, data[:8])
+    assert "zgedge[export]" in str(caught.value)

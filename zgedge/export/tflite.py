@@ -429,7 +429,10 @@ def runner(
 
 
 def open_in_litert(export: bytes, kernels: str = "xnnpack") -> Any:
-    """LiteRT's interpreter of an export, with memory allocated, on one thread."""
+    """LiteRT's interpreter of an export, with memory allocated, on one thread.
+
+    Raises ZgedgeError where it does not take the file, MissingExtraError where it is not installed.
+    """
     litert = need("ai_edge_litert.interpreter")
     kinds = litert.OpResolverType
     resolver = {
@@ -437,10 +440,16 @@ def open_in_litert(export: bytes, kernels: str = "xnnpack") -> Any:
         "optimized": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         "reference": kinds.BUILTIN_REF,
     }[kernels]
-    interpreter = litert.Interpreter(
-        model_content=export, num_threads=1, experimental_op_resolver_type=resolver
-    )
-    interpreter.allocate_tensors()
+    try:
+        interpreter = litert.Interpreter(
+            model_content=export, num_threads=1, experimental_op_resolver_type=resolver
+        )
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ZgedgeError(
+            f"LiteRT does not take the export: {' '.join(str(error).split())}",
+            "It may be older than those that zgedge[export] names.",
+        ) from error
     return interpreter
 
 

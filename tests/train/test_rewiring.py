@@ -6,9 +6,13 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
+import numpy as np
 import torch
 
+from zgedge import data
 from zgedge.arena import STRATEGIES as DEVICE
+from zgedge.budget import Task, named
+from zgedge.train import train
 from zgedge.train.rewiring import STRATEGIES, Connections, Strategy, rewire
 
 MEMBERS = sorted(STRATEGIES)
@@ -103,3 +107,14 @@ def test_new_strategy_is_two_scores() -> None:
     c = _connections()
     assert rewire(Hub(), c, 0.0) is not None
     assert all(len(set(row)) == 6 for row in c.indices.tolist())
+
+
+def test_a_network_without_wires_loses_no_step_to_moving_them() -> None:
+    digits = data.load("digits")
+    network = named(Task.of(digits), 4096, "c3x4 p2 m", learning=False).network
+    done = [train(digits, network, strategy=name, steps=120).parameters for name in STRATEGIES]
+    for other in done[1:]:
+        assert np.array_equal(other.layers[0].weights, done[0].layers[0].weights)
+        assert other.trunk[0].weights is not None
+        assert done[0].trunk[0].weights is not None
+        assert np.array_equal(other.trunk[0].weights, done[0].trunk[0].weights)

@@ -29,7 +29,7 @@ from zgedge.bench import results, timing
 from zgedge.budget import Task, format_size, plan, sparse_plan
 from zgedge.data import Dataset
 from zgedge.errors import BudgetError, UsageError
-from zgedge.network import SPARSE, Network, dense
+from zgedge.network import Network, dense
 from zgedge.runtime import Model
 from zgedge.spec import spec_of
 from zgedge.train import AnalyticHead, fit_analytic, strategies, train
@@ -144,17 +144,13 @@ def cell_of(dataset: Dataset, row: str, budget: int) -> Cell:
         return Cell(budget, None)
     if row == DENSE:
         return Cell(budget, dense_network(task, budget))
-    if row == PLANNED:
-        return Cell(budget, plan(task, budget).network, "rigl")
-    if row == CONVOLUTION:
-        network = plan(task, budget, learning=False).network
-        if not network.trunk:
+    if row in (PLANNED, CONVOLUTION):
+        network = plan(task, budget, learning=row == PLANNED).network
+        if row == CONVOLUTION and not network.trunk:
             raise BudgetError(f"The planner finds no convolution in {budget:,} bytes.")
         return Cell(budget, network, "rigl")
     network = sparse_plan(task, budget, learning=False).network
-    moves = any(layer.kind == SPARSE for layer in network.layers)
-    strategy = row.removeprefix(REWIRED) if row.startswith(REWIRED) and moves else "static"
-    return Cell(budget, network, strategy)
+    return Cell(budget, network, row.removeprefix(REWIRED) if row.startswith(REWIRED) else "static")
 
 
 def fingerprint(dataset: Dataset) -> str:

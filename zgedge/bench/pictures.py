@@ -18,7 +18,7 @@ from zgedge import arena, data
 from zgedge.bench import results, timing
 from zgedge.budget import format_size
 from zgedge.data import Dataset
-from zgedge.network import KB, SPARSE
+from zgedge.network import KB
 from zgedge.runtime import Model
 from zgedge.spec import spec_of
 from zgedge.train import Epoch, train
@@ -93,10 +93,8 @@ def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], 
         say(f"epoch {epoch.epoch} of {epoch.epochs}: {epoch.accuracy:.2%}")
 
     left = None if setting.seconds is None else setting.seconds - choice.seconds
-    # Without a wire to move, a step that moves wires would only be lost.
-    strategy = "rigl" if any(layer.kind == SPARSE for layer in network.layers) else "static"
     result = train(
-        dataset, network, strategy=strategy, seed=seed, epochs=setting.epochs,
+        dataset, network, seed=seed, epochs=setting.epochs,
         steps=setting.steps, train_time=left, progress=show,
     )  # fmt: skip
     if result.interrupted:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from zgedge.arena import LayerParameters, TrunkParameters
 from zgedge.data.dataset import Dataset
 from zgedge.errors import DataError, UsageError
-from zgedge.network import DENSE, Network
+from zgedge.network import DENSE, SPARSE, Network
 from zgedge.train.augment import jitter, warp
 from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
 from zgedge.train.inputs import choose_coding
@@ -381,6 +381,8 @@ class _Training:
     ) -> None:
         dataset = self.dataset = task.dataset
         self.task, self.network, self.strategy, self.seed = task, network, strategy, task.seed
+        # Where there is none to move, a step that moves wires would only be lost.
+        self.has_wires = any(layer.kind == SPARSE for layer in network.layers)
         self.teacher, self.rounds = teacher, rounds
         self.began = time.monotonic()
         self.rng = np.random.default_rng(self.seed)
@@ -543,7 +545,8 @@ class _Training:
         at = self.step / self.total
         chosen = order[i * self.batch : (i + 1) * self.batch]
         period = self.strategy.period(self.total)
-        moves = self.step > 0 and self.step % period == 0 and self.strategy.fraction(at) > 0.0
+        moves = self.has_wires and self.step > 0 and self.step % period == 0
+        moves = moves and self.strategy.fraction(at) > 0.0
         observe = self.step < OBSERVE_FIRST or (
             at < OBSERVE_UNTIL and self.step % OBSERVE_EVERY == 0
         )

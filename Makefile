@@ -79,6 +79,7 @@ bench: .venv/zgedge-all
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md
 	@tools/get_qemu.sh
 	$(bin)/python tools/platforms.py --out docs/results/platforms.md
+	ZGEDGE_QEMU=.cache/qemu $(bin)/python -m zgedge.bench.mcu --out docs/results/mcu.md
 	$(bin)/python tools/overview.py measure
 	$(bin)/python tools/overview.py draw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -23,9 +24,15 @@ from zgedge.network import conv, dense, sparse
 from zgedge.runtime import Model
 
 EMULATED = ("aarch64", "armv7", "cortex-m4")
-# One of each kind of layer and of input; the others run on this machine alone by default.
-SHORT = ("sparse-b1", "sparse-b16", "table", "depthwise", "residual")
-REST = tuple(n for n in models.NETWORKS if n not in SHORT)
+# Of each kind of layer and of input one; the others run on this machine alone by default.
+SHORT = (
+    *(
+        (name, "cortex-m4")
+        for name in ("sparse-b1", "sparse-b16", "table", "depthwise", "residual")
+    ),
+    *((name, target) for name in ("sparse-b4", "residual") for target in ("aarch64", "armv7")),
+)
+REST = tuple(x for x in itertools.product(models.NETWORKS, EMULATED) if x not in SHORT)
 
 
 def every_input(model: Model) -> np.ndarray:
@@ -43,21 +50,18 @@ def test_networks_give_the_cores_integers(name: str) -> None:
     exact(models.opened(models.NETWORKS[name]), "native")
 
 
-@pytest.mark.parametrize("target", EMULATED)
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(("name", "target"), SHORT)
 def test_networks_give_the_cores_integers_elsewhere(name: str, target: str) -> None:
     exact(models.opened(models.NETWORKS[name]), target)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", EMULATED)
-@pytest.mark.parametrize("name", REST)
+@pytest.mark.parametrize(("name", "target"), REST)
 def test_all_networks_give_the_cores_integers_elsewhere(name: str, target: str) -> None:
     exact(models.opened(models.NETWORKS[name]), target)
 
 
-@pytest.mark.parametrize("target", ["native", "cortex-m4"])
-@pytest.mark.parametrize("name", ["sparse-b8", "residual"])
+@pytest.mark.parametrize(("name", "target"), [("sparse-b8", "cortex-m4"), ("residual", "native")])
 def test_extreme_weights_give_the_cores_integers(name: str, target: str) -> None:
     network = models.NETWORKS[name]
     exact(models.opened(network, models.extreme(network, 0)), target)
@@ -79,7 +83,7 @@ def test_random_networks_give_the_cores_integers(seed: int) -> None:
 
 
 def test_wide_and_deep_networks_give_the_cores_integers() -> None:
-    layers = [sparse(600, 300, 24, 8), dense(300, 300), *([sparse(300, 300, 4, 1)] * 5)]
+    layers = [sparse(600, 300, 24, 8), dense(300, 40), *([sparse(40, 40, 4, 1)] * 5)]
     network = nets.network((1, 600, 1), tuple(layers), 300, groups=600)
     exact(models.opened(network), "native")
 
@@ -221,7 +225,8 @@ def compile_alone(made: object, folder: Path, *command: str) -> subprocess.Compl
 @pytest.mark.parametrize(
     ("level", "learning"),
     [
-        ("-O0", False), ("-Os", False), ("-O3", False), ("-O0", True),
+        ("-O0", False), ("-Os", False), ("-O0", True),
+        pytest.param("-O3", False, marks=pytest.mark.slow),
         pytest.param("-O2", True, marks=pytest.mark.slow),
         pytest.param("-O3", True, marks=pytest.mark.slow),
     ],
@@ -247,7 +252,7 @@ def test_no_library_is_called(learning: bool, tmp_path: Path, cc: str) -> None:
     if (nm := shutil.which("nm")) is None:
         pytest.skip("no nm on this machine")
     made = to_c(models.opened(models.NETWORKS["residual"]), learning=learning)
-    options = ("-Os", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fno-pie")
+    options = ("-O0", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fno-pie")
     assert compile_alone(made, tmp_path, cc, *options).returncode == 0
     said = subprocess.run([nm, "-P", "zge.o"], cwd=tmp_path, capture_output=True, text=True).stdout
     kinds = [line.split()[:2] for line in said.splitlines()]
@@ -271,7 +276,7 @@ def test_compilers_that_would_give_other_integers_are_refused(
 
 
 def test_sanitizers_find_nothing() -> None:
-    for name in ("table", "random-trunk-3"):
+    for name in ("table", "residual"):
         model = models.opened(models.NETWORKS[name])
         options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-error"]
         exact(model, "native", optimize="-O0", options=options)
@@ -286,11 +291,12 @@ def test_a_name_that_c_cannot_have_is_refused(name: str) -> None:
         to_c(models.opened(models.NETWORKS["dense"]), name)
 
 
-@pytest.mark.parametrize("name", ["zge", "net1", "int", "core", "Zge", "main", "a_b", "x"])
+@pytest.mark.parametrize("name", ["zge", "net1", "int", "Zge", "main", "a_b"])
 def test_names_work(name: str) -> None:
     model = models.opened(models.NETWORKS["dense"])
-    for learning in (False, True):
-        program(to_c(model, name, learning), optimize="-O0")
+    program(to_c(model, name), optimize="-O0")
+    if name in ("zge", "net1"):
+        program(to_c(model, name, learning=True), optimize="-O0")
 
 
 def test_a_name_that_meets_the_cores_is_refused() -> None:

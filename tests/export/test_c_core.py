@@ -36,8 +36,7 @@ def test_only_what_is_needed_is_there() -> None:
         assert not {"zge_kernels_now", "zge_variant_select", "zge_model_predict_f32"} & names
 
 
-@pytest.mark.parametrize("learning", [False, True])
-@pytest.mark.parametrize("name", ["sparse-b1", "residual"])
+@pytest.mark.parametrize(("name", "learning"), [("sparse-b1", False), ("residual", True)])
 def test_every_line_of_the_arithmetic_is_a_line_of_the_core(name: str, learning: bool) -> None:
     """Kernels are called by name and not through the table, functions are static, what is kept is
     const, limits are the network's: nothing else differs."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 import weakref
@@ -140,6 +141,7 @@ def emulator(target: str) -> list[str]:
         raise MissingToolError(
             f"There is no {name} on this machine.", "Install QEMU, or name its folder: ZGEDGE_QEMU."
         )
+    found = os.path.abspath(found)  # programs run in a folder of their own
     if target != "cortex-m4":
         return [found]
     board = "-M mps2-an386 -nographic -monitor none -serial none -icount shift=0"
@@ -181,7 +183,7 @@ class Program:
             line += ["-ffreestanding", "-DBOARD_CORTEX_M4", "-ffunction-sections"]
             line += ["-fdata-sections", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables"]
             script = self.folder / "board.ld"
-            text = (BOARD / "cortex_m4.ld").read_text()
+            text = (BOARD / "cortex_m4.ld").read_text().replace("*PROGRAM.o", f"*/{export.name}.o")
             script.write_text(text.replace("LENGTH = 64K", f"LENGTH = {ram}"))
             line += ["-Wl,--gc-sections", "-Wl,-e,board_reset", f"-Wl,-T,{script}"]
             sources.append(BOARD / "cortex_m4.c")
@@ -192,6 +194,20 @@ class Program:
         done = subprocess.run(line, capture_output=True, text=True)
         if done.returncode:
             raise ZgedgeError(f"{line[0]} refuses {export.name}.c: {done.stderr.strip()[:2000]}")
+
+    def sections(self) -> dict[str, int]:
+        """Bytes of the linked program's sections that are in memory, by name. Those of the export
+        itself begin with `.program`. For 32-bit ELF files, as a Cortex-M4's are."""
+        elf = self.path.read_bytes()
+        (start,) = struct.unpack_from("<I", elf, 32)
+        size, count, names_at = struct.unpack_from("<HHH", elf, 46)
+        rows = [struct.unpack_from("<10I", elf, start + i * size) for i in range(count)]
+        names = rows[names_at][4]
+        return {
+            elf[names + row[0] : elf.index(b"\0", names + row[0])].decode(): row[5]
+            for row in rows
+            if row[2] & 2  # it takes memory
+        }
 
     def run(self, *commands: Command, timeout: float = 600) -> list[npt.NDArray[Any]]:
         """Answers of the commands, in one run of the program: records of each one's form.

@@ -345,6 +345,33 @@ def test_what_the_encoding_does_not_make_smaller_is_refused(name: str) -> None:
         assert reason in caught.value.message
 
 
+def test_sparse_rows_with_multipliers_of_their_own_and_many_blocks() -> None:
+    network = nets.network((1, 8192, 1), (sparse(8192, 16, 64, 16),), 3)
+    p = nets.parameters(network)
+    own = p.layers[0].multiplier * np.linspace(0.5, 2, 16, dtype=np.float32)
+    model = opened(network, replace(p, layers=[replace(p.layers[0], multiplier=own), p.layers[1]]))
+    data = to_tflite(model, "sparse")
+    assert Read(data).operators[-4] == ("FULLY_CONNECTED", 12)
+    run, other = (runner(model, d, "optimized") for d in (data, to_tflite(model)))
+    for _, x in check_inputs(model):
+        assert np.array_equal(run(x), other(x))
+
+
+def test_a_layer_without_weights_stays_dense() -> None:
+    network = nets.network(
+        (8, 8, 1), (sparse(64, 48, 16, 16), sparse(48, 32, 16, 16)), 4, task="picture"
+    )
+    p = nets.parameters(network)
+    p.layers[1].weights[:] = 0
+    model = opened(network, p)
+    data = to_tflite(model, "sparse")
+    assert [v for name, v in Read(data).operators if name == "FULLY_CONNECTED"] == [8, 4, 1]
+    assert check(model, "tflite", data).compared
+    p.layers[0].weights[:] = 0
+    with pytest.raises(ZgedgeError, match="sparse0 holds no weight; sparse1 holds no weight"):
+        to_tflite(opened(network, p), "sparse")
+
+
 def test_layers_that_gain_nothing_stay_dense() -> None:
     network = nets.network((8, 8, 1), (sparse(64, 48, 16, 16), dense(48, 16)), 4, task="picture")
     model = opened(network)

@@ -6,7 +6,7 @@ float32 product of scales by which XNNPACK requantizes is that multiplier to the
 scales are in the metadata.
 
 The head is computed in float32 on whole numbers whose sums stay below 2^24, where float32 is exact
-in any order: the logits are the core's own integers, in every runtime.
+in any order: the logits are the core's own, in every runtime that gives the core's codes before it.
 """
 
 from __future__ import annotations
@@ -328,9 +328,10 @@ class _Export:
         f, layer, name = self.f, self.network.layers[i], layer_name(self.arena, i)
         weights, bias = dense_rows(self.arena, i), self.arena.rows(i)[0]
         _check_exact(weights, bias, self.arena.scales[i][3])
-        shape = (layer.inputs,) if i or self.network.trunk else input_shape(self.arena)
-        if i == 0 and self.network.trunk:
-            shape = self.network.trunk[-1].out_shape
+        shape: tuple[int, ...] = (layer.inputs,)
+        if i == 0:
+            trunk = self.network.trunk
+            shape = trunk[-1].out_shape if trunk else input_shape(self.arena)
         real = f.operator(
             "DEQUANTIZE", [q], self.floats(f"{name}/steps", *shape), _INT8_DEQUANTIZE,
             table="DequantizeOptions",
@@ -390,6 +391,9 @@ def sparse_blocks(arena: Arena) -> dict[int, Blocks]:
         places = np.nonzero(held)[1]
         width = 1 if rows.shape[1] <= 256 else 2
         size = places.size * (BLOCK + width) + 4 * starts.size
+        if not places.size:  # a constant without bytes would be none
+            reasons.append(f"{name} holds no weight")
+            continue
         if size >= dense.size:
             reasons.append(f"{name} would take {size:,} bytes, dense {dense.size:,}")
             continue

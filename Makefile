@@ -72,8 +72,14 @@ bench: .venv/zgedge-all
 		--plot docs/results/equal_bytes_mnist.png
 	$(bin)/python -m zgedge.bench.pictures --log .cache/pictures.jsonl --out docs/results/pictures.md
 	$(bin)/python -m zgedge.bench.latency --out docs/results/latency.md
-	$(bin)/python -m zgedge.bench.choice --data digits --budget 12KB --steps 300 \
-		--out docs/results/choice.md
+	rm -f docs/results/choice.md
+	$(bin)/python -m zgedge.bench.choice --data digits --budget 12KB --seeds 0,1,2 \
+		--log .cache/choice.jsonl --out docs/results/choice.md
+	$(bin)/python tools/make_shapes.py .cache/shapes --count 500
+	$(bin)/python -m zgedge.bench.choice --data .cache/shapes --budget 16KB --seeds 0,1 \
+		--log .cache/choice.jsonl --out docs/results/choice.md
+	$(bin)/python -m zgedge.bench.choice --data mnist --budget 12KB \
+		--log .cache/choice.jsonl --out docs/results/choice.md
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md

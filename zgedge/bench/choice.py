@@ -4,8 +4,7 @@
 
 The choice is made as `zgedge train` makes it, held-out rows and short trainings included; then it
 and the random networks are trained for the same steps, and ranked by their mean accuracy on the
-test rows, which the planner never saw. Runs are kept as JSON lines beside the page and go on from
-there.
+test rows, which the planner never saw. Runs are kept as JSON lines and go on from there.
 """
 
 from __future__ import annotations
@@ -71,13 +70,18 @@ class Row:
 
 
 def measure(
-    dataset: Dataset, budget: int, steps: int, seeds: Sequence[int], log: Path, *, learning: bool
+    dataset: Dataset,
+    budget: int,
+    steps: int,
+    seeds: Sequence[int],
+    log: Path | None,
+    *,
+    learning: bool,
 ) -> list[Row]:
     """The rows of the table, the most accurate first. The first seed is the planner's."""
     task = Task.of(dataset)
-    chosen = choose(
-        dataset, budget, learning=learning, seed=seeds[0], memory=log.with_suffix(".search")
-    )
+    memory = None if log is None else log.with_suffix(".search")
+    chosen = choose(dataset, budget, learning=learning, seed=seeds[0], memory=memory)
     who = {chosen.spec: "chosen"}
     for rival in rivals(task, budget, RIVALS, seeds[0], learning=learning):
         who.setdefault(rival.spec, "random")
@@ -131,16 +135,16 @@ def as_markdown(rows: list[Row], name: str, budget: int, steps: int) -> list[str
 @click.option("--seeds", default="0", show_default=True, help="With commas between them.")
 @click.option("--learning", is_flag=True, help="Count what learning on a device needs.")
 @click.option("--data-dir", metavar="DIR")
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON lines to keep.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def main(
     source: str, budget: str, steps: int, seeds: str, learning: bool, data_dir: str | None,
-    out: Path,
+    log: Path | None, out: Path,
 ) -> None:  # fmt: skip
     """Rank the planner's choice among random networks of its own space; adds a section to OUT."""
     dataset = data.load(source, data_dir=data_dir)
     size = parse_size(budget)
     name = source if source in ("digits", "mnist", "cifar10") else "made-up pictures"
-    log = out.with_suffix(".jsonl")
     numbers = [int(seed) for seed in seeds.split(",")]
     rows = measure(dataset, size, steps, numbers, log, learning=learning)
     section = as_markdown(rows, name, size, steps)

@@ -32,7 +32,7 @@ from zgedge.budget import Task, named
 from zgedge.data import Dataset
 from zgedge.errors import ZgedgeError
 from zgedge.export.check import compare, pair_of
-from zgedge.export.onnx_graph import INPUT, LOGITS
+from zgedge.export.naming import INPUT, LOGITS
 from zgedge.export.source import need
 from zgedge.export.targets import TARGETS, contents, make
 from zgedge.export.tflite import feeder, open_in_litert

@@ -23,19 +23,14 @@ from zgedge import network as net
 from zgedge.arena import Arena
 from zgedge.errors import DataError, UsageError, ZgedgeError
 from zgedge.export.check import Pair
+from zgedge.export.naming import CODES, INPUT, LOGITS, input_shape, layer_name, trunk_name
 from zgedge.export.onnx_graph import (
-    CODES,
-    INPUT,
-    LOGITS,
     Graph,
     add_softmax,
     code_input,
     flatten,
-    input_shape,
-    layer_name,
     scale_input,
     taps,
-    trunk_name,
     window,
 )
 from zgedge.export.source import Float32, check_inputs, dense_rows, mean_multiplier, need

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import zgedge
 from zgedge import network as net
 from zgedge.arena import Arena
+from zgedge.export.naming import CODES, INPUT, LOGITS, PROBABILITIES, input_shape
 from zgedge.export.source import exponentials, input_coding, metadata, need
 from zgedge.network import TrunkLayer
 
 OPSET = 13
 IR_VERSION = 7
-INPUT, LOGITS, PROBABILITIES, LABEL = "input", "logits", "probabilities", "label"
-CODES = "codes"  # role of a tensor of activations
+LABEL = "label"
 SHARES = 32768  # of a softmax
 
 
@@ -85,26 +85,6 @@ class Graph:
         self.helper.set_model_props(whole, {**metadata(arena), "form": form})
         data: bytes = whole.SerializeToString(deterministic=True)
         return data
-
-
-def input_shape(arena: Arena) -> tuple[int, ...]:
-    """Shape of one sample: a picture [height, width, channels], a window [rows, columns] of a
-    series, or a row of features."""
-    network = arena.network
-    if network.trunk or (network.task == "picture" and network.shape[0] > 1):
-        return network.shape
-    return network.shape[:2] if network.task == "series" else (network.inputs,)
-
-
-def layer_name(arena: Arena, i: int) -> str:
-    """Of layer i behind the trunk, by its kind and number; the last one is the head."""
-    layers = arena.network.layers
-    return "head" if i + 1 == len(layers) else f"{layers[i].kind}{i}"
-
-
-def trunk_name(arena: Arena, i: int) -> str:
-    """Of trunk layer i, by its kind and number."""
-    return f"{arena.network.trunk[i].kind.replace('-', '_')}{i}"
 
 
 def window(layer: TrunkLayer) -> dict[str, list[int]]:

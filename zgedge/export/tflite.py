@@ -23,7 +23,7 @@ from zgedge.arena import Arena
 from zgedge.errors import UsageError, ZgedgeError
 from zgedge.export import tflite_metadata
 from zgedge.export.check import Pair
-from zgedge.export.onnx_graph import (
+from zgedge.export.naming import (
     CODES,
     INPUT,
     LOGITS,

@@ -952,6 +952,8 @@ def export_command(
     if out is None:
         out = os.path.splitext(file)[0] + targets.TARGETS[target].suffixes[0]
     written = targets.paths(target, out)
+    if any(os.path.realpath(path) == os.path.realpath(file) for path in written):
+        raise UsageError(f"{file} is the model itself.", "Give --out another name.")
     for path in written:
         _check_writable(path)
     if not force:
@@ -991,8 +993,8 @@ def _compared(
 ) -> dict[str, Any]:
     """The check of an export: what was compared, or why nothing was.
 
-    Raises ZgedgeError where a form that promises the core's integers gives others, and
-    MissingExtraError where a check is `wanted` and cannot be.
+    Raises ZgedgeError where a form that promises the core's integers gives others, and where a
+    check is `wanted` and what runs the export is not here.
     """
     from zgedge.export.check import compare, pair_of
     from zgedge.export.source import check_inputs

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
 from click.testing import CliRunner
 
 from zgedge.bench import exports

@@ -150,6 +150,18 @@ def test_without_its_runtime_it_is_written_unchecked(
     )
 
 
+def test_without_a_compiler_c_is_written_unchecked(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setitem(sys.modules, "ziglang", None)
+    found = run_json("export", model, "--to", "c")
+    assert found["check"] is None
+    assert "compiler" in found["unchecked"]
+    assert "compiler" in refused("export", model, "--to", "c", "--check", "--force", code=1)
+
+
 # ---- what it refuses ----
 
 
@@ -197,6 +209,16 @@ def test_refused(
     result = run("export", model, *options, code=code)
     assert words in " ".join(result.stderr.split())
     assert sorted(os.listdir()) == before
+
+
+def test_the_model_itself_is_never_replaced(model: Path) -> None:
+    odd = model.rename(model.with_suffix(".onnx"))
+    before = odd.read_bytes()
+    assert "the model itself" in refused("export", odd, "--to", "onnx", "--force", code=2)
+    link = odd.with_name("link.onnx")
+    link.symlink_to(odd)
+    refused("export", odd, "--to", "onnx", "--out", link, "--force", code=2)
+    assert odd.read_bytes() == before
 
 
 def test_a_folder_in_its_place(model: Path) -> None:

@@ -442,18 +442,22 @@ def test_pairs_are_as_accurate(trained: Model, digits: Any) -> None:
     assert abs(theirs - ours) <= 0.005
 
 
-@pytest.mark.parametrize("form", EXACT)
-@pytest.mark.parametrize("block", [1, 4, 8, 16])
-def test_all_pictures_of_mnist(block: int, form: str, mnist_dir: Path) -> None:
-    """Real pictures through random weights: their rows of zeros and of 255 are as they are."""
+@pytest.fixture(scope="module")
+def mnist(mnist_dir: Path) -> npt.NDArray[np.float32]:
     from zgedge.data import load
 
-    x = load("mnist", data_dir=mnist_dir.parent).x_test
+    return load("mnist", data_dir=mnist_dir.parent).x_test.astype(np.float32) / np.float32(255)
+
+
+@pytest.mark.parametrize("block", [1, 4, 8, 16])
+def test_all_pictures_of_mnist(block: int, mnist: npt.NDArray[np.float32]) -> None:
+    """Real pictures through random weights: their rows of zeros and of 255 are as they are."""
     network = nets.network((28, 28, 1), (sparse(784, 64, 32, block),), 10, task="picture")
     model = opened(network)
-    x = model.rows(x).astype(np.float32) / np.float32(255)
-    assert len(x) == 10_000
-    assert np.array_equal(outputs(to_onnx(model, form), x)[0], model.logits(x))
+    assert len(mnist) == 10_000
+    ours = model.logits(mnist)
+    for form in EXACT:
+        assert np.array_equal(outputs(to_onnx(model, form), mnist)[0], ours)
 
 
 # ---- what is refused ----

@@ -37,7 +37,15 @@ NETWORKS: dict[str, Network] = {
         trunk=(conv((6, 6, 1), 8), mean_pool((6, 6, 8))),
     ),
     "no-replay": nets.network((1, 24, 1), (sparse(24, 12, 8, 8),), 300, batch=1),
+    "sizes": nets.network(
+        (1, 16, 1), (sparse(16, 16, 8, 8),), 4, batch=4, replay_samples=7, replay_bits=8
+    ),
 }  # fmt: skip
+# Inputs, units, classes, batch and replay of networks whose files are as long as that of "sizes".
+SIZES = (
+    (16, 16, 4, 4, 7), (16, 8, 3, 8, 15), (16, 16, 5, 2, 19), (16, 16, 5, 4, 3), (24, 16, 3, 2, 15),
+    (24, 16, 5, 2, 11),
+)  # fmt: skip
 # The label is out of range, or more is replayed than there is room for.
 NOT_STARTED, LABEL, RANGE, SAVED = -3, -4, -5, -6
 
@@ -61,6 +69,14 @@ def learner_of(name: str, target: str = "native") -> c_run.Program:
     return program(to_c(models.opened(NETWORKS[name]), learning=True), target)
 
 
+@functools.cache
+def sanitized(name: str) -> c_run.Program:
+    """The same with the sanitizers of addresses and of undefined behaviour in it."""
+    options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-error"]
+    made = to_c(models.opened(NETWORKS[name]), learning=True)
+    return program(made, optimize="-O0", options=options)
+
+
 def teach(
     built: c_run.Program, x: npt.NDArray[Any], y: npt.NDArray[Any], replay: int
 ) -> tuple[list[int], bytes]:
@@ -74,12 +90,13 @@ def teach(
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        *((name, "native") for name in NETWORKS),
+        *((name, "native") for name in NETWORKS if name != "sizes"),
         *((name, "cortex-m4") for name in ("b1", "trunk")),
         ("b4-table", "armv7"),
         *(
             pytest.param(name, target, marks=pytest.mark.slow)
             for name in NETWORKS
+            if name != "sizes"
             for target in ("aarch64", "armv7", "cortex-m4")
             if (name, target)
             not in (("b1", "cortex-m4"), ("trunk", "cortex-m4"), ("b4-table", "armv7"))
@@ -96,7 +113,7 @@ def test_the_same_stream_leaves_the_same_bytes(name: str, target: str) -> None:
     assert left == model.to_bytes()
     state = model.arena.learner()
     assert state is not None
-    if name not in ("mean", "no-replay"):
+    if name in ("b1", "b4-table", "trunk"):
         assert state["rewired"] > 0
         assert state["clamped"] > 0
     assert state["remembered"] == network.replay_samples
@@ -239,25 +256,21 @@ def test_what_was_saved_is_checked_whole() -> None:
 
 def test_a_saved_state_of_other_shapes_is_refused() -> None:
     """Sound files of the same length, of networks whose sizes the program has not."""
-    sizes = [(16, 16, 4, 4, 7), (16, 8, 3, 8, 15), (16, 16, 5, 2, 19), (16, 16, 5, 4, 3),
-             (24, 16, 3, 2, 15), (24, 16, 5, 2, 11)]  # fmt: skip
     same = [
         nets.network((1, i, 1), (sparse(i, u, 8, 8),), c, batch=b, replay_samples=r, replay_bits=8)
-        for i, u, c, b, r in sizes
+        for i, u, c, b, r in SIZES
     ]
-    first = same[0]
-    assert {n.file_bytes for n in same} == {first.file_bytes}
-    export = to_c(models.opened(first), learning=True)
-    built = program(export, options=["-fsanitize=address,undefined", "-Wno-error"], optimize="-O0")
+    assert {n.file_bytes for n in same} == {same[0].file_bytes}
+    built = sanitized("sizes")
     answers = built.run(*(c_run.start(nets.file(n)) for n in same))
     assert [int(a["result"][0]) for a in answers] == [0, *[SAVED] * 5]
 
 
-@pytest.mark.parametrize("name", ["b1", pytest.param("trunk", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["sizes", *(pytest.param(x, marks=pytest.mark.slow) for x in ("b1", "trunk"))]
+)
 def test_sanitizers_find_nothing_while_it_learns(name: str) -> None:
     network = NETWORKS[name]
     x, y = stream(network, 60)
-    export = to_c(models.opened(network), learning=True)
-    options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-error"]
-    built = program(export, optimize="-O0", options=options)
-    assert teach(built, x, y, network.batch - 1)[0] == taught(network, x, y, network.batch - 1)[0]
+    said, _ = teach(sanitized(name), x, y, network.batch - 1)
+    assert said == taught(network, x, y, network.batch - 1)[0]

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from zgedge.data.dataset import Dataset
 from zgedge.errors import MissingExtraError
 from zgedge.network import Network
 from zgedge.train.analytic import AnalyticHead, fit_analytic
 from zgedge.train.result import Epoch, TrainResult
+from zgedge.train.start import Start
 
-__all__ = ["AnalyticHead", "Epoch", "TrainResult", "fit_analytic", "strategies", "train"]
+if TYPE_CHECKING:
+    from zgedge.train.importing import Imported
+
+__all__ = [
+    "AnalyticHead", "Epoch", "TrainResult", "fit_analytic", "import_onnx", "strategies", "train",
+]  # fmt: skip
 
 
 def train(
@@ -32,6 +39,7 @@ def train(
     progress: Callable[[Epoch], None] | None = None,
     log: str | os.PathLike[str] | None = None,
     unknown: bool = False,
+    start: Start | None = None,
 ) -> TrainResult:
     """Train `network` on a data set and return the integers that its file holds.
 
@@ -47,6 +55,7 @@ def train(
     progress    called after every epoch
     log         path of a JSON-lines log (`zgedge.train.log`); replaced where it exists
     unknown     store a threshold under which a prediction is *unknown*
+    start       weights and wires of this network to begin with, instead of random ones
 
     A tenth of the training rows, at most 5,000, is held out; the epoch that is best on them is
     returned. The test rows are looked at once, at the end. Ctrl-C ends training early and the best
@@ -71,8 +80,60 @@ def train(
         progress=progress,
         log=log,
         unknown=unknown,
+        start=start,
     )
     return result
+
+
+def import_onnx(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    budget: int,
+    *,
+    learning: bool = True,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    strategy: str = "rigl",
+    seed: int = 0,
+    epochs: int | None = None,
+    steps: int | None = None,
+    train_time: float | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+    log: str | os.PathLike[str] | None = None,
+) -> Imported:
+    """Cut a float classifier down to `budget` bytes, quantize and fine-tune it (docs/import.md).
+
+    path      of the ONNX file; its outputs are the classes in the data set's order
+    learning  whether the file holds what learning on a device needs
+    mean, std  the network takes (x - mean) / std of raw values x: one number, or one for each
+              channel of a picture or each other input. Left out, what suits it best is found
+    say       called with a line on what was found, as soon as it is
+    and as in `train`; without a length fewer passes than for a network that begins at random.
+
+    Raises MissingExtraError without torch or onnx, ModelError where the file is no ONNX file or
+    holds what ours cannot, DataError where the data are not what the network takes or it is no
+    better on them than a guess, BudgetError with the smallest size where it cannot be cut so far.
+    """
+    _need_torch()
+    importing = importlib.import_module("zgedge.train.importing")
+    found: Imported = importing.import_onnx(
+        path,
+        dataset,
+        budget,
+        learning=learning,
+        mean=mean,
+        std=std,
+        strategy=strategy,
+        seed=seed,
+        epochs=epochs,
+        steps=steps,
+        train_time=train_time,
+        say=say,
+        progress=progress,
+        log=log,
+    )
+    return found
 
 
 def strategies() -> tuple[str, ...]:

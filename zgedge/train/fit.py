@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from zgedge.train.result import Epoch, TrainResult
 from zgedge.train.rewiring import STRATEGIES, Connections, Strategy, rewire
 from zgedge.train.rewiring.base import clear
 from zgedge.train.rewiring.static import Static
+from zgedge.train.start import Start
 from zgedge.train.teacher import taught_loss, teacher_of, teacher_steps
 from zgedge.train.trunk import features
 from zgedge.train.wiring import local_start, random_start
@@ -103,6 +104,7 @@ def fit(
     progress: Callable[[Epoch], None] | None,
     log: str | os.PathLike[str] | None,
     unknown: bool,
+    start: Start | None = None,
 ) -> TrainResult:
     """See `zgedge.train.train`."""
     if strategy not in STRATEGIES:
@@ -127,13 +129,15 @@ def fit(
         dataset, network, strategy=strategy, seed=seed, length=length, teacher=teacher,
         threads=threads, device=device_for(network),
     )  # fmt: skip
+    if run and start is not None:
+        run["start"] = start.digest()
     kept = Checkpoint(checkpoint, run)
     writer = TrainingLog(log)
     try:
         # What cuDNN measures differs from run to run, and with it the order of its sums.
         steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with _threads(threads), steady, Interrupts(held=checkpoint is not None) as interrupts:
-            task = _Task(dataset, network, strategy, seed, kept, interrupts)
+            task = _Task(dataset, network, strategy, seed, kept, interrupts, start)
             return _run(task, epochs, steps, train_time, teacher, progress, writer, unknown)
     finally:
         writer.close()
@@ -149,9 +153,11 @@ class _Task:
     seed: int
     checkpoint: Checkpoint
     interrupts: Interrupts
+    start: Start | None
 
     def training(self, steps: int, teacher: QuantizedNetwork | None = None) -> _Training:
-        return _Training(self, self.network, STRATEGIES[self.strategy](), steps, teacher)
+        strategy = STRATEGIES[self.strategy]()
+        return _Training(self, self.network, strategy, steps, teacher, start=self.start)
 
     def teaching(self, steps: int) -> _Training:
         """The training of a teacher for a student that trains for `steps`."""
@@ -378,6 +384,7 @@ class _Training:
         steps: int,
         teacher: QuantizedNetwork | None,
         rounds: bool = True,
+        start: Start | None = None,
     ) -> None:
         dataset = self.dataset = task.dataset
         self.task, self.network, self.strategy, self.seed = task, network, strategy, task.seed
@@ -393,14 +400,21 @@ class _Training:
         self.held_codes, self.held_labels = codes[held], dataset.y_train[held]
         self.codes = torch.from_numpy(codes[kept])
         self.labels = torch.from_numpy(dataset.y_train[kept])
-        wiring = [self._start(i) for i in range(len(network.layers))]
+        wiring = [
+            self._start(i) if start is None else start.layers[i].indices
+            for i in range(len(network.layers))
+        ]
         self.device = device_for(network)
-        self.net = QuantizedNetwork(network, self.coding, wiring, self.generator, self.device)
+        self.net = QuantizedNetwork(
+            network, self.coding, wiring, self.generator, self.device, start
+        )
         self.batch = batch_size(len(kept), network)
         self.per_epoch = len(kept) // self.batch
         self.total = steps
         self.epochs = math.ceil(steps / self.per_epoch)
         self.recipe = choose_recipe(dataset, network)
+        if start is not None:
+            self.recipe = replace(self.recipe, rate=start.rate * self.recipe.rate)
         self.optimizer = optimizer_of(self.net.parameters(), self.recipe)
         self.averages = (
             [p.detach().clone() for p in self.net.parameters()] if self.recipe.averaging else []

@@ -22,6 +22,7 @@ from zgedge.arena import LayerParameters, TrunkParameters
 from zgedge.network import DENSE, Layer, Network
 from zgedge.train.inputs import InputCoding
 from zgedge.train.rounding import CLIP_MOMENTUM, RoundThrough, float32, high_quantile
+from zgedge.train.start import LayerStart, Start
 from zgedge.train.trunk import QuantizedTrunk, features
 
 # Largest weight, in steps, at the end of training. Learning on a device needs room above it.
@@ -117,6 +118,11 @@ class QuantizedLayer:
         self.values = (torch.randn(shape, generator=generator) * scale).requires_grad_()
         self.bias = torch.zeros(layer.outputs, requires_grad=True)
 
+    def start(self, start: LayerStart) -> None:
+        """Begin with these numbers instead of random ones; the wiring is given before."""
+        self.values = torch.from_numpy(start.values).clone().requires_grad_()
+        self.bias = torch.from_numpy(start.bias).clone().requires_grad_()
+
     def move(self, device: torch.device) -> None:
         self.values = self.values.detach().to(device).requires_grad_()
         self.bias = self.bias.detach().to(device).requires_grad_()
@@ -188,6 +194,7 @@ class QuantizedNetwork:
         wiring: Sequence[npt.NDArray[np.int64] | None],
         generator: torch.Generator,
         device: torch.device | None = None,
+        start: Start | None = None,
     ) -> None:
         """wiring: block numbers [outputs, per_row] for each layer, None for a dense one."""
         self.network = network
@@ -210,6 +217,11 @@ class QuantizedNetwork:
                     generator,
                 )
             )
+        if start is not None:
+            for own, begin in zip(self.layers, start.layers, strict=True):
+                own.start(begin)
+            if self.trunk is not None:
+                self.trunk.start(start)
         if device is not None and device.type != "cpu":
             for part in (*self.layers, *(self.trunk.parts if self.trunk else ())):
                 part.move(device)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from zgedge.arena import TrunkParameters, weight_shape
 from zgedge.network import CONV, DEPTHWISE, MAX_POOL, Network, TrunkLayer
 from zgedge.train.rounding import CLIP_MOMENTUM, RoundThrough, float32, high_quantile
+from zgedge.train.start import ConvStart, Start
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
@@ -102,6 +103,16 @@ class QuantizedConv:
         self.mean = torch.zeros(layer.channels)
         self.var = torch.ones(layer.channels)
 
+    def start(self, start: ConvStart) -> None:
+        """Begin with these numbers instead of random ones."""
+        self.values = (
+            torch.from_numpy(start.values).clone(memory_format=torch.channels_last).requires_grad_()
+        )
+        self.gamma, self.beta = (
+            torch.from_numpy(t).clone().requires_grad_() for t in (start.gamma, start.beta)
+        )
+        self.mean, self.var = (torch.from_numpy(t).clone() for t in (start.mean, start.var))
+
     def move(self, device: torch.device) -> None:
         self.values, self.gamma, self.beta = (
             t.detach().to(device).requires_grad_() for t in (self.values, self.gamma, self.beta)
@@ -176,6 +187,12 @@ class QuantizedTrunk:
         self.own_scales = [Scale(step), *(Scale() for _ in range(max(numbers)))]
         self.scales = [self.own_scales[n] for n in numbers]  # of each layer's input, the features
         self._momentum = BATCH_NORM_MOMENTUM
+
+    def start(self, start: Start) -> None:
+        """Begin with these numbers instead of random ones."""
+        for conv, begin in zip(self.convs, start.trunk, strict=True):
+            if conv is not None and begin is not None:
+                conv.start(begin)
 
     @property
     def parts(self) -> list[QuantizedConv | Scale]:

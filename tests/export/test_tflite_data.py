@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests import nets
@@ -49,31 +50,44 @@ def trained(dataset: Dataset, text: str, steps: int = STEPS) -> Model:
     return Model(arena.in_memory(arena.write(result.network, result.parameters)))
 
 
-def compared(model: Model, dataset: Dataset) -> None:
-    x = np.asarray(dataset.x_test, np.float32).reshape(len(dataset.x_test), -1)
-    ours = model.logits(x)
-    data = to_tflite(model)
+def differing(model: Model, x: npt.NDArray[np.float32]) -> dict[str, int]:
+    """Samples whose class is another, by where the export runs without XNNPACK. With it the logits
+    are the core's."""
+    ours, data = model.logits(x), to_tflite(model)
     assert np.array_equal(runner(model, data)(x), ours)
     answers = {"optimized": runner(model, data, "optimized")(x)}
     with suppress(ZgedgeError):  # no layer is smaller in that encoding
         answers["sparse"] = runner(model, to_tflite(model, "sparse"))(x)
     for kernels, theirs in answers.items():
-        same = float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
-        assert same >= 0.999, (kernels, same)
         # A step of a hidden unit or two, in logits: far below what separates classes.
         assert np.abs(ours - theirs).max() < 0.02 * np.ptp(ours, axis=1).mean(), kernels
+    return {
+        kernels: int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1)))
+        for kernels, theirs in answers.items()
+    }
 
 
-@pytest.mark.parametrize("text", DIGITS)
-def test_all_digits(text: str) -> None:
+def rows(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    found = np.asarray(x, np.float32)
+    return found.reshape(len(found), -1)
+
+
+def test_all_digits() -> None:
+    """All 1,797, on which one sample is more than 1 in 2,000: so the networks count together."""
     dataset = load("digits")
-    compared(trained(dataset, text), dataset)
+    x = np.concatenate([rows(dataset.x_train), rows(dataset.x_test)])
+    assert len(x) == 1797
+    found = {text: differing(trained(dataset, text), x) for text in DIGITS}
+    for kernels in ("optimized", "sparse"):
+        counts = [counted[kernels] for counted in found.values() if kernels in counted]
+        assert len(counts) >= 3
+        assert sum(counts) <= 0.001 * len(x) * len(counts), found
 
 
 @pytest.mark.parametrize("block", [1, 4, 8, 16])
 def test_all_pictures_of_mnist(block: int, mnist_dir: Path) -> None:
     """Random weights, and pixels as they are: the input is uint8."""
-    x = np.asarray(load("mnist", data_dir=mnist_dir.parent).x_test, np.float32).reshape(-1, 784)
+    x = rows(load("mnist", data_dir=mnist_dir.parent).x_test)
     network = nets.network((28, 28, 1), (sparse(784, 64, 32, block),), 10, task="picture")
     p = replace(nets.parameters(network), input_scale=np.ones(1, np.float32))
     model = Model(arena.in_memory(arena.write(network, p)))
@@ -85,21 +99,20 @@ def test_all_pictures_of_mnist(block: int, mnist_dir: Path) -> None:
 @pytest.mark.parametrize("text", MNIST)
 def test_networks_trained_on_mnist(text: str, mnist_dir: Path) -> None:
     dataset = load("mnist", data_dir=mnist_dir.parent)
-    model = trained(dataset, text, LONGER)
-    compared(model, dataset)
-    micro(model, dataset)
+    model, x = trained(dataset, text, LONGER), rows(dataset.x_test)
+    assert max(differing(model, x).values()) <= 0.001 * len(x)
+    micro(model, x)
 
 
-def micro(model: Model, dataset: Dataset) -> None:
+def micro(model: Model, x: npt.NDArray[np.float32]) -> None:
     """The same class in TFLite Micro's own interpreter."""
     runtime: Any = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    x = np.asarray(dataset.x_test, np.float32).reshape(len(dataset.x_test), -1)
     interpreter = runtime.Interpreter.from_bytes(to_tflite(model), arena_size=1 << 20)
     details = interpreter.get_input_details(0)
-    rows = feeder(model.arena, details["dtype"], tuple(details["shape"][1:]))(x)
     classes = []
-    for row in rows:
+    for row in feeder(model.arena, details["dtype"], tuple(details["shape"][1:]))(x):
         interpreter.set_input(row[None], 0)
         interpreter.invoke()
         classes.append(int(interpreter.get_output(0).argmax()))
-    assert (np.array(classes) == model.logits(x).argmax(axis=1)).mean() >= 0.999
+    other = np.array(classes) != model.logits(x).argmax(axis=1)
+    assert np.count_nonzero(other) <= 0.001 * len(x)

@@ -38,6 +38,7 @@ from zgedge.network import SPARSE
 from zgedge.report import bytemap
 from zgedge.report.screen import Screen, clean, screen, table
 from zgedge.runtime import Learner, Model
+from zgedge.spec import spec_of
 
 if TYPE_CHECKING:
     from click import Command, Group
@@ -1051,6 +1052,151 @@ def _say_export(to: Screen, about: dict[str, Any]) -> None:
     if about["accuracy"]:
         core, export = about["accuracy"]["core"], about["accuracy"]["export"]
         to.line(f"Accuracy on the data: {export:.2%}, the core's {core:.2%}.")
+
+
+# ---- import ----
+
+
+@main.command("import", epilog=ENDS)
+@click.argument("model", metavar="MODEL.onnx", type=click.Path(dir_okay=False))
+@click.option("--data", default="digits", show_default=True, metavar="DATA",
+              help="Data that it was trained for.")  # fmt: skip
+@click.option("--budget", required=True, metavar="SIZE", help="Size of the file, such as 96KB.")
+@click.option(
+    "--out", metavar="FILE", help="File to write [default: the model's name, ending with .zge]."
+)
+@click.option("--mean", metavar="NUMBERS", help="It takes (x - mean) / std of raw values x:")
+@click.option(
+    "--std", metavar="NUMBERS",
+    help="one number, or one a channel or column with commas [default: what suits it best].",
+)  # fmt: skip
+@click.option(
+    "--rewire", default="rigl", show_default=True, type=click.Choice(files.STRATEGIES),
+    help="How connections are replaced.",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Passes over the data [default: by its size]."
+)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of epochs.")
+@click.option(
+    "--train-time", metavar="TIME",
+    help="Time that training may take, such as 10m: as many steps as fit.",
+)  # fmt: skip
+@click.option("--no-learning", is_flag=True, help="Leave out what only learning on a device needs.")
+@click.option("--log", type=click.Path(dir_okay=False), help="Write a training log (JSON lines).")
+@label_option
+@side_option
+@data_dir_option
+@json_option
+def import_command(
+    model: str,
+    data: str,
+    budget: str,
+    out: str | None,
+    mean: str | None,
+    std: str | None,
+    rewire: str,
+    seed: int,
+    epochs: int | None,
+    steps: int | None,
+    train_time: str | None,
+    no_learning: bool,
+    log: str | None,
+    label: str | None,
+    side: int | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Take a float classifier from an ONNX file: prune it, quantize it and train it on, on DATA,
+    into a byte budget."""
+    from zgedge import data as sources
+    from zgedge.train import import_onnx
+    from zgedge.train.duration import parse_duration
+
+    size = parse_size(budget)
+    seconds = None if train_time is None else parse_duration(train_time)
+    if sum(length is not None for length in (epochs, steps, seconds)) > 1:
+        raise UsageError("--epochs, --steps and --train-time: give one of them.")
+    stated = {name: _numbers(name, text) for name, text in (("mean", mean), ("std", std))}
+    out = os.path.splitext(model)[0] + ".zge" if out is None else out
+    _check_writable(out)
+    with _reading(quiet=as_json) as reading:
+        dataset = sources.load(
+            data, data_dir=data_dir, label=label, side=side, say=_note, progress=reading
+        )
+    to = screen()
+    if not as_json:
+        _say_data(to, dataset)
+    with _epochs(quiet=as_json) as progress:
+        found = import_onnx(
+            model, dataset, size, learning=not no_learning, strategy=rewire, seed=seed,
+            epochs=epochs, steps=steps, train_time=seconds, progress=progress, log=log,
+            say=None if as_json else lambda line: click.echo(f"  {line}", err=True), **stated,
+        )  # fmt: skip
+    result = found.result
+    if result.interrupted and not result.best_epoch:
+        raise KeyboardInterrupt
+    blob = files.write(result.network, replace(result.parameters, budget=size))
+    files.replace_file(out, blob)
+    scaling = found.scaling
+    about = {
+        "path": out, "bytes": len(blob), "budget": size, "onnx_bytes": found.float_bytes,
+        "float_accuracy": found.float_accuracy, "pruned_accuracy": found.pruned_accuracy,
+        "accuracy": result.accuracy, "validation_accuracy": result.validation_accuracy,
+        "scaling": scaling.name, "scaling_accuracy": found.scaling_accuracy,
+        "mean": scaling.mean.tolist(), "std": scaling.std.tolist(),
+        "channels": found.channels, "moved": list(found.moved),
+        "network": spec_of(result.network), "layers": bytemap.layer_rows(result.network),
+        "trunk": bytemap.trunk_rows(result.network), "rewired": result.rewired,
+        "epochs": len(result.history), "steps": result.steps,
+        "planned_steps": result.planned_steps, "seed": seed,
+        "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
+    }  # fmt: skip
+    if as_json:
+        _print(about)
+    else:
+        _say_import(to, about)
+
+
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--{name} {text!r} is no list of numbers.", "Write it as 0.5 or 0.5,0.4,0.4."
+        ) from None
+
+
+def _say_import(to: Screen, about: dict[str, Any]) -> None:
+    def shown(accuracy: float | None) -> str:
+        return "-" if accuracy is None else f"{accuracy:.2%}"
+
+    if about["interrupted"]:
+        to.line(f"Interrupted: the best of {about['epochs']} epochs is kept.", "yellow")
+    rows = [
+        ("float, as it came", f"{about['onnx_bytes']:,}", shown(about["float_accuracy"])),
+        ("cut to fit", f"{about['bytes']:,}", shown(about["pruned_accuracy"])),
+        ("trained on, in integers", f"{about['bytes']:,}", shown(about["accuracy"])),
+    ]
+    table(to, ("", "bytes", "test accuracy"), rows, right=(1, 2))
+    to.line()
+    to.line(f"Network: {about['network']}")
+    to.line(
+        f"Input: {about['scaling']}, with which the float network has "
+        f"{about['scaling_accuracy']:.2%} of training rows right."
+    )
+    if about["moved"]:
+        to.line(
+            f"Windows of {len(about['moved'])} of its layers begin a little later here than in "
+            "the ONNX file; training made up for it as far as it could.", "yellow",
+        )  # fmt: skip
+    to.spans([
+        ("Wrote ", ""), (about["path"], "bold"),
+        (f": {about['bytes']:,} of {about['budget']:,} bytes, {about['seconds']:.1f} s.", ""),
+    ])  # fmt: skip
 
 
 # ---- adapt ----

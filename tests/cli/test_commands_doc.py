@@ -13,8 +13,10 @@ import pytest
 
 from tests.cli.conftest import run_json
 from tests.cli.test_conformance import commands, tree
+from tests.float_nets import centroids
 from zgedge import errors
 from zgedge.cli import INTERRUPTED, READER_GONE
+from zgedge.data import load
 from zgedge.report import bytemap
 from zgedge.runtime import Model
 
@@ -95,6 +97,14 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
         "report": lambda: run_json("report", model, "--data", "digits", "--out", tmp_path / "p"),
         "diff": lambda: run_json("diff", model, model),
         "export": lambda: run_json("export", model, "--to", "onnx"),
+        "import": lambda: run_json(
+            "import",
+            centroids(load("digits"), tmp_path / "float.onnx"),
+            "--budget",
+            "4KB",
+            "--steps",
+            "3",
+        ),
         "bench equal-bytes": lambda: run_json("bench", "equal-bytes", *SHORT),
         "bench budgets": lambda: run_json("bench", "budgets", *SHORT),
         "data list": lambda: run_json("data", "list"),

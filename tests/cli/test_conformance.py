@@ -14,7 +14,7 @@ from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
     "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",
-    "doctor", "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
+    "import", "doctor", "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
@@ -30,6 +30,8 @@ ARGUMENTS = {
     "diff": (["OLDER", "NEWER"], {"--data", "--picture"}),
     "export": (["FILE"], {"--to", "--out", "--form", "--softmax", "--learning", "--samples",
                           "--data", "--force", "--check"}),
+    "import": (["MODEL.onnx"], {"--data", "--budget", "--out", "--mean", "--std", "--steps",
+                                "--epochs", "--train-time", "--no-learning", "--seed"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "doctor": ([], set()),
 }  # fmt: skip

@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "network", "arena", "spec", "space", "budget"},
     {"runtime", "data"},
     {"train", "export", "devices", "report", "bench"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # On the same level, and still not for each other.
@@ -33,6 +33,7 @@ ON_A_DEVICE = (
     "data",
     "report",
     "cli",
+    "__main__",
 )
 TERMINAL = {"rich", "rich_click"}  # plain click takes their place on a device
 ALWAYS_THERE = {"numpy", "psutil", "click", "zgedge"} | set(sys.stdlib_module_names)

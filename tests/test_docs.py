@@ -33,7 +33,8 @@ def commands(page: Path) -> Iterator[str]:
 def check(words: list[str]) -> None:
     """Walk a zgedge command line: every verb and every option must be one."""
     command: click.Command = main
-    context = command.context_class(command, info_name="zgedge")
+    # With its settings: click keeps the help option that the first context asks for.
+    context = command.context_class(command, info_name="zgedge", **main.context_settings)
     rest = words[1:]
     while isinstance(command, click.Group) and rest:
         found = command.get_command(context, rest[0])

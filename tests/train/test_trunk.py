@@ -359,12 +359,13 @@ def _dataset(shape: tuple[int, int, int], kind: str = "picture") -> Dataset:
 
 
 def test_only_pictures_in_colour_are_mirrored() -> None:
-    grey = choose_recipe(_dataset((28, 28, 1)), RESIDUAL)
+    grey = choose_recipe(_dataset((28, 28, 1)), RESIDUAL, 100)
     assert grey.warps
     assert (grey.shifts, grey.cutout) == (0, 0)
-    colour = choose_recipe(_dataset((32, 32, 3)), ODD)
+    colour = choose_recipe(_dataset((32, 32, 3)), ODD, 100)
     assert (colour.shifts, colour.cutout, colour.warps) == (4, 8, False)
-    tiny = choose_recipe(_dataset((5, 32, 3)), ODD)
+    assert choose_recipe(_dataset((32, 32, 3)), ODD, 30).cutout == 0
+    tiny = choose_recipe(_dataset((5, 32, 3)), ODD, 100)
     assert (tiny.warps, tiny.shifts, tiny.cutout) == (False, 0, 0)
 
 

@@ -412,7 +412,7 @@ class _Training:
         self.per_epoch = len(kept) // self.batch
         self.total = steps
         self.epochs = math.ceil(steps / self.per_epoch)
-        self.recipe = choose_recipe(dataset, network)
+        self.recipe = choose_recipe(dataset, network, self.epochs)
         if start is not None:
             self.recipe = replace(self.recipe, rate=start.rate * self.recipe.rate)
         self.optimizer = optimizer_of(self.net.parameters(), self.recipe)

@@ -11,6 +11,9 @@ from zgedge.network import Network
 # Pictures smaller than this have no room to be moved.
 MOVE_FROM = 8
 GREY, COLOURS = 1, 3
+# Passes from which a small network may learn its pictures by heart; in fewer it has more to learn
+# from whole ones.
+CUTOUT_FROM = 60
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Recipe:
         return rate * (0.5 * (1.0 + math.cos(math.pi * (step / total))))
 
 
-def choose_recipe(dataset: Dataset, network: Network) -> Recipe:
-    """The recipe for a network on data.
+def choose_recipe(dataset: Dataset, network: Network, passes: int) -> Recipe:
+    """The recipe for a network on data that it sees so many times.
 
     Grey pictures may be digits or letters, whose mirror images are others or none: they are warped,
     never mirrored. Pictures in colour are of things: they are mirrored and moved.
@@ -61,5 +64,5 @@ def choose_recipe(dataset: Dataset, network: Network) -> Recipe:
         averaging=0.02,
         warps=picture and not colour,
         shifts=min(dataset.shape[:2]) // 8 if picture and colour else 0,
-        cutout=min(dataset.shape[:2]) // 4 if picture and colour else 0,
+        cutout=min(dataset.shape[:2]) // 4 if picture and colour and passes >= CUTOUT_FROM else 0,
     )

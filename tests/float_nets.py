@@ -44,9 +44,12 @@ def write_graph(
     return path
 
 
-def centroids(dataset: Dataset, path: Path) -> Path:
-    """The classifier of the nearest class mean: one Gemm, of which nothing is trained."""
-    x = dataset.x_train / np.abs(dataset.x_train).max()
+def centroids(dataset: Dataset, path: Path, mean: float = 0.0, std: float = 16.0) -> Path:
+    """The classifier of the nearest class mean: one Gemm, of which nothing is trained.
+
+    It takes (x - mean) / std.
+    """
+    x = (dataset.x_train - mean) / std
     count = len(dataset.classes)
     means = np.stack([x[dataset.y_train == c].mean(axis=0) for c in range(count)])
     constants = {

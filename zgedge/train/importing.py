@@ -239,15 +239,12 @@ def _best(
 ) -> tuple[Scaling, float]:
     """The scaling under which the network has most rows right.
 
-    Of those that these rows cannot tell apart the first, which are the small ones: a network hardly
-    minds larger inputs than its own, for they only drown its biases.
+    Of several the first, which are the small ones: a network hardly minds larger inputs than its
+    own, for they only drown its biases.
     """
     found = [_right(network.logits(scaling.of(rows)), labels) for scaling in choices]
     right = max(found)
-    error = math.sqrt(right * (1.0 - right) / len(labels)) + 0.5 / len(labels)
-    scaling, right = next(
-        (one, own) for one, own in zip(choices, found, strict=True) if own >= right - error
-    )
+    scaling = choices[found.index(right)]
     share = float(np.bincount(labels).max()) / len(labels)
     least = share + SURE * math.sqrt(share * (1.0 - share) / len(labels))
     if right <= least:

@@ -22,14 +22,15 @@ from zgedge import network as net
 from zgedge.budget import REPLAY_SHARE, SMALLEST, Plan, Task, named
 from zgedge.errors import BudgetError, ModelError
 from zgedge.network import DENSE, DEPTHWISE, MAX_POOL, Layer, Network, TrunkLayer
+from zgedge.space import CHANNELS
 from zgedge.spec import spec_of
 from zgedge.train.start import ConvStart, LayerStart, Start
 from zgedge.train.trunk import BATCH_NORM_EPSILON, convolve, max_pool
 
 Floats = npt.NDArray[np.float32]
 
-# Channels are cut by steps of this share, and none below the least.
-CHANNEL_STEPS, FEWEST_CHANNELS = 32, 4
+# Channels are cut by steps of this share.
+CHANNEL_STEPS = 32
 # A row keeps at least so many inputs.
 FEWEST_INPUTS = 8
 # Ways of sharing the bytes between channels and rows that are compared.
@@ -101,26 +102,35 @@ def _groups(trunk: Sequence[TrunkLayer]) -> list[int]:
     return root
 
 
-def _kept_channels(body: Body, share: float) -> tuple[npt.NDArray[np.int64], ...]:
+def _counts(body: Body, share: float) -> dict[int, int]:
+    """Channels that each group which may be cut keeps."""
+    groups = _groups(body.trunk)
+    counts = {}
+    for layer, group in zip(body.trunk, groups[1:], strict=True):
+        if group != groups[0]:
+            # The kernels take four at a time.
+            wanted = round(share * layer.channels / CHANNELS) * CHANNELS
+            counts[group] = min(layer.channels, max(CHANNELS, wanted))
+    return counts
+
+
+def _kept_channels(body: Body, counts: dict[int, int]) -> tuple[npt.NDArray[np.int64], ...]:
     """Channels of each trunk tensor that are left, ascending; all of the picture's."""
     groups = _groups(body.trunk)
     scores: dict[int, npt.NDArray[np.float64]] = {}
-    for i, filters in enumerate(body.filters):
+    for filters, group in zip(body.filters, groups[1:], strict=True):
         if filters is not None:
             norms = np.abs(filters.weights).sum(axis=(1, 2, 3), dtype=np.float64)
             norms /= max(float(norms.mean()), 1e-30)
-            group = groups[i + 1]
             scores[group] = scores[group] + norms if group in scores else norms
     kept = []
     for t, group in enumerate(groups):
         count = body.shape[2] if t == 0 else body.trunk[t - 1].channels
-        wanted = count
-        if group != groups[0]:
-            wanted = min(count, max(FEWEST_CHANNELS, round(share * count)))
-            if wanted > FEWEST_CHANNELS:  # the kernels take four at a time
-                wanted -= wanted % FEWEST_CHANNELS if wanted < count else 0
-        best = np.argsort(-scores[group], kind="stable") if group in scores else np.arange(count)
-        kept.append(np.sort(best[:wanted]))
+        if group in counts:
+            best = np.argsort(-scores[group], kind="stable")[: counts[group]]
+            kept.append(np.sort(best))
+        else:
+            kept.append(np.arange(count))
     return tuple(kept)
 
 
@@ -209,26 +219,46 @@ def fitting(
     deviations  of the inputs of each layer behind the trunk, float32 [inputs]
     Raises BudgetError, with the smallest size that there is, where none fits.
     """
+    whole = [layer.channels for layer in body.trunk]
+    groups = _groups(body.trunk)[1:]
+
+    def cut(counts: dict[int, int]) -> tuple[Candidate | None, int]:
+        if not body.trunk:
+            plan, least = _widest(body, task, budget, learning, deviations)
+            return None if plan is None else Candidate(plan, 1.0, ()), least
+        kept = _kept_channels(body, counts)
+        last = deviations[0].reshape(-1, body.trunk[-1].channels)[:, kept[-1]].reshape(-1)
+        narrow = _narrowed(body, kept)
+        plan, least = _widest(narrow, task, budget, learning, [last, *deviations[1:]])
+        share = sum(len(k) for k in kept[1:]) / sum(whole)
+        return None if plan is None else Candidate(plan, share, kept), least
+
     found: list[Candidate] = []
     smallest: int | None = None
-    shares = range(CHANNEL_STEPS, 0, -1) if body.trunk else (CHANNEL_STEPS,)
-    seen: set[tuple[int, ...]] = set()
-    for n in shares:
-        kept = _kept_channels(body, n / CHANNEL_STEPS) if body.trunk else ()
-        counts = tuple(len(k) for k in kept)
+    seen: list[dict[int, int]] = []
+    for n in range(CHANNEL_STEPS, 0, -1):
+        counts = _counts(body, n / CHANNEL_STEPS)
         if counts in seen:
             continue
-        seen.add(counts)
-        narrow = _narrowed(body, kept)
-        cut = list(deviations)
-        if body.trunk:
-            cut[0] = deviations[0].reshape(-1, body.trunk[-1].channels)[:, kept[-1]].reshape(-1)
-        plan, least = _widest(narrow, task, budget, learning, cut)
+        seen.append(counts)
+        candidate, least = cut(counts)
         smallest = least if smallest is None else min(smallest, least)
-        if plan is not None:
-            found.append(Candidate(plan, n / CHANNEL_STEPS, kept))
-            if all(layer.kind == DENSE for layer in plan.network.layers):
-                break  # with fewer channels nothing is won
+        if candidate is None:
+            continue
+        dense = all(layer.kind == DENSE for layer in candidate.plan.network.layers)
+        if dense:
+            # No row takes what is left over, so single groups of channels do, the last first.
+            for group in sorted(counts, reverse=True):
+                full = max(c for c, own in zip(whole, groups, strict=True) if own == group)
+                while counts[group] < full:
+                    more = {**counts, group: min(full, counts[group] + CHANNELS)}
+                    wider, _ = cut(more)
+                    if wider is None:
+                        break
+                    candidate, counts = wider, more
+        found.append(candidate)
+        if dense:
+            break  # with fewer channels nothing is won
     if not found:
         smallest = max(smallest or 0, SMALLEST)
         raise BudgetError(

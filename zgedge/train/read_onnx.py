@@ -100,6 +100,7 @@ class _Reader:
         self.steps: list[_Step] = []
         self.dims: tuple[int, ...] = ()
         self.batch = ANY_BATCH
+        self.opset = 0
         self.scale, self.offset = np.ones(1), np.zeros(1)
         self.picture: tuple[int, int, int] | None = None
         self.channels_first = False
@@ -119,8 +120,9 @@ class _Reader:
                     self._fetch(attribute.t)
         try:
             self.onnx.checker.check_model(model)
-        except self.onnx.checker.ValidationError as e:
-            raise self._bad("it is no valid ONNX model: " + str(e).strip().splitlines()[0]) from e
+        except Exception as e:  # names that are no text are not its own kind of error
+            said = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise self._bad(f"it is no valid ONNX model: {said}") from e
         for tensor in graph.initializer:
             self.known[tensor.name] = self._array(tensor)
         self._read_input(graph)
@@ -153,6 +155,7 @@ class _Reader:
             raise self._bad("it is no ONNX file, or is cut off or damaged") from e
         if not model.graph.node:
             raise self._bad("it is no ONNX file, or is cut off or damaged: it has no operator")
+        self._check_names(model)
         versions = [x.version for x in model.opset_import if x.domain in ("", "ai.onnx")]
         newest = self.onnx.defs.onnx_opset_version()
         if not versions or not OLDEST_OPSET <= max(versions) <= newest:
@@ -160,9 +163,23 @@ class _Reader:
                 f"its operators are of opset {max(versions, default=0)}",
                 f"Export it for an opset from {OLDEST_OPSET} to {newest}.",
             )
+        self.opset = max(versions)
         if model.graph.sparse_initializer:
             raise self._bad("it holds sparse tensors", "Export it with dense ones.")
         return model
+
+    def _check_names(self, model: Any) -> None:
+        """Names that are no UTF-8 come as bytes, with some versions of protobuf."""
+        names = [x.domain for x in model.opset_import]
+        for node in model.graph.node:
+            names += [node.op_type, node.name, node.domain, *node.input, *node.output]
+            names += [attribute.name for attribute in node.attribute]
+        for one in (*model.graph.initializer, *model.graph.input, *model.graph.output):
+            names.append(one.name)
+        for tensor in model.graph.initializer:
+            names += [text for entry in tensor.external_data for text in (entry.key, entry.value)]
+        if not all(isinstance(name, str) for name in names):
+            raise self._bad("it is damaged: a name in it is no text")
 
     def _refuse_unknown(self, graph: Any) -> None:
         for number, node in enumerate(graph.node, 1):
@@ -171,7 +188,7 @@ class _Reader:
             if ours and (node.op_type in OPERATORS or node.op_type in KNOWN):
                 continue
             hint = "What can be taken: " + ", ".join(sorted(OPERATORS)) + "."
-            if any(word in node.op_type for word in ("Quantize", "QLinear", "Integer")):
+            if any(word in node.op_type.lower() for word in ("quantize", "qlinear", "integer")):
                 raise self._cannot(
                     "the network is quantized already.", "Give the float network it was made from."
                 )
@@ -295,9 +312,15 @@ class _Reader:
         """What a node gives whose inputs are all known, as shapes and the weights are."""
         if node.op_type not in KNOWN:
             raise self._cannot("it does not depend on the network's input.")
-        evaluator = import_module("onnx.reference").ReferenceEvaluator(node)
+        given = {name: self.known[name] for name in node.input if name}
         try:
-            found = evaluator.run(None, {name: self.known[name] for name in node.input if name})
+            if node.op_type == "Unsqueeze" and len(node.input) == 1:
+                # The reference fails on this old form, which has its axes as an attribute.
+                axes = self.onnx.helper.get_attribute_value(node.attribute[0])
+                found = [np.expand_dims(given[node.input[0]], tuple(axes))]
+            else:
+                evaluator = import_module("onnx.reference").ReferenceEvaluator
+                found = evaluator(node, opsets={"": self.opset}).run(None, given)
         except Exception as e:  # a reference of two hundred operators raises what it likes
             raise self._cannot("it cannot be computed.") from e
         self.known[node.output[0]] = np.asarray(found[0])
@@ -430,7 +453,7 @@ class _Reader:
         self, attributes: dict[str, Any], kernel: Sequence[int], stride: int, size: Sequence[int]
     ) -> tuple[tuple[int, int], tuple[int, int]]:
         """Where a window begins before the picture, and how many there are, both ways."""
-        auto = attributes.get("auto_pad", b"NOTSET").decode()
+        auto = attributes.get("auto_pad", b"NOTSET").decode(errors="replace")
         pads = list(attributes.get("pads", (0, 0, 0, 0)))
         if len(pads) != 4 or min(pads) < 0:
             raise self._cannot(f"its padding is {pads}.")
@@ -593,6 +616,8 @@ class _Reader:
             height, width, channels = flow.picture
             weights = weights.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
         weights = weights.reshape(len(bias), flow.size)
+        if len(bias) > net.MAX_INPUTS:
+            raise self._cannot(f"it gives {len(bias):,} values; {net.MAX_INPUTS:,} are the most.")
         self.steps.append(_Step(self.where, None, (0, 0), weights, bias))
         return _Flow(len(self.steps), True, None, len(bias), True, True)
 
@@ -746,6 +771,11 @@ class _Reader:
                 return replace(flow, picture=(height, width, 1))
         raise self._cannot(f"{dims[1:]} cannot become {rest} here; it can become flat.")
 
+    def _pad(self, node: Any, attributes: dict[str, Any]) -> _Flow:
+        if any(attributes.get("pads") or self._numbers(node, 1)):
+            raise self._cannot("it pads.", "Let the convolution or the pool pad instead.")
+        return self.flows[node.input[0]]
+
     def _squeeze(self, node: Any, attributes: dict[str, Any]) -> _Flow:
         flow = self.flows[node.input[0]]
         if flow.flat or flow.picture is None or flow.picture[:2] != (1, 1):
@@ -851,6 +881,7 @@ OPERATORS: dict[str, _Operator] = {
     "MatMul": _Reader._mat_mul,
     "MaxPool": _Reader._max_pool,
     "Mul": _Reader._shifted,
+    "Pad": _Reader._pad,
     "ReduceMean": _Reader._reduce_mean,
     "Relu": _Reader._relu,
     "Reshape": _Reader._reshape,

@@ -156,7 +156,8 @@ class _Task:
     start: Start | None
 
     def training(self, steps: int, teacher: QuantizedNetwork | None = None) -> _Training:
-        strategy = STRATEGIES[self.strategy]()
+        kind = STRATEGIES[self.strategy]
+        strategy = kind() if self.start is None else kind(self.start.rewire, settled=True)
         return _Training(self, self.network, strategy, steps, teacher, start=self.start)
 
     def teaching(self, steps: int) -> _Training:
@@ -413,6 +414,7 @@ class _Training:
         self.total = steps
         self.epochs = math.ceil(steps / self.per_epoch)
         self.recipe = choose_recipe(dataset, network, self.epochs)
+        self.started = start is not None
         if start is not None:
             self.recipe = replace(self.recipe, rate=start.rate * self.recipe.rate)
         self.optimizer = optimizer_of(self.net.parameters(), self.recipe)
@@ -454,6 +456,8 @@ class _Training:
             trunk=_trunk_log(self.network),
             layers=_layers_log(self.network),
         )
+        if self.started and self.step == 0:
+            self._keep_start()
         self._log_wires(log, "start", self.net.integers()[0])
         interrupted = False
         try:
@@ -463,6 +467,16 @@ class _Training:
         best = self.best or self._snapshot(0, [self.codes[: self.batch]])
         self._log_wires(log, "end", best.layers[0])
         return self._result(best, self.task.strategy, log, unknown, interrupted)
+
+    def _keep_start(self) -> None:
+        """Take the start as the best so far: training may be too short to do better."""
+        count = min(MEASURED_BATCHES, self.per_epoch)
+        batches = [self.codes[k :: self.per_epoch][: self.batch] for k in range(count)]
+        with torch.no_grad():
+            for codes in batches:
+                self.net.forward(codes.to(self.device), observe=True)
+        self.best = self._snapshot(0, batches)
+        self.top_accuracy = self.best.accuracy
 
     def loop(
         self,

@@ -38,8 +38,8 @@ Floats = npt.NDArray[np.float32]
 
 # Training rows on which scalings and cuts are compared, and on which moments are taken.
 ROWS = 2000
-# Of the usual learning rate and passes, which would begin at random weights.
-RATE = 0.25
+# Of the usual learning rate, connections replaced, and passes, which begin at random weights.
+RATE, REWIRE = 0.25, 0.25
 EPOCHS_SHARE, FEWEST_EPOCHS = 0.3, 5
 # Standard errors above the largest class from which an answer is more than a guess.
 SURE = 3.0
@@ -328,7 +328,7 @@ def _cut(
     measured = measure(body, x)
     found = []
     for candidate in fitting(body, task, budget, learning, measured.deviations):
-        start = start_of(body, measured, candidate, x, RATE)
+        start = start_of(body, measured, candidate, x, RATE, REWIRE)
         right = _accuracy(candidate, start, coding, codes, labels)
         found.append((right, candidate, start))
     _, candidate, start = max(found, key=lambda one: one[0])

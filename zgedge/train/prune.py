@@ -376,7 +376,9 @@ def measure(body: Body, x: Tensor) -> Measured:
 # ---- the start ----
 
 
-def start_of(body: Body, measured: Measured, candidate: Candidate, x: Tensor, rate: float) -> Start:
+def start_of(
+    body: Body, measured: Measured, candidate: Candidate, x: Tensor, rate: float, rewire: float
+) -> Start:
     """Weights and wires of the candidate, cut from `body`, whose layers gave `measured` on x."""
     network = candidate.plan.network
     narrow = _narrowed(body, candidate.kept)
@@ -410,7 +412,7 @@ def start_of(body: Body, measured: Measured, candidate: Candidate, x: Tensor, ra
             start, z = _layer_start(layer_of, row, target, x)
             layers.append(start)
             x = functional.relu(z)
-    return Start(tuple(convs), tuple(layers), rate)
+    return Start(tuple(convs), tuple(layers), rate, rewire)
 
 
 def _conv_start(layer: TrunkLayer, own: Filter, target: Moments, x: Tensor) -> ConvStart:

@@ -42,15 +42,20 @@ class LayerStart:
 
 @dataclass(frozen=True)
 class Start:
-    """A network's beginning; None for a pool. `rate` is the share of the usual learning rate."""
+    """A network's beginning; None for a pool.
+
+    rate    share of the usual learning rate
+    rewire  share of the connections that are usually replaced
+    """
 
     trunk: tuple[ConvStart | None, ...]
     layers: tuple[LayerStart, ...]
     rate: float
+    rewire: float
 
     def digest(self) -> str:
         """Tells one start from another."""
-        found = hashlib.sha256(f"{self.rate!r}".encode())
+        found = hashlib.sha256(f"{self.rate!r} {self.rewire!r}".encode())
         for part in (*self.trunk, *self.layers):
             for array in () if part is None else astuple(part):
                 found.update(b"" if array is None else np.ascontiguousarray(array).tobytes())

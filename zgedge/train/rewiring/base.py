@@ -40,6 +40,9 @@ class Strategy(ABC):
 
     The schedule is RigL's (Evci et al. 2020): of each row's connections a fraction of `alpha` at
     the start, falling as a cosine to nothing at `stop` of the training, every `every` steps.
+
+    share    of that fraction which is replaced
+    settled  whether the wires were found before: then a short training moves them no more often
     """
 
     uses_gradient: ClassVar[bool] = False
@@ -47,14 +50,20 @@ class Strategy(ABC):
     stop: ClassVar[float] = 0.75
     every: ClassVar[int] = 100
 
+    def __init__(self, share: float = 1.0, *, settled: bool = False) -> None:
+        self.share = share
+        self.settled = settled
+
     def fraction(self, progress: float) -> float:
         """Share of a row's connections to replace at `progress`, 0..1 of the training."""
         if progress >= self.stop:
             return 0.0
-        return self.alpha * 0.5 * (1.0 + math.cos(math.pi * progress / self.stop))
+        return self.share * self.alpha * 0.5 * (1.0 + math.cos(math.pi * progress / self.stop))
 
     def period(self, steps: int) -> int:
         """Steps between two replacements in a training of `steps` steps: fewer in a short one."""
+        if self.settled:
+            return self.every
         return max(1, min(self.every, steps // 50))
 
     @abstractmethod

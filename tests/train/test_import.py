@@ -31,6 +31,7 @@ from zgedge.train.importing import _best, _body, _cut, _usual
 from zgedge.train.inputs import choose_coding
 from zgedge.train.quantized import QuantizedNetwork
 from zgedge.train.read_onnx import read_onnx
+from zgedge.train.rewiring.rigl import RigL
 
 MOST_LOST = 0.01
 
@@ -244,6 +245,27 @@ def test_training_starts_where_it_is_told(digits: Dataset, networks: dict[str, P
     assert again.accuracy is not None
     assert again.accuracy < 0.9
     assert start.digest() != still.digest()
+
+
+def test_wires_that_were_found_move_sparingly() -> None:
+    """In a short training a random start moves wires every other step; what was cut must not."""
+    usual, settled = RigL(), RigL(0.25, settled=True)
+    assert settled.fraction(0.0) == 0.25 * usual.fraction(0.0)
+    assert (usual.period(100), settled.period(100)) == (2, 100)
+    assert usual.period(10**5) == settled.period(10**5)
+
+
+def test_a_short_training_does_no_harm(digits: Dataset, networks: dict[str, Path]) -> None:
+    """At a rate that ruins it, the cut network is what is kept."""
+    network = read_onnx(networks["perceptron"])
+    coding = choose_coding(digits, 1)
+    codes = coding.encode(digits.x_train)
+    body = _body(network, _usual(digits)[0], coding, digits.shape)
+    candidate, start = _cut(body, Task.of(digits), 26000, False, coding, codes, digits.y_train)
+    result = train(digits, candidate.plan.network, steps=40, start=replace(start, rate=100.0))
+    assert result.best_epoch == 0
+    assert result.accuracy is not None
+    assert result.accuracy > 0.9
 
 
 # ---- the input ----

@@ -915,6 +915,11 @@ def _say_diff(
     help="Of ONNX sparse, qoperator or qdq, of TFLite dense or sparse [default: the first].",
 )  # fmt: skip
 @click.option("--softmax", is_flag=True, help="Give probabilities too (ONNX, TFLite).")
+@click.option(
+    "--input-type", type=click.Choice(["float32", "uint8", "int8"]),
+    help="What goes in (TFLite): raw values, raw 8-bit ones, or codes less 128 "
+    "[default: uint8 where that can be, else float32].",
+)  # fmt: skip
 @click.option("--learning", is_flag=True, help="Let it learn on the device too (C).")
 @click.option("--samples", is_flag=True, help="Let remembered samples leave with it (C, learning).")
 @click.option("--data", metavar="DATA", help="Labelled rows to compare on, and to scale qdq by.")
@@ -933,6 +938,7 @@ def export_command(
     out: str | None,
     form: str | None,
     softmax: bool,
+    input_type: str | None,
     learning: bool,
     samples: bool,
     data: str | None,
@@ -947,7 +953,8 @@ def export_command(
     from zgedge.export import targets
 
     form = targets.form_of(target, form)
-    targets.check_options(target, {"softmax": softmax, "learning": learning, "samples": samples})
+    asked = {"softmax": softmax, "learning": learning, "samples": samples}
+    targets.check_options(target, {**asked, "input-type": input_type is not None})
     if samples and not learning:
         raise UsageError("--samples is for a learner.", "Give --learning with it, or leave it out.")
     if out is None:
@@ -966,8 +973,9 @@ def export_command(
         rows = _labelled(model, data, hop, label, data_dir)
         scaling = _labelled(model, data, hop, label, data_dir, part="train")[0][:CALIBRATION]
     made = targets.make(
-        model, target, form, out, softmax=softmax, learning=learning, samples=samples, data=scaling
-    )
+        model, target, form, out, softmax=softmax, learning=learning, samples=samples,
+        input_type=input_type, data=scaling,
+    )  # fmt: skip
     found = _compared(model, target, form, made, rows, check)
     parts = targets.contents(target, made)
     targets.write(written, parts)

@@ -15,7 +15,7 @@ import pytest
 from tests.cli.conftest import csv_text, refused, run, run_json, table
 from zgedge.data import load
 from zgedge.export import onnx as onnx_export
-from zgedge.export import to_onnx
+from zgedge.export import to_onnx, to_tflite
 from zgedge.runtime import Model
 
 
@@ -74,6 +74,16 @@ def test_softmax_gives_probabilities_and_the_class(model: Path) -> None:
     run("export", model, "--to", "onnx", "--softmax")
     outputs = onnx.load(model.with_suffix(".onnx")).graph.output
     assert [o.name for o in outputs] == ["logits", "probabilities", "label"]
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_tflite_takes_in_what_is_asked_for(model: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "m.tflite"
+    found = run_json("export", model, "--to", "tflite", "--input-type", kind, "--out", out)
+    assert found["check"]["identical"]
+    assert out.read_bytes() == to_tflite(Model.open(model), input_type=kind)
+    said = refused("export", model, "--to", "onnx", "--input-type", kind, code=2)
+    assert "--input-type means nothing to ONNX" in said
 
 
 def test_a_learned_file_is_exported_the_same_way(model: Path, tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def as_markdown(
     lines += results.table(head, rows)
     lines += [
         "",
-        "TFLite's sparse encoding is for blocks of 16 alone; *none* where no layer has them.",
+        "TFLite's sparse encoding has blocks of 16; *none* where no layer gets smaller in it.",
         "",
         "## Integers",
         "",

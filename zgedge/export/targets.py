@@ -37,7 +37,7 @@ TARGETS = {
     ),
     "tflite": Target(
         "TFLite", "zgedge.export.tflite", (".tflite",), ("dense", "sparse"),
-        frozenset(("dense",)), frozenset(("softmax",)),
+        frozenset(("dense",)), frozenset(("softmax", "input-type")),
     ),
     "c": Target(
         "C", "zgedge.export.c", (".c", ".h"), ("source",), frozenset(("source",)),
@@ -98,18 +98,20 @@ def make(
     softmax: bool = False,
     learning: bool = False,
     samples: bool = False,
+    input_type: str | None = None,
     data: Any = None,
 ) -> Any:
     """What the target's exporter makes of a model. Raises what the exporter raises.
 
     `out` is the file to be; C names its functions after it. `samples` lets remembered samples leave
-    with a learner. `data` are raw samples that the form `qdq` finds its scales on.
+    with a learner. `input_type` is TFLite's. `data` are raw samples that the form `qdq` finds its
+    scales on.
     """
     module = importlib.import_module(TARGETS[target].module)
     if target == "onnx":
         return module.to_onnx(model, form, softmax=softmax, samples=data)
     if target == "tflite":
-        return module.to_tflite(model, form, softmax=softmax)
+        return module.to_tflite(model, form, softmax=softmax, input_type=input_type)
     return module.to_c(model, Path(out).stem, learning, samples=samples)
 
 

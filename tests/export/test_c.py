@@ -295,12 +295,18 @@ def test_a_name_that_c_cannot_have_is_refused(name: str) -> None:
         to_c(models.opened(models.NETWORKS["dense"]), name)
 
 
-@pytest.mark.parametrize("name", ["zge", "net1", "int", "Zge", "main", "a_b"])
+@pytest.mark.parametrize(
+    "name",
+    ["zge", "net1", "int", "Zge", "main", "a_b", "net", "header", "learns", "driver", "stdint"],
+)
 def test_names_work(name: str) -> None:
     model = models.opened(models.NETWORKS["dense"])
     program(to_c(model, name), optimize="-O0")
-    if name in ("zge", "net1"):
-        program(to_c(model, name, learning=True), optimize="-O0")
+
+
+@pytest.mark.parametrize("name", ["zge", "net1", "board", "learns", "string"])
+def test_names_of_learners_work(name: str) -> None:
+    program(to_c(models.opened(models.NETWORKS["dense"]), name, learning=True), optimize="-O0")
 
 
 def test_a_name_that_meets_the_cores_is_refused() -> None:
@@ -338,6 +344,9 @@ def test_programs_that_fail_are_said() -> None:
         built.run(c_run.start())  # a program that cannot learn has no start
     with pytest.raises(ZgedgeError, match="too few"):
         built.run(replace(c_run.stack(), count=2))
+    built.path.chmod(0o600)  # as in a folder that may hold no programs
+    with pytest.raises(ZgedgeError, match="Cannot run .*: Permission denied"):
+        built.run(c_run.stack())
     wide = nets.network((8, 8, 64), (), 4, trunk=(conv((8, 8, 64), 8),), task="picture")
     with pytest.raises(ZgedgeError, match="refuses zge.c"):  # its rows are too many for 1 KB
         program(to_c(models.opened(wide)), "cortex-m4", ram=1024)

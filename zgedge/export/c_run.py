@@ -176,8 +176,10 @@ class Program:
         self.path = self.folder / "program"
         export.write(self.folder)
         line = [*(command or compiler(target)), *EXACT, *WARNINGS, optimize, *options]
-        line += [f"-DNET={export.name}", f"-DNET_UPPER={export.name.upper()}"]
-        line += [f'-DHEADER="{export.name}.h"', *(["-DLEARNS"] if export.learning else [])]
+        # No name of an export is a macro by itself or a file of the driver, whatever it is.
+        line += [f"-DCALL(x)={export.name}_##x", f"-DCONSTANT(x)={export.name.upper()}_##x"]
+        line += [f'-DHEADER="{self.folder / export.name}.h"']
+        line += ["-DLEARNS"] if export.learning else []
         sources = [self.folder / f"{export.name}.c", BOARD / "driver.c"]
         if target == "cortex-m4":
             line += ["-ffreestanding", "-DBOARD_CORTEX_M4", "-ffunction-sections"]
@@ -190,8 +192,12 @@ class Program:
         else:
             sources.append(BOARD / "linux.c")
             line += [] if target == "native" else ["-static"]
-        line += [f"-I{self.folder}", f"-I{BOARD}", *map(str, sources), "-o", str(self.path)]
-        done = subprocess.run(line, capture_output=True, text=True)
+        # Quoted headers alone: one called like the C library's must not take its place.
+        line += ["-iquote", str(BOARD), *map(str, sources), "-o", str(self.path)]
+        try:
+            done = subprocess.run(line, capture_output=True, text=True)
+        except OSError as error:
+            raise ZgedgeError(f"Cannot run {line[0]}: {error.strerror}.") from error
         if done.returncode:
             raise ZgedgeError(f"{line[0]} refuses {export.name}.c: {done.stderr.strip()[:2000]}")
 
@@ -226,6 +232,11 @@ class Program:
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise ZgedgeError(f"{self.export.name}.c ran longer than {timeout} s.") from error
+        except OSError as error:
+            raise ZgedgeError(
+                f"Cannot run {line[0]}: {error.strerror}.",
+                "Programs are made in the folder $TMPDIR; name one that may hold programs.",
+            ) from error
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()[:2000]
             raise ZgedgeError(f"{self.export.name}.c ended with {done.returncode}. {words}")

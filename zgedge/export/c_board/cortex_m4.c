@@ -42,7 +42,7 @@ void board_fail(void) { leave(3); }
 
 void board_fault(void) { leave(4); }
 
-void board_start(void) {
+void board_begin(void) {
     const uintptr_t in[3] = {(uintptr_t) "in", 1, 2};    /* rb */
     const uintptr_t out[3] = {(uintptr_t) "out", 5, 3};  /* wb */
     files[0] = host(SYS_OPEN, in);

@@ -1,16 +1,12 @@
 /* driver.c: runs a generated program on what it reads, command by command, and writes what it gives.
  *
- * Compiled with -DNET=name -DHEADER="name.h", and -DLEARNS where the program learns. A command is a
- * letter and a count, 8 bytes in all; what follows and what is written is said below, little-endian.
+ * Compiled with "-DCALL(x)=name_##x" "-DCONSTANT(x)=NAME_##x" -DHEADER="path of name.h", and -DLEARNS
+ * where the program learns. A command is a letter and a count, 8 bytes in all; what follows and what is
+ * written is said below, little-endian.
  */
 #include "driver.h"
 
 #include HEADER
-
-#define JOIN2(a, b) a##_##b
-#define JOIN(a, b) JOIN2(a, b)
-#define CALL(name) JOIN(NET, name)
-#define CONSTANT(name) JOIN(NET_UPPER, name)
 
 /* The driver's own memory, which is not the program's. */
 BOARD_MEMORY static float raw[CONSTANT(INPUTS)];
@@ -101,7 +97,7 @@ static void run(uint32_t command) {
 
 int main(void) {
     uint32_t command[2];
-    board_start();
+    board_begin();
     while (board_more(command, sizeof command)) {
         for (uint32_t i = 0; i < command[1]; i++) {
             run(command[0]);

@@ -11,7 +11,7 @@
 #define BOARD_MEMORY
 #endif
 
-void board_start(void);
+void board_begin(void);
 int board_end(void);                             /* what main returns */
 int board_more(void *to, size_t bytes);          /* 0 at the end of what there is to read */
 void board_read(void *to, size_t bytes);         /* ends the program where there is less */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void board_start(void) {}
+void board_begin(void) {}
 
 int board_end(void) { return fflush(stdout) == 0 ? 0 : 1; }
 

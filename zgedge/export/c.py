@@ -93,7 +93,7 @@ def to_c(
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or len(name) > LONGEST_NAME:
         raise UsageError(
             f"{name!r} cannot start the names of C functions, which the files are named like.",
-            f"Use letters, digits and _, a letter first, at most {LONGEST_NAME} of them.",
+            f"Use letters, digits and _, a letter first, at most {LONGEST_NAME} of them (--out).",
         )
     if learning and not model.arena.network.learning:
         raise UsageError(

@@ -183,7 +183,9 @@ def test_data_beside_the_file(tmp_path: Path) -> None:
     assert found.file_bytes == path.stat().st_size + 32
 
 
-@pytest.mark.parametrize("where", ["../w.bin", "absolute", "link", "sub/../../w.bin", ""])
+@pytest.mark.parametrize(
+    "where", ["../w.bin", "absolute", "link", "sub/../../w.bin", "", "w.bin\0"]
+)
 def test_data_outside_the_folder_are_never_opened(where: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
@@ -293,6 +295,14 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "padded": ([node("Pad", ["in"], ["p"], name="edge", pads=[0, 0, 1, 1, 0, 0, 1, 1]),
                 node("Conv", ["p", "k"], ["c"]), node("Relu", ["c"], ["r"]), *END],
                {"shape": PICTURES, "opset": 10}, "node 1, Pad 'edge'.*it pads"),
+    **{
+        f"average of {window}": (
+            [conv_node(), node("Relu", ["c"], ["q"]),
+             node("AveragePool", ["q"], ["r"], name="mean", kernel_shape=[window] * 2,
+                  pads=[window] * 4, count_include_pad=1), *END],
+            {"shape": PICTURES}, "node 3, AveragePool 'mean'.*from 1 to 7")
+        for window in (0, 10**6)
+    },
     "softmax inside": ([node("Softmax", ["in"], ["r"]), HEAD], {}, "must be the end"),
     "behind the softmax": ([node("MatMul", ["in", "w"], ["p"]), node("Softmax", ["p"], ["q"]),
                             node("Mul", ["q", "two"], ["out"], name="double")],
@@ -333,8 +343,9 @@ def test_no_onnx_file(tmp_path: Path) -> None:
             read_onnx(path)
     with pytest.raises(ModelError, match="cannot be read"):
         read_onnx(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match="cannot be read"):
-        read_onnx(tmp_path)
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(ModelError, match="cannot be read: it is no file"):
+            read_onnx(path)
 
 
 def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:

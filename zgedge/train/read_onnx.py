@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -143,7 +144,10 @@ class _Reader:
 
     def _load(self) -> Any:
         try:
-            if self.path.stat().st_size > MOST_BYTES:
+            about = self.path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a device may never end
+                raise self._bad("it cannot be read: it is no file")
+            if about.st_size > MOST_BYTES:
                 raise self._bad(f"it is larger than {MOST_BYTES >> 20:,} MB")
             blob = self.path.read_bytes()
         except OSError as e:
@@ -171,12 +175,14 @@ class _Reader:
     def _check_names(self, model: Any) -> None:
         """Names that are no UTF-8 come as bytes, with some versions of protobuf."""
         names = [x.domain for x in model.opset_import]
+        tensors = list(model.graph.initializer)
         for node in model.graph.node:
             names += [node.op_type, node.name, node.domain, *node.input, *node.output]
             names += [attribute.name for attribute in node.attribute]
+            tensors += [attribute.t for attribute in node.attribute if attribute.HasField("t")]
         for one in (*model.graph.initializer, *model.graph.input, *model.graph.output):
             names.append(one.name)
-        for tensor in model.graph.initializer:
+        for tensor in tensors:
             names += [text for entry in tensor.external_data for text in (entry.key, entry.value)]
         if not all(isinstance(name, str) for name in names):
             raise self._bad("it is damaged: a name in it is no text")
@@ -204,8 +210,9 @@ class _Reader:
         about = {entry.key: entry.value for entry in tensor.external_data}
         name = about.get("location", "")
         folder = os.path.realpath(self.path.parent)
-        place = os.path.realpath(os.path.join(folder, name))
-        if not name or os.path.isabs(name) or os.path.commonpath([folder, place]) != folder:
+        inside = bool(name) and "\0" not in name
+        place = os.path.realpath(os.path.join(folder, name)) if inside else ""
+        if not inside or os.path.isabs(name) or os.path.commonpath([folder, place]) != folder:
             raise self._bad(
                 f"the tensor {tensor.name!r} lies in {name!r}, outside the file's folder",
                 "Put the data beside the model and name them relative to it.",
@@ -544,6 +551,8 @@ class _Reader:
             raise self._cannot(f"its window is {kernel}.")
         if kernel == [height, width] and not any(pads):
             return self._mean(node, attributes)
+        if not 1 <= min(kernel) <= max(kernel) <= net.KERNELS[-1]:
+            raise self._cannot(f"its window is {kernel}; from 1 to {net.KERNELS[-1]} can be.")
         self._settled(flow, "it")
         if self._is_input(flow):
             raise self._cannot("the input itself cannot be averaged here.")

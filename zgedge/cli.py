@@ -962,11 +962,11 @@ def export_command(
     written = targets.paths(target, out)
     if any(os.path.realpath(path) == os.path.realpath(file) for path in written):
         raise UsageError(f"{file} is the model itself.", "Give --out another name.")
+    model = Model.open(file)
     for path in written:
         _check_writable(path)
     if not force:
         targets.refuse_existing(written)
-    model = Model.open(file)
     remembered = (model.arena.learner() or {"remembered": 0})["remembered"]
     rows = scaling = None
     if data is not None:
@@ -1128,6 +1128,13 @@ def import_command(
         raise UsageError("--epochs, --steps and --train-time: give one of them.")
     stated = {name: _numbers(name, text) for name, text in (("mean", mean), ("std", std))}
     out = os.path.splitext(model)[0] + ".zge" if out is None else out
+    for option, path in (("--out", out), ("--log", log)):
+        there = os.path.exists(path or "") and os.path.exists(model)
+        if path is not None and there and os.path.samefile(path, model):
+            raise UsageError(
+                f"{option} {path} would overwrite the model that is read.",
+                f"Give {option} another name.",
+            )
     _check_writable(out)
     with _reading(quiet=as_json) as reading:
         dataset = sources.load(

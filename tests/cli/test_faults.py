@@ -180,6 +180,24 @@ def test_a_link_stays_a_link(model: Path, tmp_path: Path) -> None:
     assert model.read_bytes() != before
 
 
+@pytest.mark.parametrize("how", ["--out", "by default", "--log", "a link"])
+def test_an_import_never_replaces_what_it_reads(tmp_path: Path, how: str) -> None:
+    float_network = tmp_path / ("net.zge" if how == "by default" else "net.onnx")
+    float_network.write_bytes(b"the only copy")
+    (tmp_path / "link").symlink_to(float_network)
+    options = {"by default": (), "a link": ("--out", tmp_path / "link")}.get(
+        how, (how, float_network)
+    )
+    said = refused("import", float_network, "--budget", "8KB", "--steps", 1, *options, code=2)
+    assert "would overwrite" in said
+    assert float_network.read_bytes() == b"the only copy"
+
+
+def test_export_of_a_model_that_is_not_there(tmp_path: Path) -> None:
+    said = refused("export", tmp_path / "none" / "m.zge", "--to", "onnx", code=BAD_MODEL)
+    assert "Cannot read" in said
+
+
 def test_log_cannot_be_written(tmp_path: Path) -> None:
     out = tmp_path / "m.zge"
     log = tmp_path / "none" / "log.jsonl"

@@ -195,7 +195,8 @@ def _stated(dataset: Dataset, mean: Sequence[float] | None, std: Sequence[float]
                 f"Give one, or one for each {what} of {dataset.name}: {channels}.",
             )
         if not np.isfinite(values).all() or (name == "std" and not (values > 0).all()):
-            raise UsageError(f"--{name} must be finite numbers" + ", above 0." * (name == "std"))
+            above = ", above 0." if name == "std" else "."
+            raise UsageError(f"--{name} must be finite numbers{above}")
         found[name] = values
     count = max(len(values) for values in found.values())
     wide = {

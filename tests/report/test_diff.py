@@ -126,3 +126,14 @@ def test_it_is_drawn(tmp_path: Path, trunk: bool, with_answers: bool) -> None:
     assert "<svg" in text
     with pytest.raises(ZgedgeError, match="Name it"):
         diff.draw(older, newer, answers, tmp_path / "d.gifx")
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = (r"$\frac{$", "US$ to C$", "1")
+    classes = tuple((name, 2, 1, 1) for name in names)
+    model, _ = models(network(), 0)
+    model.name = "$a_b$.zge"
+    diff.draw(model, model, diff.Answers(6, 0.5, 0.5, 1.0, classes), tmp_path / "d.svg")
+    text = (tmp_path / "d.svg").read_text()
+    assert all(f"<!-- {name} -->" in text for name in names)
+    assert "$a_b$.zge -->" in text

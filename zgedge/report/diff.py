@@ -148,7 +148,7 @@ def draw(before: Model, after: Model, answers: Answers | None, out: str | os.Pat
     counts = [page_facts.wires(model.arena) for model in (before, after)]
     most = max(float(pictures.grid_of(shape, each).max()) for each in counts)
     for axis, each, model in zip(axes[0], counts, (before, after), strict=True):
-        title = f"connections on each input, {os.path.basename(model.name)}"
+        title = f"connections on each input, {pictures.plain(os.path.basename(model.name))}"
         pictures.draw_wires(figure, axis, pictures.grid_of(shape, each), title, most)
     _draw_layers(axes[1][0], compare_layers(before.arena, after.arena))
     if answers is None:
@@ -181,7 +181,8 @@ def _draw_classes(axis: Any, answers: Answers) -> None:
     at = np.arange(len(shown))
     axis.bar(at - 0.2, [100 * old / n for _, n, old, _ in shown], 0.4, color="0.7", label="before")
     axis.bar(at + 0.2, [100 * new / n for _, n, _, new in shown], 0.4, label="after")
-    axis.set_xticks(at, [name[:12] for name, *_ in shown], rotation=90 if len(shown) > 10 else 0)
+    names = [pictures.plain(name[:12]) for name, *_ in shown]
+    axis.set_xticks(at, names, rotation=90 if len(shown) > 10 else 0)
     axis.set_ylabel("right, %")
     axis.set_ylim(0, 100)
     axis.set_title(f"accuracy {answers.before:.1%} before, {answers.after:.1%} after")

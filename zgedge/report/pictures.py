@@ -59,7 +59,8 @@ def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
         draw_wires(picture, axis, grid, title, most)
     for axis in axes[-1][len(wires) :] if wires else []:
         axis.axis("off")
-    picture.suptitle(f"{start.get('data', 'training')}, {start.get('strategy', '')}".rstrip(", "))
+    title = f"{start.get('data', 'training')}, {start.get('strategy', '')}".rstrip(", ")
+    picture.suptitle(plain(title))
     save(picture, out)
 
 
@@ -71,6 +72,11 @@ def figure(inches: tuple[float, float]) -> Any:
     except ImportError as e:
         raise MissingExtraError("report", "matplotlib") from e
     return figure_module.Figure(figsize=inches, layout="constrained")
+
+
+def plain(text: str) -> str:
+    """A name as it is drawn: between two dollars matplotlib would read a formula."""
+    return text.replace("$", r"\$")
 
 
 def save(picture: Any, out: str | os.PathLike[str]) -> None:

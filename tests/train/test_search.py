@@ -88,8 +88,8 @@ def test_interrupted_search_goes_on(
     with pytest.raises(KeyboardInterrupt):
         search.choose(pictures, 12 * KB, memory=memory)
     assert len(memory.read_text().splitlines()) == 2
-    with memory.open("a") as file:
-        file.write('{"data": 1, "tri')  # cut off in the middle of a line
+    with memory.open("ab") as file:
+        file.write(b'\xff\n{"data": 1, "tri')  # damaged, and cut off in the middle of a line
     found = search.choose(pictures, 12 * KB, memory=memory)
     assert calls == 3 + 3  # five trials in all, two of them remembered
     monkeypatch.setattr(search, "train", inner)

@@ -315,7 +315,7 @@ class _Search:
     def _remembered(self) -> dict[tuple[int, str, int, int, str], Trial]:
         known = {}
         try:
-            lines = self.memory.read_text(encoding="utf-8").splitlines() if self.memory else []
+            lines = self.memory.read_bytes().splitlines() if self.memory else []
         except OSError:
             lines = []  # none yet
         for line in lines:

@@ -337,7 +337,11 @@ def fitted(
         network = made(channels, low, batch)
     try:
         wider_last = [*channels[:-1], channels[-1] + CHANNELS]
-        saturated = not enough(made(wider_last, units, batch))
+        next_width = family.channels(low + 1)
+        saturated = (
+            not enough(made(wider_last, units, batch))
+            or made(next_width, units_for(next_width)).file_bytes <= share
+        )
     except ValueError:
         saturated = True
     if learning:

@@ -168,6 +168,24 @@ def test_interruption_leaves_whole_runs_and_a_partial_table(
     assert f"Not measured yet: {accuracy.ANALYTIC}." in text
 
 
+def test_interrupted_table_holds_what_the_log_had(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "runs.jsonl"
+    measured = {"rows": [accuracy.ANALYTIC], "log": log}
+    later = accuracy.collect("equal-bytes", digits, [4096], [7], **measured)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accuracy, "train", interrupted)
+    rows = [accuracy.ANALYTIC, accuracy.FIXED]
+    found = accuracy.collect("equal-bytes", digits, [4096], [0, 7], rows=rows, log=log)
+    assert [(run.seed, run.row) for run in found.runs] == [(seed, rows[0]) for seed in (0, 7)]
+    assert found.runs[1] == later.runs[0]
+    assert not found.complete
+
+
 def test_ctrl_c_ends_with_what_was_measured(tmp_path: Path) -> None:
     log, out = tmp_path / "runs.jsonl", tmp_path / "table.md"
     command = ["bench", "equal-bytes", "--budget", "4KB", "--log", log, "--out", out, "--json"]

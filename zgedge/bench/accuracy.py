@@ -17,7 +17,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,8 +239,8 @@ def collect(
     say     called with a line for each run
     watch   a context for a run of that name: it gives a callback for epochs done and in all
 
-    Ctrl-C ends it, and the table holds what was measured. Raises BudgetError where nothing at all
-    fits a budget, ZgedgeError where the log cannot be written.
+    Ctrl-C ends it, and the table holds what was measured, now or before. Raises BudgetError where
+    nothing at all fits a budget, ZgedgeError where the log cannot be written.
     """
     rows = rows or (equal_rows(dataset) if name == "equal-bytes" else (PLANNED,))
     cells: list[tuple[int, str, Cell]] = []
@@ -257,38 +257,37 @@ def collect(
             raise refused[0]
     data, how = fingerprint(dataset), recipe()
     done = {run.key: run for run in results.read_log(log, Run)}
-    runs: list[Run] = []
-    complete = False
-    try:
-        for seed in seeds:
-            for budget, row, cell in cells:
-                key = _key(cell, data, how, seed, epochs)
-                place: dict[str, Any] = {
-                    "table": name, "data": dataset.name, "budget": budget, "row": row, "seed": seed,
-                }  # fmt: skip
-                if key in done:
-                    runs.append(replace(done[key], **place))
-                    continue
-                title = f"{format_size(budget)}, {row}, seed {seed}"
-                if watch is None:
-                    found = measure(dataset, cell, seed, epochs)
-                else:
-                    with watch(title) as progress:
-                        found = measure(dataset, cell, seed, epochs, progress)
-                done[key] = Run(**place, key=key, **found)
-                runs.append(done[key])
-                results.append(log, done[key])
-                say(
-                    f"[{len(runs)}/{len(cells) * len(seeds)}] {title}: "
-                    f"{100 * found['accuracy']:.2f} %, {found['bytes']:,} bytes, "
-                    f"{found['seconds']:.0f} s"
-                )
-        complete = True
-    except KeyboardInterrupt:
-        pass
+    wanted: list[tuple[dict[str, Any], Cell]] = [
+        ({"table": name, "data": dataset.name, "budget": budget, "row": row, "seed": seed}, cell)
+        for seed in seeds
+        for budget, row, cell in cells
+    ]
+    keys = [_key(cell, data, how, place["seed"], epochs) for place, cell in wanted]
+    with suppress(KeyboardInterrupt):
+        for number, ((place, cell), key) in enumerate(zip(wanted, keys, strict=True), 1):
+            if key in done:
+                continue
+            seed = place["seed"]
+            title = f"{format_size(place['budget'])}, {place['row']}, seed {seed}"
+            if watch is None:
+                found = measure(dataset, cell, seed, epochs)
+            else:
+                with watch(title) as progress:
+                    found = measure(dataset, cell, seed, epochs, progress)
+            done[key] = Run(**place, key=key, **found)
+            results.append(log, done[key])
+            say(
+                f"[{number}/{len(wanted)}] {title}: {100 * found['accuracy']:.2f} %, "
+                f"{found['bytes']:,} bytes, {found['seconds']:.0f} s"
+            )
+    runs = [
+        replace(done[key], **place)
+        for (place, _), key in zip(wanted, keys, strict=True)
+        if key in done
+    ]
     return Table(
         name, dataset.name, tuple(budgets), tuple(seeds), tuple(rows), tuple(runs), tuple(missing),
-        complete, len(cells) * len(seeds),
+        len(runs) == len(wanted), len(wanted),
     )  # fmt: skip
 
 

@@ -166,9 +166,9 @@ def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], Records, Reco
     need(net["height"] * net["width"] * net["channels"] == net["inputs"], "SHAPE")
     need(net["task"] <= 2 and net["unknown"] <= 32768, "SHAPE")
     need(net["batch"] in ((1, 2, 4, 8, 16, 32, 64) if learning else (1,)), "SHAPE")
-    need(net["replay_bits"] in ((4, 8) if net["replay"] else (0,)), "SHAPE")
+    need(net["replay_bits"] in ((1, 2, 4, 8) if net["replay"] else (0,)), "SHAPE")
     need(net["replay"] <= (65535 if learning else 0), "SHAPE")
-    need(net["flags"] <= 3 and net["reserved"] == 0 and -1 <= net["accuracy"] <= 1, "STATE")
+    need(net["flags"] <= 3 and not any(net["reserved"]) and -1 <= net["accuracy"] <= 1, "STATE")
     need(len(blob) == size(NET) + net["layers"] * size(LAYER), "SECTION")
     records = [blob[at : at + size(LAYER)] for at in range(size(NET), len(blob), size(LAYER))]
     trunk: Records = []
@@ -176,6 +176,8 @@ def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], Records, Reco
         need(len(trunk) < 32 and net["groups"] == 1, "SHAPE")
         trunk.append(read_trunk_record(records[len(trunk)], net, trunk))
     need(1 <= len(records) - len(trunk) <= 8, "SHAPE")
+    pictures = net["replay"] and not trunk and net["groups"] == 1
+    need(net["replay_pool"] in ((0, 2) if pictures else (0,)), "SHAPE")
     layers: Records = []
     width = trunk[-1]["outputs"] if trunk else net["inputs"]
     for record in records[len(trunk) :]:
@@ -274,7 +276,10 @@ def lengths(net: dict[str, Any], trunk: Records, layers: Records) -> dict[int, i
     batch = net["batch"]
     hidden = max((x["inputs"] for x in layers[1:]), default=0)
     rewirable = max((x["inputs"] for x in layers if x["kind"] == 1), default=0)
-    stride = -(-layers[0]["inputs"] * net["replay_bits"] // 8)
+    values = layers[0]["inputs"]
+    if net["replay_pool"]:
+        values = -(-net["height"] // 2) * -(-net["width"] // 2) * net["channels"]
+    stride = -(-values * net["replay_bits"] // 8)
     label = 2 if net["classes"] > 256 else 1
     convolutions = [x for x in trunk if x["kind"] in (17, 18)]
     working = 0
@@ -377,8 +382,32 @@ def read_learner(file: File) -> None:
     held = labels[:filled].astype(np.int64)
     need((held < net["classes"]).all(), "STATE")
     need((np.bincount(held, minlength=net["classes"]) == counts).all(), "STATE")
-    codes = data.astype(np.int64) if net["replay_bits"] == 8 else halves(data) * 17
-    file.replay = (codes[:filled, : file.layers[0]["inputs"]], held)
+    bits = net["replay_bits"]
+    levels = np.stack([data >> at & 2**bits - 1 for at in range(0, 8, bits)], axis=-1)
+    codes = levels.reshape(len(data), -1).astype(np.int64) * (255 // (2**bits - 1))
+    file.replay = (_places(net, codes[:filled]), held)
+
+
+def _places(net: dict[str, Any], codes: Ints) -> Ints:
+    """Features of remembered values."""
+    if not net["replay_pool"]:
+        return codes[:, : net["height"] * net["width"] * net["channels"]]
+    rows, columns = -(-net["height"] // 2), -(-net["width"] // 2)
+    cells = codes[:, : rows * columns * net["channels"]]
+    cells = cells.reshape(len(codes), rows, columns, net["channels"])
+    y, x = np.arange(net["height"]) // 2, np.arange(net["width"]) // 2
+    return cells[:, y][:, :, x].reshape(len(codes), -1)
+
+
+def _mean_places(net: dict[str, Any], codes: Ints) -> Ints:
+    """Every place of pictures [n, features] with the mean of its 2 x 2."""
+    out = codes.reshape(-1, net["height"], net["width"], net["channels"]).copy()
+    for y in range(0, net["height"], 2):
+        for x in range(0, net["width"], 2):
+            places = out[:, y : y + 2, x : x + 2]
+            n = places.shape[1] * places.shape[2]
+            places[:] = (places.sum((1, 2), keepdims=True) + n // 2) // n
+    return out.reshape(codes.shape)
 
 
 def codes_of(file: File, x: npt.NDArray[np.float32]) -> Ints:
@@ -499,8 +528,10 @@ def test_replay_holds_the_samples_that_were_learned(name: str) -> None:
     steps = [spec.sizes[t % len(spec.sizes)] for t in range(make_golden.WARM)]
     x, y = make_golden.stream(spec, sum(steps), seed=1)
     seen = features_of(file, codes_of(file, x))
-    if file.net["replay_bits"] == 4:
-        seen = (seen + 8) // 17 * 17
+    if file.net["replay_pool"]:
+        seen = _mean_places(file.net, seen)
+    step = 255 // (2 ** file.net["replay_bits"] - 1)
+    seen = (seen + step // 2) // step * step
     pairs = {(*row, label) for row, label in zip(seen.tolist(), y, strict=True)}
     assert len(codes) == file.net["replay"]
     assert {(*row, label) for row, label in zip(codes.tolist(), labels, strict=True)} <= pairs

@@ -205,6 +205,21 @@ GOLDEN: dict[str, Golden] = {
         },
         unknown=12000,
     ),
+    # Two bits of the means of 2 x 2 places, of pictures with odd sides.
+    "v1-replay-2-places": _golden(
+        12, (7, 5, 2), (sparse(70, 15, 9), dense(15, 4)), tuple(map(str, range(4))),
+        options={
+            "task": "picture", "batch": 8, "replay_samples": 19, "replay_bits": 2,
+            "replay_pool": 2,
+        },
+        int_classes=True, values=16,
+    ),
+    # A bit for each value of a row that does not fill its last byte.
+    "v1-replay-1": _golden(
+        13, (1, 21, 1), (sparse(21, 12, 6), dense(12, 3)), ("-1", "0", "12"),
+        options={"groups": 21, "batch": 4, "replay_samples": 9, "replay_bits": 1},
+        int_classes=True, values=0,
+    ),
 }  # fmt: skip
 
 
@@ -580,6 +595,7 @@ def main(check: bool) -> None:
                 (FOLDER / f"{name}.zge").write_bytes(blob)
                 pins[name] = answers(blob, golden)
                 click.echo(f"{name}.zge: {len(blob):,} bytes")
+        pins = {name: pins[name] for name in sorted(pins, key=[*GOLDEN, *pins].index)}
         PINS.write_text(as_json(pins))
     found = [f"{name} is not pinned" for name in GOLDEN if name not in pins]
     for name, usable in core.variants().items():

@@ -38,7 +38,7 @@ LEARN = ("all", "head", "none")
 
 _HEADER = struct.Struct("<4sHHIIQII16x")
 _ENTRY = struct.Struct("<HHIII")
-_NET = struct.Struct("<IHHIIIHHHHIHHIQIfI4x")
+_NET = struct.Struct("<IHHIIIHHHHIHHIQIfIB3x")
 _LAYER = struct.Struct("<BBBBIIIfff4x")
 _TRUNK = struct.Struct("<BBBBIIIfffBBBx")
 _LEARNER = struct.Struct("<QQQQIIfHHHHII4xQ")
@@ -184,14 +184,47 @@ def residual_place(layer: Layer, learning: bool) -> int:
     return RESIDUAL_INDEX if layer.residual_in_index else RESIDUAL_SECTION
 
 
+def pool_codes(codes: UInt8, shape: tuple[int, int, int]) -> UInt8:
+    """Means of 2 x 2 places of pictures [n, inputs] of `shape`, rounded half up: [n, values].
+
+    At the lower and right edges of odd pictures fewer places make one.
+    """
+    pictures = codes.reshape(len(codes), *shape).astype(np.int64)
+    edges = [np.arange(0, side, 2) for side in shape[:2]]
+    sums = np.add.reduceat(np.add.reduceat(pictures, edges[0], axis=1), edges[1], axis=2)
+    rows, columns = (np.minimum(2, side - e) for side, e in zip(shape, edges, strict=False))
+    places = (rows[:, None] * columns)[None, :, :, None]
+    means: UInt8 = ((sums + places // 2) // places).astype(np.uint8)
+    return means.reshape(len(codes), -1)
+
+
 def pack_codes(codes: UInt8, bits: int) -> UInt8:
-    """Samples [n, features] of 8-bit codes as a replay holds them: [n, stride]."""
+    """Samples [n, values] of 8-bit codes as a replay holds them: [n, stride]."""
     if bits == 8:
         return codes
-    nibbles = (codes.astype(np.uint16) + 8) // 17
-    if nibbles.shape[1] % 2:
-        nibbles = np.pad(nibbles, ((0, 0), (0, 1)))
-    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).astype(np.uint8)
+    step, each = 255 // ((1 << bits) - 1), 8 // bits
+    levels = (codes.astype(np.uint16) + step // 2) // step
+    levels = np.pad(levels, ((0, 0), (0, -levels.shape[1] % each)))
+    levels = levels.reshape(len(levels), -1, each) << np.arange(0, 8, bits, dtype=np.uint16)
+    packed: UInt8 = levels.sum(axis=2).astype(np.uint8)
+    return packed
+
+
+def unpack_codes(packed: UInt8, bits: int, values: int) -> UInt8:
+    """The 8-bit codes [n, values] that samples [n, stride] of a replay stand for."""
+    if bits == 8:
+        return packed
+    each = packed[:, :, None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8((1 << bits) - 1)
+    codes: UInt8 = each.reshape(len(packed), -1) * np.uint8(255 // ((1 << bits) - 1))
+    return codes[:, :values]
+
+
+def spread_codes(pooled: UInt8, shape: tuple[int, int, int]) -> UInt8:
+    """Pictures [n, inputs] of `shape` whose places have the means [n, values] of their 2 x 2."""
+    height, width, channels = shape
+    cells = pooled.reshape(len(pooled), -(-height // 2), -(-width // 2), channels)
+    whole = cells.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+    return np.ascontiguousarray(whole).reshape(len(pooled), -1)
 
 
 def write(network: Network, p: Parameters) -> bytes:
@@ -259,7 +292,7 @@ def _net_bytes(network: Network, p: Parameters) -> bytes:
         network.groups, height, width,
         channels, net.TASKS.index(network.task), network.batch, p.unknown, network.replay_samples,
         network.replay_bits, flags, p.budget, p.seed, p.steps,
-        -1.0 if p.accuracy is None else p.accuracy, p.samples,
+        -1.0 if p.accuracy is None else p.accuracy, p.samples, network.replay_pool,
     )  # fmt: skip
     for conv, t in zip(network.trunk, p.trunk, strict=True):
         # The weight step of a mean pool is one over what it adds up; convolutions have one a row.
@@ -296,6 +329,8 @@ def _replay_bytes(network: Network, codes: UInt8, labels: npt.NDArray[np.int64])
     held = np.zeros(room, "<u2" if wide else np.uint8)
     held[: len(labels)] = labels
     data = np.zeros((room, network.replay_stride), np.uint8)
+    if network.replay_pool:
+        codes = pool_codes(codes, network.shape)
     data[: len(codes)] = pack_codes(codes, network.replay_bits)
     return counts.tobytes() + held.tobytes() + data.tobytes()
 
@@ -425,7 +460,7 @@ class Arena:
         (
             _, classes, layers, groups, height, width, channels, task, batch, self.unknown,
             replay_samples, replay_bits, names, self.budget, self.seed, self.steps, accuracy,
-            self.samples,
+            self.samples, replay_pool,
         ) = _NET.unpack_from(buffer.data, at)  # fmt: skip
         self.accuracy: float | None = None if accuracy < 0 else float(accuracy)
         self.int_classes = bool(names & 1)
@@ -454,7 +489,7 @@ class Arena:
             shape=(height, width, channels), classes=classes, layers=tuple(shapes),
             names_bytes=self.offsets[net.NAMES][1], groups=groups, task=net.TASKS[task],
             learning=bool(flags & 1), batch=batch, replay_samples=replay_samples,
-            replay_bits=replay_bits, align=align, trunk=tuple(trunk),
+            replay_bits=replay_bits, replay_pool=replay_pool, align=align, trunk=tuple(trunk),
         )  # fmt: skip
         texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
         self.class_names = tuple(texts[:classes])

@@ -391,7 +391,13 @@ def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
     if learning and spec.batch is None:
         network = _with_batch(budget, network)
     if learning and spec.replay is not None:
-        network = replace(network, replay_samples=spec.replay[0], replay_bits=spec.replay[1])
+        samples, bits, pool = spec.replay
+        if pool and (spec.trunk or task.groups != 1):
+            raise UsageError(
+                "The replay puts 2 x 2 places together, and what it holds is no picture.",
+                "Leave /2 out: behind layers of pictures, and of a table, values are remembered.",
+            )
+        network = replace(network, replay_samples=samples, replay_bits=bits, replay_pool=pool)
     if network.file_bytes > budget:
         raise BudgetError(
             f"The network {text!r} takes {network.file_bytes:,} bytes; the budget is {budget:,}.",

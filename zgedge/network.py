@@ -24,6 +24,8 @@ MAX_STRIDE = 4
 MAX_BATCH = 64
 MAX_REPLAY = 65_535
 BLOCKS = (1, 4, 8, 16)
+REPLAY_BITS = (1, 2, 4, 8)
+REPLAY_POOLS = (0, 2)
 
 SPARSE, DENSE = "sparse", "dense"
 CONV, DEPTHWISE, MAX_POOL, MEAN_POOL = "conv", "depthwise", "max-pool", "mean-pool"
@@ -328,7 +330,9 @@ class Network:
     `trunk` are the layers of pictures before `layers`, which are those that learn on a device; the
     first of these looks at the `features`: what the trunk gives, or the inputs where there is none.
     `names_bytes` is the length of the class (and feature) names, each with its closing zero.
-    `groups` is 1 where one scale serves all inputs, else the number of inputs.
+    `groups` is 1 where one scale serves all inputs, else the number of inputs. A replay holds of a
+    sample its features at `replay_bits` each or, where `replay_pool` is 2, the means of 2 x 2
+    places of the picture.
     """
 
     shape: tuple[int, int, int]
@@ -341,6 +345,7 @@ class Network:
     batch: int = 16
     replay_samples: int = 0
     replay_bits: int = 0
+    replay_pool: int = 0
     align: int = 8
     trunk: tuple[TrunkLayer, ...] = ()
 
@@ -350,6 +355,7 @@ class Network:
         if not 2 <= self.classes <= MAX_CLASSES:
             raise ValueError(f"{self.classes} classes are outside 2..{MAX_CLASSES}")
         self._check_trunk()
+        self._check_replay()
         width = self.features
         for layer in self.layers:
             if layer.inputs != width:
@@ -357,6 +363,14 @@ class Network:
             width = layer.outputs
         if width != self.classes:
             raise ValueError(f"the last layer has {width} units for {self.classes} classes")
+
+    def _check_replay(self) -> None:
+        if self.replay_bits not in (REPLAY_BITS if self.replay_samples else (0,)):
+            raise ValueError(f"a replay at {self.replay_bits} bits is none that there is")
+        if self.replay_pool not in REPLAY_POOLS:
+            raise ValueError(f"a replay of {self.replay_pool} x {self.replay_pool} places is none")
+        if self.replay_pool and (self.trunk or self.groups != 1 or not self.replay_samples):
+            raise ValueError("places are put together in the replay of a picture without a trunk")
 
     def _check_trunk(self) -> None:
         if not self.trunk:
@@ -408,9 +422,17 @@ class Network:
         return size
 
     @property
+    def replay_values(self) -> int:
+        """Values that are remembered of a sample."""
+        if not self.replay_pool:
+            return self.features
+        height, width, channels = self.shape
+        return -(-height // 2) * -(-width // 2) * channels
+
+    @property
     def replay_stride(self) -> int:
         """Bytes of one remembered sample, its label apart."""
-        return (self.features * self.replay_bits + 7) // 8
+        return (self.replay_values * self.replay_bits + 7) // 8
 
     @property
     def replay_sample_bytes(self) -> int:
@@ -464,7 +486,9 @@ class Network:
 
     def for_inference(self) -> Network:
         """The same network without what only learning needs."""
-        return replace(self, learning=False, batch=1, replay_samples=0, replay_bits=0)
+        return replace(
+            self, learning=False, batch=1, replay_samples=0, replay_bits=0, replay_pool=0
+        )
 
     @property
     def inference_bytes(self) -> int:

@@ -11,7 +11,8 @@ Items stand in the order in which the layers do, with spaces between them:
     d32         dense layer of 32 units
     s:24/4, d   the head, with a unit for each class; a dense head need not be written
     b16         a device learns in steps of 16 samples
-    r300, r300:8  it remembers 300 samples, at 4 bits a value or at 8
+    r300, r300:8  it remembers 300 samples, at 4 bits a value, or at 1, 2 or 8; r300:4/2 of a
+                picture without a trunk the means of 2 x 2 places
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from zgedge.errors import UsageError
 from zgedge.network import Layer, Network, TrunkLayer
 
 MOST_ITEMS = net.MAX_TRUNK + net.MAX_LAYERS + 2
-REPLAY_BITS = (4, 8)
+USUAL_BITS = 4  # of a remembered value
 _N = r"(\d{1,5})"
 _WINDOW = rf"{_N}(?:/{_N})?([vs]?)"
 _ADD = r"(?:(\+)(\d{0,2}))?"
@@ -34,7 +35,7 @@ _POOL = re.compile(rf"p{_WINDOW}")
 _SPARSE = re.compile(rf"s{_N}?:{_N}(?:/{_N})?")
 _DENSE = re.compile(rf"d{_N}?")
 _BATCH = re.compile(rf"b{_N}")
-_REPLAY = re.compile(rf"r{_N}(?::{_N})?")
+_REPLAY = re.compile(rf"r{_N}(?::{_N})?(/2)?")
 GRAMMAR = (
     "c3x16 is a convolution, dw3 a depthwise one, p2 a max pool, m the mean, s64:24/4 a sparse "
     "layer, d32 a dense one; docs/planner.md has all of it."
@@ -43,12 +44,12 @@ GRAMMAR = (
 
 @dataclass(frozen=True)
 class Spec:
-    """What a text says; `batch` and `replay` (samples, bits) are None where it says nothing."""
+    """What a text says; `batch` and `replay` (samples, bits, pool): None where silent."""
 
     trunk: tuple[TrunkLayer, ...]
     layers: tuple[Layer, ...]
     batch: int | None = None
-    replay: tuple[int, int] | None = None
+    replay: tuple[int, int, int] | None = None
 
 
 def parse(text: str, shape: tuple[int, int, int], classes: int) -> Spec:
@@ -79,7 +80,7 @@ class _Reader:
         self.layers: list[Layer] = []
         self.width: int | None = shape[0] * shape[1] * shape[2]
         self.batch: int | None = None
-        self.replay: tuple[int, int] | None = None
+        self.replay: tuple[int, int, int] | None = None
 
     @property
     def inputs(self) -> int:
@@ -102,11 +103,11 @@ class _Reader:
         elif match := _BATCH.fullmatch(item):
             self.batch = self._once(self.batch, int(match[1]), 1, net.MAX_BATCH)
         elif match := _REPLAY.fullmatch(item):
-            bits = int(match[2] or REPLAY_BITS[0])
-            if bits not in REPLAY_BITS:
-                raise ValueError("a value is remembered at 4 or at 8 bits")
+            bits, pool = int(match[2] or USUAL_BITS), 2 if match[3] else 0
+            if bits not in net.REPLAY_BITS:
+                raise ValueError("a value is remembered at 1, 2, 4 or 8 bits")
             already = None if self.replay is None else self.replay[0]
-            self.replay = self._once(already, int(match[1]), 1, net.MAX_REPLAY), bits
+            self.replay = self._once(already, int(match[1]), 1, net.MAX_REPLAY), bits, pool
         else:
             self._picture(item)
 
@@ -184,7 +185,11 @@ def spec_of(network: Network) -> str:
         words.append(f"b{network.batch}")
         if network.replay_samples:
             bits = network.replay_bits
-            words.append(f"r{network.replay_samples}" + (f":{bits}" if bits != 4 else ""))
+            words.append(
+                f"r{network.replay_samples}"
+                + (f":{bits}" if bits != USUAL_BITS else "")
+                + ("/2" if network.replay_pool else "")
+            )
     return " ".join(words)
 
 

@@ -31,6 +31,7 @@ LEARNING = nets.network(
 SINGLE = nets.network((1, 24, 1), (sparse(24, 9, 5),), 3, batch=2)
 PLAIN = nets.network((1, 16, 1), (dense(16, 5),), 3, align=64).for_inference()
 WIRED = nets.network((1, 16, 1), (sparse(16, 5, 8, 8),), 3).for_inference()
+POOLED = nets.network((5, 4, 1), (), 3, replay_samples=3, replay_bits=4, replay_pool=2)
 FILES = {"learning": LEARNING, "single": SINGLE, "plain": PLAIN, "wired": WIRED}
 Part = tuple[int, bytes]
 
@@ -309,10 +310,37 @@ def test_learning_flag_that_lies() -> None:
     assert status_of(laid_out(parts_of(PLAIN), 64, learning=True)) in (SHAPE, SECTION)
 
 
-@pytest.mark.parametrize("bits", [0, 1, 2, 3, 5, 16])
+@pytest.mark.parametrize("bits", [0, 3, 5, 6, 16, 32_768])
 def test_replay_of_other_bits(bits: int) -> None:
     change = lambda b: struct.pack_into("<H", b, 32, bits)  # noqa: E731
     assert status_of(with_part(LEARNING, net.NET, change)) == SHAPE
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_replay_of_bits_that_its_length_has_not(bits: int) -> None:
+    change = lambda b: struct.pack_into("<H", b, 32, bits)  # noqa: E731
+    assert status_of(with_part(LEARNING, net.NET, change)) == SECTION
+
+
+@pytest.mark.parametrize("pool", [1, 3, 4, 255])
+def test_replay_of_places_that_there_are_not(pool: int) -> None:
+    assert status_of(with_part(POOLED, net.NET, lambda b: b.__setitem__(60, pool))) == SHAPE
+
+
+@pytest.mark.parametrize("name", ["table", "trunk", "no-replay"])
+def test_replay_of_places_where_there_is_no_picture(name: str) -> None:
+    network = {
+        "table": nets.network((1, 12, 1), (), 3, groups=12, replay_samples=3, replay_bits=4),
+        "trunk": nets.network(
+            (4, 4, 1), (), 3, trunk=(net.conv((4, 4, 1), 4),), replay_samples=3, replay_bits=4
+        ),
+        "no-replay": nets.network((4, 4, 1), (), 3),
+    }[name]
+    assert status_of(with_part(network, net.NET, lambda b: b.__setitem__(60, 2))) == SHAPE
+
+
+def test_replay_of_places_of_another_length() -> None:
+    assert status_of(with_part(POOLED, net.NET, lambda b: b.__setitem__(60, 0))) == SECTION
 
 
 def _replay(filled: int, counts: list[int], labels: list[int]) -> bytes:

@@ -357,13 +357,24 @@ class Learner:
             index = (index + 1) % blocks
         return index
 
+    def as_remembered(self, codes: Ints) -> Ints:
+        """Features [features] as the replay gives them back."""
+        if self.network.replay_pool:
+            picture = codes.reshape(self.network.shape).copy()
+            for y in range(0, picture.shape[0], 2):
+                for x in range(0, picture.shape[1], 2):
+                    places = picture[y : y + 2, x : x + 2]
+                    n = places.shape[0] * places.shape[1]
+                    places[:] = (places.sum((0, 1)) + n // 2) // n
+            codes = picture.reshape(-1)
+        step = 255 // (2**self.network.replay_bits - 1)
+        return (codes + step // 2) // step * step
+
     def keep(self, codes: Ints, labels: list[int]) -> None:
         base = stream(self.key, self.now, KEEP)
         room = self.network.replay_samples
         for c, label in enumerate(labels):
-            packed = codes[:, c]
-            if self.network.replay_bits == 4:
-                packed = (packed + 8) // 17 * 17
+            packed = self.as_remembered(codes[:, c])
             if len(self.labels) < room:
                 self.labels.append(label)
                 self.memory.append(packed)
@@ -467,6 +478,8 @@ class Learner:
         assert gathered(a) == self.gathered
         if self.network.replay_samples and self.labels:
             codes = np.stack(self.memory).astype(np.uint8)
+            if self.network.replay_pool:
+                codes = files.pool_codes(codes, self.network.shape)
             packed = files.pack_codes(codes, self.network.replay_bits)
             room = self.network.replay_samples
             classes = self.network.classes

@@ -46,6 +46,33 @@ NETWORKS: dict[str, Network] = {
     "replay-8-bit": nets.network(
         (1, 24, 1), (sparse(24, 12, 8, 4),), 4, replay_samples=9, replay_bits=8, batch=8
     ),
+    "replay-1-bit": nets.network(
+        (1, 27, 1), (sparse(27, 12, 6),), 4, replay_samples=13, replay_bits=1
+    ),
+    "replay-2-bit": nets.network(
+        (1, 35, 1), (sparse(35, 12, 6),), 4, replay_samples=13, replay_bits=2, batch=4
+    ),
+    "replay-of-places": nets.network(
+        (5, 7, 2), (sparse(70, 12, 6),), 4, replay_samples=13, replay_bits=4, replay_pool=2
+    ),
+    "replay-of-places-1-bit": nets.network(
+        (6, 6, 1),
+        (sparse(36, 8, 8, 4),),
+        4,
+        replay_samples=9,
+        replay_bits=1,
+        replay_pool=2,
+        batch=2,
+    ),
+    "replay-of-places-8-bit": nets.network(
+        (4, 5, 3),
+        (sparse(60, 8, 8, 4),),
+        4,
+        replay_samples=9,
+        replay_bits=8,
+        replay_pool=2,
+        batch=8,
+    ),
     "labels-of-two-bytes": nets.network(
         (1, 9, 1), (sparse(9, 7, 3),), 300, replay_samples=11, replay_bits=4, batch=4
     ),

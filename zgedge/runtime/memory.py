@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from zgedge import arena as files
 from zgedge import network as net
 from zgedge.errors import UsageError, ZgedgeError
 from zgedge.runtime.learner import Learner
@@ -213,10 +214,11 @@ def remembered(model: Model, most: int) -> tuple[npt.NDArray[np.float32], list[A
     end = start + network.replay_samples * (2 if wide else 1)
     numbers = section[start:end].view("<u2") if wide else section[start:end]
     codes = section[end:].reshape(-1, network.replay_stride)[:n]
-    if network.replay_bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(n, -1) * np.uint8(17)
+    codes = files.unpack_codes(codes, network.replay_bits, network.replay_values)
+    if network.replay_pool:
+        codes = files.spread_codes(codes, network.shape)
     classes = model.classes.tolist()
-    return _raw(model, codes[:, : network.inputs]), [classes[i] for i in numbers[:n]]
+    return _raw(model, codes), [classes[i] for i in numbers[:n]]
 
 
 def made_up(model: Model, n: int) -> tuple[npt.NDArray[np.float32], list[Any]]:

@@ -168,6 +168,7 @@ typedef struct zge_model {
     uint32_t batch;          /* most samples of one learning step; 1 without learning */
     uint32_t unknown;        /* below this score (of 32,768) a prediction is unknown; 0: never */
     uint32_t replay_samples, replay_bits, replay_stride;
+    uint32_t replay_pool;    /* 2 where the replay holds means of 2 x 2 places, else 0 */
     int32_t learning;        /* 1 where the arena can learn */
     const float *input_scale;  /* [groups] steps per unit of the raw value */
     const float *input_center; /* [groups] raw value at the zero point */

@@ -153,6 +153,7 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     m->unknown = zge_get16(net + ZGE_N_UNKNOWN);
     m->replay_samples = zge_get32(net + ZGE_N_REPLAY);
     m->replay_bits = zge_get16(net + ZGE_N_REPLAY_BITS);
+    m->replay_pool = net[ZGE_N_REPLAY_POOL];
     if (m->inputs < 1 || m->inputs > ZGE_MAX_INPUTS || m->classes < 2 || m->classes > ZGE_MAX_CLASSES ||
         m->layers < 1 || m->layers > ZGE_MAX_TRUNK + ZGE_MAX_LAYERS || (m->groups != 1 && m->groups != m->inputs)) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at);
@@ -168,13 +169,13 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_BATCH);
     }
     int32_t replay_ok = m->replay_samples == 0 ? m->replay_bits == 0
-                                               : (m->replay_bits == 4 || m->replay_bits == 8) && m->learning &&
-                                                     m->replay_samples <= 65535u;
+                                               : zge_is_power(m->replay_bits) && m->replay_bits <= 8 &&
+                                                     m->learning && m->replay_samples <= 65535u;
     if (!replay_ok || m->unknown > 32768u) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_REPLAY);
     }
     float accuracy = zge_getf(net + ZGE_N_ACCURACY);
-    if (zge_get16(net + ZGE_N_FLAGS) > 3 || zge_get32(net + ZGE_N_RESERVED) != 0 ||
+    if (zge_get16(net + ZGE_N_FLAGS) > 3 || !zge_all_zero(net + ZGE_N_RESERVED, 3) ||
         !(accuracy >= -1.0f && accuracy <= 1.0f)) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_NET, 0, at + ZGE_N_FLAGS);
     }
@@ -200,6 +201,10 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     m->layers = records - m->trunk;
     if (m->layers < 1 || m->layers > ZGE_MAX_LAYERS) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_LAYERS);
+    }
+    /* Places are those of the network's own picture, which all have one scale. */
+    if (m->replay_pool != 0 && (m->replay_pool != 2 || m->replay_samples == 0 || m->trunk > 0 || m->groups != 1)) {
+        return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_REPLAY_POOL);
     }
     m->features = m->trunk > 0 ? zge_get32(net + ZGE_N_SIZE + (m->trunk - 1) * ZGE_P_SIZE + ZGE_P_OUTPUTS) : m->inputs;
     uint32_t inputs = m->features;
@@ -250,6 +255,12 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
         inputs = l->outputs;
     }
     return ZGE_OK;
+}
+
+/* Values that are remembered of a sample. */
+static uint32_t zge_replay_values(const zge_model *m) {
+    const zge_conv *p = &m->conv[0];
+    return m->replay_pool == 0 ? m->features : (p->height + 1) / 2 * ((p->width + 1) / 2) * p->channels;
 }
 
 /* Inputs of the widest layer that can be rewired: the length of the gradient row. */
@@ -565,7 +576,7 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
     if (st != ZGE_OK) {
         return st;
     }
-    m->replay_stride = (m->features * m->replay_bits + 7u) / 8u;
+    m->replay_stride = (zge_replay_values(m) * m->replay_bits + 7u) / 8u;
 #if !defined(ZGE_NO_TRUNK)
     m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
 #endif

@@ -75,14 +75,15 @@ enum {
     ZGE_N_BATCH = 24,      /* u16 */
     ZGE_N_UNKNOWN = 26,    /* u16 */
     ZGE_N_REPLAY = 28,     /* u32 samples */
-    ZGE_N_REPLAY_BITS = 32, /* u16: 4 or 8, 0 without replay */
+    ZGE_N_REPLAY_BITS = 32, /* u16: 1, 2, 4 or 8, 0 without replay */
     ZGE_N_FLAGS = 34,      /* u16: 1 class names are integers, 2 feature names follow */
     ZGE_N_BUDGET = 36,     /* u32 bytes the person asked for */
     ZGE_N_SEED = 40,       /* u64 */
     ZGE_N_STEPS = 48,      /* u32 training steps */
     ZGE_N_ACCURACY = 52,   /* f32 test accuracy 0 .. 1, or -1 */
     ZGE_N_SAMPLES = 56,    /* u32 training samples */
-    ZGE_N_RESERVED = 60,   /* u32 zero */
+    ZGE_N_REPLAY_POOL = 60, /* u8: 0, or 2 where the replay holds means of 2 x 2 places */
+    ZGE_N_RESERVED = 61,   /* 3 zero bytes */
     ZGE_N_SIZE = 64
 };
 enum {
@@ -214,7 +215,7 @@ typedef struct zge_update {
 
 /* A column of the batch: where a sample comes from. The first three are inputs of the network, raw or as
  * codes; remembered ones are features, packed. */
-enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_CODES, ZGE_C_REPLAY4, ZGE_C_REPLAY8, ZGE_C_NONE };
+enum { ZGE_C_F32, ZGE_C_U8, ZGE_C_CODES, ZGE_C_REPLAY, ZGE_C_NONE };
 typedef struct zge_column {
     uint32_t kind;
     const void *data;

@@ -71,7 +71,67 @@ ZGE_INLINE __m512 zge_load16_uint8_t(const uint8_t *x) {
 ZGE_CODES(float)
 ZGE_CODES(uint8_t)
 
-/* `count` values of one sample from input `from` (even) on, contiguous. */
+/* ---- remembered codes: the nearest of 2^bits evenly spaced levels, several to a byte, low bits first ---- */
+
+ZGE_INLINE uint32_t zge_level_step(uint32_t bits) { return 255u / ((1u << bits) - 1u); }
+
+/* The level of code q: round(q / step). */
+ZGE_INLINE uint32_t zge_level(uint32_t q, uint32_t bits) {
+    const uint32_t step = zge_level_step(bits);
+    return (q + step / 2) / step;
+}
+
+ZGE_INLINE uint8_t zge_unpack(const uint8_t *p, uint32_t i, uint32_t bits) {
+    const uint32_t at = i * bits;
+    return (uint8_t)((((uint32_t)p[at / 8] >> (at % 8)) & ((1u << bits) - 1u)) * zge_level_step(bits));
+}
+
+/* The same for a number of bits that the compiler knows. */
+ZGE_INLINE void zge_unpack_bits(const uint8_t *p, uint32_t count, uint32_t bits, uint8_t *restrict out) {
+    const uint32_t each = 8 / bits;
+    const uint32_t whole = count / each;
+    for (uint32_t i = 0; i < whole; i++) {
+        for (uint32_t k = 0; k < each; k++) {
+            out[i * each + k] = zge_unpack(p, i * each + k, bits);
+        }
+    }
+    for (uint32_t i = whole * each; i < count; i++) {
+        out[i] = zge_unpack(p, i, bits);
+    }
+}
+
+ZGE_INLINE void zge_unpack_run(const uint8_t *p, uint32_t count, uint32_t bits, uint8_t *restrict out) {
+    switch (bits) {
+    case 1: zge_unpack_bits(p, count, 1, out); break;
+    case 2: zge_unpack_bits(p, count, 2, out); break;
+    case 4: zge_unpack_bits(p, count, 4, out); break;
+    default: memcpy(out, p, count); break;
+    }
+}
+
+/* Values of a picture from input `from` on, of which the means of 2 x 2 places are remembered: each place
+ * has the mean. */
+static void zge_unpack_places(const zge_model *m, const uint8_t *p, uint32_t from, uint32_t count,
+                                           uint8_t *out) {
+    const uint32_t width = m->conv[0].width;
+    const uint32_t channels = m->conv[0].channels;
+    const uint32_t cells = (width + 1) / 2;
+    uint32_t y = from / (width * channels);
+    uint32_t x = from / channels % width;
+    uint32_t c = from % channels;
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = zge_unpack(p, ((y / 2) * cells + x / 2) * channels + c, m->replay_bits);
+        if (++c == channels) {
+            c = 0;
+            if (++x == width) {
+                x = 0;
+                y++;
+            }
+        }
+    }
+}
+
+/* `count` values of one sample from input `from` (a multiple of 16) on, contiguous. */
 ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t from, uint32_t count,
                               uint8_t *restrict out) {
     const float z = (float)m->layer[0].z_in;
@@ -93,17 +153,12 @@ ZGE_INLINE uint32_t zge_fetch(const zge_model *m, const zge_column *c, uint32_t 
         return 0;
     }
     const uint8_t *p = (const uint8_t *)c->data;
-    if (c->kind == ZGE_C_CODES || c->kind == ZGE_C_REPLAY8) {
+    if (c->kind == ZGE_C_CODES) {
         memcpy(out, p + from, count);
-        return 0;
-    }
-    p += from / 2;
-    for (uint32_t i = 0; i < count / 2; i++) {
-        out[2 * i] = (uint8_t)((p[i] & 15u) * 17u);
-        out[2 * i + 1] = (uint8_t)((p[i] >> 4) * 17u);
-    }
-    if (count % 2 != 0) {
-        out[count - 1] = (uint8_t)((p[count / 2] & 15u) * 17u);
+    } else if (m->replay_pool != 0) {
+        zge_unpack_places(m, p, from, count, out);
+    } else {
+        zge_unpack_run(p + (size_t)from * m->replay_bits / 8, count, m->replay_bits, out);
     }
     return 0;
 }
@@ -143,25 +198,62 @@ static uint32_t zge_quantize_columns(const zge_model *m, const zge_column *colum
     return clamped;
 }
 
-/* 4 bits of an 8-bit code: round(q / 17). */
-ZGE_INLINE uint32_t zge_nibble(uint8_t q) { return (q + 8u) / 17u; }
+ZGE_INLINE void zge_pack_bits(const uint8_t *q, uint32_t count, uint32_t bits, uint8_t *out) {
+    const uint32_t each = 8 / bits;
+    for (uint32_t i = 0; i < count; i += each) {
+        uint32_t byte = 0;
+        for (uint32_t k = 0; k < each && i + k < count; k++) {
+            byte |= zge_level(q[i + k], bits) << (k * bits);
+        }
+        out[i / each] = (uint8_t)byte;
+    }
+}
 
 ZGE_INLINE void zge_pack_run(const uint8_t *q, uint32_t count, uint32_t bits, uint8_t *out) {
-    if (bits == 8) {
-        memcpy(out, q, count);
-        return;
+    switch (bits) {
+    case 1: zge_pack_bits(q, count, 1, out); break;
+    case 2: zge_pack_bits(q, count, 2, out); break;
+    case 4: zge_pack_bits(q, count, 4, out); break;
+    default: memcpy(out, q, count); break;
     }
-    for (uint32_t i = 0; i < count / 2; i++) {
-        out[i] = (uint8_t)(zge_nibble(q[2 * i]) | zge_nibble(q[2 * i + 1]) << 4);
-    }
-    if (count % 2 != 0) {
-        out[count / 2] = (uint8_t)zge_nibble(q[count - 1]);
+}
+
+/* Column c of pictures x [features][S] as the means of 2 x 2 places (fewer at the lower and right edges of odd
+ * ones), rounded half up. */
+static void zge_pack_places(const zge_model *m, const uint8_t *x, uint32_t s, uint8_t *out) {
+    const uint32_t height = m->conv[0].height;
+    const uint32_t width = m->conv[0].width;
+    const uint32_t channels = m->conv[0].channels;
+    const uint32_t bits = m->replay_bits;
+    uint32_t at = 0;
+    memset(out, 0, m->replay_stride);
+    for (uint32_t y = 0; y < height; y += 2) {
+        for (uint32_t i = 0; i < width; i += 2) {
+            const uint32_t rows = y + 1 < height ? 2 : 1;
+            const uint32_t columns = i + 1 < width ? 2 : 1;
+            for (uint32_t c = 0; c < channels; c++) {
+                uint32_t sum = rows * columns / 2;
+                for (uint32_t k = 0; k < rows * columns; k++) {
+                    const size_t place = (size_t)(y + k / columns) * width + i + k % columns;
+                    sum += x[(place * channels + c) * s];
+                }
+                const uint32_t level = zge_level(sum / (rows * columns), bits);
+                out[at / 8] = (uint8_t)(out[at / 8] | level << (at % 8));
+                at += bits;
+            }
+        }
     }
 }
 
 static void zge_pack(const zge_model *m, uint32_t s, uint32_t n, uint8_t *const *out) {
     const uint8_t *x = m->layer[0].x;
     const uint32_t bits = m->replay_bits;
+    if (m->replay_pool != 0) {
+        for (uint32_t c = 0; c < n; c++) {
+            zge_pack_places(m, x + c, s, out[c]);
+        }
+        return;
+    }
     if (s == 1) {
         zge_pack_run(x, m->features, bits, out[0]);
         return;

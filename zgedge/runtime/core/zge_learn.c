@@ -405,7 +405,7 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
     const uint32_t draw = zge_stream(zge_key(m), zge_now(m), ZGE_R_DRAW);
     for (uint32_t c = n; c < total; c++) {
         uint32_t slot = zge_below(zge_random(draw, c), filled);
-        columns[c].kind = m->replay_bits == 4 ? ZGE_C_REPLAY4 : ZGE_C_REPLAY8;
+        columns[c].kind = ZGE_C_REPLAY;
         columns[c].data = m->replay_data + (size_t)slot * m->replay_stride;
         labels[c] = (uint16_t)zge_label(m, slot);
     }

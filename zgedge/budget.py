@@ -134,12 +134,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network for a budget. `reasons` are pairs (what was chosen, why)."""
+    """A network for a budget. `reasons` are pairs (what was chosen, why); `fit_replay` is
+    false where a person said how the replay is coded."""
 
     network: Network
     budget: int
     saturated: bool
     reasons: tuple[tuple[str, str], ...]
+    fit_replay: bool = True
 
     @property
     def bytes(self) -> int:
@@ -409,7 +411,7 @@ def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
     if learning and spec.replay is None:
         network, reason = _with_replay(task, budget, network)
         reasons = [("the network that was named", spec_of(network)), reason]
-    return Plan(network, budget, False, tuple(reasons))
+    return Plan(network, budget, False, tuple(reasons), fit_replay=spec.replay is None)
 
 
 def _with_batch(budget: int, network: Network) -> Network:

@@ -243,7 +243,7 @@ def train(
         result = run(
             dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
             train_time=seconds, teacher=teacher, checkpoint=checkpoint,
-            progress=progress, log=log, unknown=unknown,
+            progress=progress, log=log, unknown=unknown, fit_replay=planned.fit_replay,
         )  # fmt: skip
     if result.interrupted and not result.best_epoch:
         raise KeyboardInterrupt
@@ -591,6 +591,7 @@ def _about(model: Model, file: str) -> dict[str, Any]:
         "remembered": learner["remembered"] if learner else 0,
         "replay_samples": network.replay_samples,
         "replay_bits": network.replay_bits,
+        "replay_pool": network.replay_pool,
         "learner": learner,
     }
 
@@ -615,7 +616,7 @@ def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
         learner = found["learner"]
         rows.append(
             ("remembers", f"{found['remembered']:,} samples of {network.replay_samples:,} that "
-                          f"fit, at {network.replay_bits} bits a value")
+                          f"fit, {network.replay_coding}")
         )  # fmt: skip
         rows.append(
             ("has learned", f"{learner['samples']:,} samples in {learner['steps']:,} steps; "

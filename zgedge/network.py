@@ -422,6 +422,12 @@ class Network:
         return size
 
     @property
+    def replay_coding(self) -> str:
+        """How a sample is remembered, in words."""
+        bits = f"{self.replay_bits} bit{'s' if self.replay_bits > 1 else ''} a value"
+        return f"at {bits}" + (", the means of 2 x 2 places" if self.replay_pool else "")
+
+    @property
     def replay_values(self) -> int:
         """Values that are remembered of a sample."""
         if not self.replay_pool:

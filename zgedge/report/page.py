@@ -82,6 +82,6 @@ def _foot(model: Model) -> Html:
     if learner is not None and network.replay_samples:
         facts.append(
             f"remembers {learner['remembered']:,} of {network.replay_samples:,} samples that fit, "
-            f"at {network.replay_bits} bits a value"
+            f"{network.replay_coding}"
         )
     return tag("p", "; ".join(facts), f". zgedge {zgedge.__version__}.")

@@ -40,6 +40,7 @@ def train(
     log: str | os.PathLike[str] | None = None,
     unknown: bool = False,
     start: Start | None = None,
+    fit_replay: bool = False,
 ) -> TrainResult:
     """Train `network` on a data set and return the integers that its file holds.
 
@@ -56,6 +57,8 @@ def train(
     log         path of a JSON-lines log (`zgedge.train.log`); replaced where it exists
     unknown     store a threshold under which a prediction is *unknown*
     start       weights and wires of this network to begin with, instead of random ones
+    fit_replay  choose at the end how remembered values are coded: the most samples in the bytes of
+                the planned replay that the trained network still tells apart
 
     A tenth of the training rows, at most 5,000, is held out; the epoch that is best on them is
     returned. The test rows are looked at once, at the end. Ctrl-C ends training early and the best
@@ -81,6 +84,7 @@ def train(
         log=log,
         unknown=unknown,
         start=start,
+        fit_replay=fit_replay,
     )
     return result
 

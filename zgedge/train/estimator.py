@@ -153,7 +153,10 @@ class ZeroGrowthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             kind="picture" if self.shape else "table", feature_names=None,
         )  # fmt: skip
         self.plan_: Plan = plan(Task.of(dataset), parse_size(self.budget), learning=self.learning)
-        result = train(dataset, self.plan_.network, strategy=self.rewire, seed=seed, epochs=epochs)
+        result = train(
+            dataset, self.plan_.network, strategy=self.rewire, seed=seed, epochs=epochs,
+            fit_replay=True,
+        )  # fmt: skip
         blob = arena.write(result.network, result.parameters)
         buffer = arena.in_memory(blob)
         self.model_ = Model(buffer, "model")

@@ -25,7 +25,7 @@ from zgedge.train.augment import jitter, warp
 from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
-from zgedge.train.pack import choose_memories, pack, unknown_threshold
+from zgedge.train.pack import choose_memories, fitted_replay, pack, unknown_threshold
 from zgedge.train.quantized import QuantizedLayer, QuantizedNetwork, logits
 from zgedge.train.recipe import Recipe, choose_recipe
 from zgedge.train.result import Epoch, TrainResult
@@ -105,6 +105,7 @@ def fit(
     log: str | os.PathLike[str] | None,
     unknown: bool,
     start: Start | None = None,
+    fit_replay: bool = False,
 ) -> TrainResult:
     """See `zgedge.train.train`."""
     if strategy not in STRATEGIES:
@@ -137,7 +138,7 @@ def fit(
         # What cuDNN measures differs from run to run, and with it the order of its sums.
         steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with _threads(threads), steady, Interrupts(held=checkpoint is not None) as interrupts:
-            task = _Task(dataset, network, strategy, seed, kept, interrupts, start)
+            task = _Task(dataset, network, strategy, seed, kept, interrupts, start, fit_replay)
             return _run(task, epochs, steps, train_time, teacher, progress, writer, unknown)
     finally:
         writer.close()
@@ -154,6 +155,7 @@ class _Task:
     checkpoint: Checkpoint
     interrupts: Interrupts
     start: Start | None
+    fit_replay: bool
 
     def training(self, steps: int, teacher: QuantizedNetwork | None = None) -> _Training:
         kind = STRATEGIES[self.strategy]
@@ -752,6 +754,8 @@ class _Training:
         memories = None
         if self.network.learning and self.network.replay_samples:
             y = self.labels.numpy()
+            if self.task.fit_replay:
+                self.network = fitted_replay(self.network, best.layers, self.codes.numpy(), y)
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.arena import LayerParameters, LearnerParameters, Parameters, TrunkParameters, names_blob
+from zgedge.arena import (
+    LayerParameters,
+    LearnerParameters,
+    Parameters,
+    TrunkParameters,
+    UInt8,
+    names_blob,
+    pack_codes,
+    pool_codes,
+    spread_codes,
+    unpack_codes,
+)
+from zgedge.budget import MAX_REPLAY_SAMPLES
 from zgedge.data.dataset import Dataset
-from zgedge.network import Network
+from zgedge.network import REPLAY_BITS, REPLAY_POOLS, Network
 from zgedge.train.inputs import InputCoding
+from zgedge.train.quantized import logits
 
 SCORE_ONE = 32_768
 # Share of rightly classified held-out samples that the threshold may call unknown.
 UNKNOWN_SHARE = 0.02
+# Accuracy that coarser memories may cost, on so many rows.
+CODING_COST = 0.01
+CODING_ROWS = 2048
 
 
 def pack(
@@ -51,19 +71,63 @@ def pack(
 
 
 def unknown_threshold(
-    logits: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], head: LayerParameters
+    found: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], head: LayerParameters
 ) -> int:
     """The score, of 32,768, that all but `UNKNOWN_SHARE` of the rightly classified samples reach.
 
-    logits int64 [n, classes] and labels [n] of samples that were not trained on.
+    found   int64 logits [n, classes] and labels [n] of samples that were not trained on.
     """
-    real = logits * head.multiplier.astype(np.float64)
+    real = found * head.multiplier.astype(np.float64)
     share = np.exp(real - real.max(axis=1, keepdims=True))
     best = 1.0 / share.sum(axis=1)
-    right = best[logits.argmax(axis=1) == labels]
+    right = best[found.argmax(axis=1) == labels]
     if len(right) == 0:
         return 0
     return int(np.floor(SCORE_ONE * np.quantile(right, UNKNOWN_SHARE)))
+
+
+def remembered_codes(codes: UInt8, network: Network) -> UInt8:
+    """Features [n, features] as the replay of `network` gives them back."""
+    held = pool_codes(codes, network.shape) if network.replay_pool else codes
+    bits = network.replay_bits
+    held = unpack_codes(pack_codes(held, bits), bits, network.replay_values)
+    return spread_codes(held, network.shape) if network.replay_pool else held
+
+
+def fitted_replay(
+    network: Network, layers: Sequence[LayerParameters], codes: UInt8, labels: npt.NDArray[np.int64]
+) -> Network:
+    """The network with a replay that holds more samples, coded no finer than they must be.
+
+    In the bytes of the planned replay: the most samples whose coding costs the trained `layers` at
+    most `CODING_COST` of their accuracy on `codes` [n, inputs] of `labels` [n]. Behind a trunk the
+    planned bits stay: features coded coarsely cost little until the layers learn from them
+    (docs/decisions.md).
+    """
+    if network.trunk or not network.replay_samples:
+        return network
+    room = network.replay_samples * network.replay_sample_bytes
+    most = max(network.replay_samples, min(MAX_REPLAY_SAMPLES, len(codes)))
+    pools = REPLAY_POOLS if network.task == "picture" and network.groups == 1 else (0,)
+    picked = codes[:CODING_ROWS]
+
+    def right(seen: UInt8) -> float:
+        found = logits(network, layers, seen).argmax(axis=1)
+        return float((found == labels[: len(picked)]).mean())
+
+    needed = right(picked) - CODING_COST
+    best = network
+    for bits, pool in itertools.product(sorted(REPLAY_BITS, reverse=True), pools):
+        one = replace(network, replay_bits=bits, replay_pool=pool)
+        sized = replace(one, replay_samples=min(most, room // one.replay_sample_bytes))
+        if not sized.replay_samples > best.replay_samples:
+            continue
+        if (
+            sized.file_bytes <= network.file_bytes
+            and right(remembered_codes(picked, sized)) >= needed
+        ):
+            best = sized
+    return best
 
 
 def choose_memories(

@@ -30,12 +30,12 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="module")
 def planned(digits: Dataset) -> Network:
-    return plan(Task.of(digits), 4 * KB).network
+    return named(Task.of(digits), 4 * KB, "s23:20/4 b4 r12:8").network
 
 
 @pytest.fixture(scope="module")
 def trained(digits: Dataset, planned: Network) -> TrainResult:
-    return train(digits, planned, fit_replay=True)
+    return train(digits, planned, epochs=30, fit_replay=True)
 
 
 def test_more_samples_fit_into_the_bytes_of_the_planned_replay(

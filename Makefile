@@ -52,7 +52,7 @@ lint: .venv/zgedge-all
 test: lint
 	@tools/get_qemu.sh
 	@tools/get_chromium.sh
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 slow: .venv/zgedge-all
 	@tools/get_qemu.sh

@@ -33,7 +33,8 @@ KIND_NAMES = {number: name for name, number in KINDS.items()}
 TRUNK_KINDS = frozenset((net.CONV, net.DEPTHWISE, net.MAX_POOL, net.MEAN_POOL))
 RESERVED_KINDS = {16: "conv1d", 32: "spiking"}
 RESIDUAL_NONE, RESIDUAL_INDEX, RESIDUAL_SECTION = 0, 1, 2
-STRATEGIES = ("static", "set", "rigl")
+# Rewiring on a device, by the numbers of the format.
+STRATEGIES = ("static", "set", "rigl", "hebbian", "three-factor", "attention")
 LEARN = ("all", "head", "none")
 
 _HEADER = struct.Struct("<4sHHIIQII16x")
@@ -41,7 +42,8 @@ _ENTRY = struct.Struct("<HHIII")
 _NET = struct.Struct("<IHHIIIHHHHIHHIQIfIB3x")
 _LAYER = struct.Struct("<BBBBIIIfff4x")
 _TRUNK = struct.Struct("<BBBBIIIfffBBBx")
-_LEARNER = struct.Struct("<QQQQIIfHHHHII4xQ")
+_LEARNER = struct.Struct("<QQQQIIfHHHHIIIQ")
+_TRACES = struct.Struct("<HHHH")
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -267,6 +269,15 @@ def write(network: Network, p: Parameters) -> bytes:
     parts |= {net.ROWS: bytes(rows), net.WEIGHTS: bytes(weights), net.INDICES: bytes(indices)}
     if network.learning and network.replay_samples and p.replay is not None:
         parts[net.REPLAY] = _replay_bytes(network, p.replay[0][:filled], p.replay[1][:filled])
+    if network.section_bytes().get(net.TRACES):
+        # All zero but the number of parts.
+        traces = _TRACES.pack(network.traces, 0, 0, 0)
+        parts[net.TRACES] = traces.ljust(network.section_bytes()[net.TRACES], b"\0")
+    elif network.learning and p.learner and p.learner.strategy == "attention":
+        raise ZgedgeError(
+            "The attention strategy needs traces, which this network was not planned with.",
+            "Plan it with traces, or choose another strategy.",
+        )
     for kind, offset, size in sections:
         part = parts.get(kind, b"")
         if part and len(part) != size:
@@ -314,7 +325,7 @@ def _learner_bytes(p: Parameters, filled: int) -> bytes:
     k = p.learner or LearnerParameters(key=p.seed)
     blob = _LEARNER.pack(
         0, 0, 0, 0, k.key & 0xFFFFFFFF, 0, k.rate, LEARN.index(k.learn),
-        STRATEGIES.index(k.strategy), k.swaps, k.gather, 0, filled, 0,
+        STRATEGIES.index(k.strategy), k.swaps, k.gather, 0, filled, 0, 0,
     )  # fmt: skip
     for weight, bias in learning_coefficients(p.layers):
         blob += struct.pack("<ff", weight, bias)
@@ -490,6 +501,7 @@ class Arena:
             names_bytes=self.offsets[net.NAMES][1], groups=groups, task=net.TASKS[task],
             learning=bool(flags & 1), batch=batch, replay_samples=replay_samples,
             replay_bits=replay_bits, replay_pool=replay_pool, align=align, trunk=tuple(trunk),
+            traces=self._traces(),
         )  # fmt: skip
         texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
         self.class_names = tuple(texts[:classes])
@@ -502,6 +514,11 @@ class Arena:
         """Bytes of a section; empty where the file has none."""
         offset, size = self.offsets.get(kind, (0, 0))
         return self.buffer[offset : offset + size]
+
+    def _traces(self) -> int:
+        """Parts of the sketches."""
+        section = self.section(net.TRACES)
+        return int(_TRACES.unpack_from(section.data)[0]) if len(section) else 0
 
     @property
     def generation(self) -> int:
@@ -568,7 +585,7 @@ class Arena:
             return None
         (
             step, samples, rewired, clamped, key, cursor, rate, learn, strategy, swaps, gather, _,
-            filled, correct,
+            filled, _, correct,
         ) = _LEARNER.unpack_from(self.section(net.LEARNER).data)  # fmt: skip
         return {
             "steps": step, "samples": samples, "rewired": rewired, "clamped": clamped, "key": key,

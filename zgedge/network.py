@@ -35,15 +35,17 @@ TASKS = ("table", "picture", "series")
 NET, NAMES, INPUT, WEIGHTS, INDICES, ROWS, ACTIVATIONS, RESIDUAL, SCRATCH, REPLAY, LEARNER = range(
     1, 12
 )
+TRACES = 16
 ORDER = (
     NET, NAMES, INPUT, ROWS, WEIGHTS, INDICES, ACTIVATIONS, RESIDUAL, LEARNER, SCRATCH, REPLAY,
+    TRACES,
 )  # fmt: skip
 SECTION_NAMES = {
     NET: "network", NAMES: "names", INPUT: "input", WEIGHTS: "weights", INDICES: "indices",
     ROWS: "rows", ACTIVATIONS: "activations", RESIDUAL: "residual", SCRATCH: "scratch",
-    REPLAY: "replay", LEARNER: "learner",
+    REPLAY: "replay", LEARNER: "learner", TRACES: "traces",
 }  # fmt: skip
-LEARNING_SECTIONS = (RESIDUAL, SCRATCH, REPLAY, LEARNER)
+LEARNING_SECTIONS = (RESIDUAL, SCRATCH, REPLAY, LEARNER, TRACES)
 
 HEADER_BYTES = 48
 ENTRY_BYTES = 16
@@ -51,6 +53,8 @@ NET_BYTES = 64
 LAYER_BYTES = 32
 LEARNER_BYTES = 72
 LEARNER_LAYER_BYTES = 8
+TRACES_BYTES = 8
+MAX_TRACES = 64
 RESIDUAL_BITS = 4
 
 
@@ -332,7 +336,8 @@ class Network:
     `names_bytes` is the length of the class (and feature) names, each with its closing zero.
     `groups` is 1 where one scale serves all inputs, else the number of inputs. A replay holds of a
     sample its features at `replay_bits` each or, where `replay_pool` is 2, the means of 2 x 2
-    places of the picture.
+    places of the picture. `traces` are the parts of the sketches that the attention strategy learns
+    with, 0 for none.
     """
 
     shape: tuple[int, int, int]
@@ -348,8 +353,11 @@ class Network:
     replay_pool: int = 0
     align: int = 8
     trunk: tuple[TrunkLayer, ...] = ()
+    traces: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.traces <= MAX_TRACES:
+            raise ValueError(f"{self.traces} parts of traces are outside 0..{MAX_TRACES}")
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise ValueError(f"{len(self.layers)} layers are outside 1..{MAX_LAYERS}")
         if not 2 <= self.classes <= MAX_CLASSES:
@@ -473,6 +481,9 @@ class Network:
                 sizes[REPLAY] = (
                     _round4(2 * self.classes) + self.replay_samples * self.replay_sample_bytes
                 )
+            if self.traces and rewirable:
+                rows = max(x.outputs for x in self.layers if x.kind == SPARSE)
+                sizes[TRACES] = TRACES_BYTES + 4 * rows + self.traces * (rows + rewirable)
         return {kind: sizes[kind] for kind in ORDER if sizes.get(kind)}
 
     def sections(self) -> Iterator[tuple[int, int, int]]:
@@ -493,7 +504,7 @@ class Network:
     def for_inference(self) -> Network:
         """The same network without what only learning needs."""
         return replace(
-            self, learning=False, batch=1, replay_samples=0, replay_bits=0, replay_pool=0
+            self, learning=False, batch=1, replay_samples=0, replay_bits=0, replay_pool=0, traces=0
         )
 
     @property

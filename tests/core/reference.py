@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.core.reference_rewiring import Traces, centred, sampled
 from zgedge import arena as files
 from zgedge import network as net
 from zgedge.arena import Arena, TrunkParameters
@@ -22,7 +23,7 @@ from zgedge.network import TrunkLayer
 
 M32 = 0xFFFFFFFF
 EXP = [round(32768 * math.exp(-i / 16)) for i in range(256)]
-DRAW, KEEP, SOFTMAX, GROW, LAYER = 0, 1, 2, 3, 8
+DRAW, KEEP, SOFTMAX, GROW, SKETCH, LAYER = 0, 1, 2, 3, 4, 8
 WEIGHT, BIAS, ERROR = 0, 1, 2
 V_MAX = 127 * 16
 
@@ -159,6 +160,11 @@ def gathered(a: Arena) -> int:
     return int(a.section(net.LEARNER)[52:56].view("<u4")[0])
 
 
+def activity(a: Arena) -> int:
+    """Sum of the activity of the unit under the cursor over the samples gathered."""
+    return int(a.section(net.LEARNER)[60:64].view("<u4")[0])
+
+
 @dataclass
 class Layer:
     spec: net.Layer
@@ -193,6 +199,7 @@ class Learner:
         assert state is not None
         self.key, self.now = state["key"], state["steps"]
         self.cursor, self.gathered = state["cursor"], gathered(a)
+        self.activity, self.traces = activity(a), Traces.of(a)
         self.rate = np.float32(state["rate"])
         self.strategy, self.swaps, self.gather = state["strategy"], state["swaps"], state["gather"]
         self.learn = state["learn"]
@@ -325,19 +332,25 @@ class Learner:
         block, per_row = layer.spec.block, layer.spec.per_row
         blocks = layer.spec.inputs // block
         wired = (layer.inputs_of[row, ::block] // block).tolist()
+        if self.strategy == "attention":
+            assert self.traces is not None
+            gathered = self.grad[: layer.spec.inputs]
+            gathered[:] = self.traces.close(gathered, layer.spec.outputs, row)
         score = np.abs(self.grad[: layer.spec.inputs].reshape(blocks, block)).astype(np.int64)
         score[wired] = 0
         steep = score.sum(1)
         base = stream(self.key, self.now, GROW)
         taken: set[int] = set()
         for swap in range(min(self.swaps, blocks - per_row, per_row)):
-            if self.strategy == "rigl":
+            if self.strategy == "set":
+                grown = self.anywhere(wired, blocks, random(base, swap))
+            else:
                 if not steep.any():
                     return
                 grown = int(np.argmax(steep))
+                if self.strategy == "attention":
+                    grown = sampled(steep, EXP, random(base, swap))
                 steep[grown] = 0
-            else:
-                grown = self.anywhere(wired, blocks, random(base, swap))
             size = np.abs(layer.v[row].reshape(per_row, block)).sum(1)
             place = min((k for k in range(per_row) if k not in taken), key=lambda k: (size[k], k))
             taken.add(place)
@@ -408,13 +421,14 @@ class Learner:
         total = len(labels)
         self.head_error(self.forward(np.concatenate(columns, 1)), labels, len(y))
         if self.learn != "none":
-            self._learn(total)
+            self._learn(labels)
             if self.network.replay_samples:
                 self.keep(new, y)
         self.now += 1
         self.samples += len(y)
 
-    def _learn(self, total: int) -> None:
+    def _learn(self, labels: list[int]) -> None:
+        total = len(labels)
         last = len(self.layers) - 1
         lowest = last if self.learn == "head" else 0
         scale = np.float32(self.rate / np.float32(total))
@@ -423,9 +437,10 @@ class Learner:
             doublings[i - 1] = doublings[i] + self.hidden_error(i)
         moves = lowest == 0 and self.strategy != "static" and self.swaps > 0
         under = self.under_cursor() if moves else None
-        if under is not None and self.strategy == "rigl":
+        if under is not None and self.strategy != "set":
             layer = self.layers[under[0]]
-            self.grad[: layer.spec.inputs] += (layer.x - layer.z) @ layer.delta[under[1]]
+            signal = self.signal(*under, labels)
+            self.grad[: layer.spec.inputs] += (layer.x - layer.z) @ signal
         for i in range(lowest, last + 1):
             self.update(i, scale, doublings[i])
         if under is None:
@@ -436,7 +451,36 @@ class Learner:
             self.grad[:] = 0
             rows = sum(x.spec.outputs for x in self.layers if x.spec.kind == net.SPARSE)
             self.cursor = (self.cursor + 1) % rows
-            self.gathered = 0
+            self.gathered = self.activity = 0
+            after = self.under_cursor()
+            if self.traces is not None and after is not None and after[0] != under[0]:
+                self.traces.forget()
+
+    def signal(self, i: int, row: int, labels: list[int]) -> Ints:
+        """What the unit under the cursor makes of each sample; times the inputs it scores growth."""
+        layer, head = self.layers[i], i + 1 == len(self.layers)
+        if self.strategy == "hebbian":
+            if head:
+                y = np.array([255 if label == row else 0 for label in labels])
+            else:
+                y = self.layers[i + 1].x[row]
+            found, self.activity = centred(y, self.activity, self.gathered + len(labels))
+            return found
+        if self.strategy == "three-factor" and not head:
+            base = stream(self.key, 2**64 - 1, SKETCH)
+            signs = [
+                -1 if random(base, self.cursor * self.network.classes + j) >> 31 else 1
+                for j in range(self.network.classes)
+            ]
+            error = np.clip(np.array(signs) @ self.layers[-1].delta, -127, 127)
+            return np.where(self.layers[i + 1].x[row] > 0, error, 0)
+        if self.strategy == "attention":
+            assert self.traces is not None
+            base = stream(self.key, self.now, SKETCH)
+            signs = [-1 if random(base, c) >> 31 else 1 for c in range(len(labels))]
+            self.traces.query[: layer.spec.outputs] += layer.delta @ np.array(signs)
+            return np.array(signs)
+        return layer.delta[row]
 
     def check(self, buffer: npt.NDArray[np.uint8]) -> None:
         """Assert that an arena holds what this learner holds."""
@@ -476,6 +520,11 @@ class Learner:
             "remembered": len(self.labels),
         }  # fmt: skip
         assert gathered(a) == self.gathered
+        assert activity(a) == self.activity
+        under = self.under_cursor()
+        if self.traces is not None and under is not None:
+            expected = self.traces.section(a, self.layers[under[0]].spec)
+            assert a.section(net.TRACES).tobytes() == expected, "the traces"
         if self.network.replay_samples and self.labels:
             codes = np.stack(self.memory).astype(np.uint8)
             if self.network.replay_pool:

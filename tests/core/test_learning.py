@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,8 @@ NETWORKS: dict[str, Network] = {
 
 def _start(name: str, **learner: Any) -> tuple[Model, reference.Learner]:
     network = NETWORKS[name]
+    if learner.get("strategy") == "attention":
+        network = replace(network, traces=5)
     parameters = nets.parameters(network, seed=len(name))
     options = {"rate": 0.3, "swaps": 2, "gather": 16, "strategy": "rigl", **learner}
     parameters.learner = arena.LearnerParameters(key=0xC0FFEE + len(name), **options)
@@ -146,11 +149,12 @@ def _random_case(seed: int) -> tuple[Network, int, dict[str, Any], type]:
     samples = int(rng.integers(0, 24))
     network = nets.network(
         (1, inputs, 1), tuple(layers), int(rng.integers(2, 9)), batch=2 ** int(rng.integers(0, 6)),
-        groups=one(1, inputs), replay_samples=samples, replay_bits=one(4, 8) if samples else 0,
+        groups=one(1, inputs), traces=one(0, 1, 3, 16), replay_samples=samples, replay_bits=one(4, 8) if samples else 0,
         align=one(8, 16, 32, 64),
     )  # fmt: skip
+    strategies = [x for x in arena.STRATEGIES if x != "attention" or network.section_bytes().get(net.TRACES)]
     settings = {
-        "rate": float(10 ** rng.uniform(-4, 0.9)), "strategy": one("rigl", "rigl", "set", "static"),
+        "rate": float(10 ** rng.uniform(-4, 0.9)), "strategy": one(*strategies),
         "swaps": int(rng.integers(0, 9)), "gather": int(rng.integers(1, 60)),
         "learn": one("all", "all", "all", "head"),
     }  # fmt: skip
@@ -177,7 +181,7 @@ def test_random_networks_cover_what_they_should() -> None:
     assert {x.block for x in layers if x.kind == net.SPARSE} == {1, 4, 8, 16}
     assert {network.batch for network, *_ in cases} >= {1, 2, 4, 8, 16, 32}
     assert {network.replay_bits for network, *_ in cases} == {0, 4, 8}
-    assert {settings["strategy"] for _, _, settings, _ in cases} == {"rigl", "set", "static"}
+    assert {settings["strategy"] for _, _, settings, _ in cases} == set(arena.STRATEGIES)
     assert {z_in for _, z_in, _, _ in cases} == {0, 128, 255}
 
 
@@ -276,14 +280,6 @@ def test_frozen_parts_stay(learn: str, variant: str) -> None:
     run_both(model, twin, 20)
     assert np.array_equal(before[0], model.arena.weights(0))
     assert twin.rewired == 0
-
-
-@pytest.mark.parametrize("name", ["one-sparse-b1", "one-sparse-b4", "replay-4-bit"])
-@pytest.mark.parametrize("strategy", ["set", "static"])
-def test_strategies(name: str, strategy: str, variant: str) -> None:
-    model, twin = _start(name, strategy=strategy, gather=8, swaps=3)
-    run_both(model, twin, 40)
-    assert (twin.rewired > 0) == (strategy == "set")
 
 
 @pytest.mark.parametrize("rate", [8.0, 1e-3, 1e-6, 3e-7, 1e-9, 1e-40])

@@ -18,8 +18,8 @@ from zgedge.runtime import core_library
 FOLDER = Path(core_library.__file__).parent / "core"
 # In the order of a program: what is declared in the first two is defined in the others.
 FILES = (
-    "zge.h", "zge_impl.h", "zge_kernels.c", "zge_trunk.c", "zge_model.c", "zge_learn.c",
-    "zge_arena.c",
+    "zge.h", "zge_impl.h", "zge_kernels.c", "zge_trunk.c", "zge_model.c", "zge_rewire.c",
+    "zge_learn.c", "zge_arena.c",
 )  # fmt: skip
 _UNDEFINED = re.compile(r"ZGE_(SIMD|HAVE|WITH)_\w+|ZGE_NEEDS|ZGE_VARIANT|ZGE(_IMPL)?_H|__cplusplus")
 _NAME = re.compile(r"\b(?:zge|ZGE)_\w+")

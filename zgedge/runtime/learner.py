@@ -40,7 +40,8 @@ class Learner:
         """Learn with `model`. Options left out are those that the file holds.
 
         rate      learning rate in units of the float network, 0 < rate <= 8
-        strategy  rewiring: "rigl", "set" or "static"
+        strategy  rewiring: "rigl", "set", "hebbian", "three-factor", "attention" or "static"
+                  (docs/strategies.md); attention needs a file that was planned with traces
         swaps     blocks replaced at each visit of a row, 0..255
         gather    samples whose gradient a row gathers before its visit, 1..4,096
 
@@ -94,6 +95,11 @@ class Learner:
                 raise UsageError(f"rate={rate!r} is not a number.") from e
         if strategy is not None:
             c.strategy = _number("strategy", strategy, files.STRATEGIES)
+            if strategy == "attention" and not self.model.arena.network.traces:
+                raise UsageError(
+                    f"{self.model.name} has no room for the traces that attention learns with.",
+                    "Train it with --rewire attention, or choose another strategy.",
+                )
         if learn is not None:
             c.learn = _number("learn", learn, files.LEARN)
         if swaps is not None:

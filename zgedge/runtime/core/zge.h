@@ -85,7 +85,8 @@ enum {
     ZGE_S_SCRATCH = 9,     /* learning: errors and gradient */
     ZGE_S_REPLAY = 10,     /* learning: remembered samples */
     ZGE_S_LEARNER = 11,    /* learning: counters, rates, generator */
-    ZGE_S_ANCHORS = 12     /* reserved */
+    ZGE_S_ANCHORS = 12,    /* reserved */
+    ZGE_S_TRACES = 16      /* learning: sketches of the attention strategy */
 };
 
 /* Layer kinds. */
@@ -107,7 +108,10 @@ enum { ZGE_R_NONE = 0, ZGE_R_INDEX = 1, ZGE_R_SECTION = 2 };
 enum {
     ZGE_REWIRE_STATIC = 0, /* none */
     ZGE_REWIRE_SET = 1,    /* drop the smallest, grow at random (Mocanu et al. 2018) */
-    ZGE_REWIRE_RIGL = 2    /* drop the smallest, grow by gradient (Evci et al. 2020) */
+    ZGE_REWIRE_RIGL = 2,   /* drop the smallest, grow by gradient (Evci et al. 2020) */
+    ZGE_REWIRE_HEBBIAN = 3,      /* ..., grow by covariance of input and unit */
+    ZGE_REWIRE_THREE_FACTOR = 4, /* ..., grow by activity times an error that random wires bring */
+    ZGE_REWIRE_ATTENTION = 5     /* ..., grow by chance, likelier where sketches agree; needs traces */
 };
 
 /* What of the network learns. */
@@ -179,6 +183,11 @@ typedef struct zge_model {
     uint8_t *replay_labels;  /* [replay_samples], 1 byte each, 2 where classes > 256 */
     uint8_t *replay_data;    /* [replay_samples][replay_stride] */
     uint8_t *learner;        /* the learner section; see docs/format.md */
+    uint32_t parts;          /* of a sketch; 0 without traces */
+    uint32_t trace_bytes;
+    uint8_t *traces;         /* the traces section, or null */
+    int32_t *query;          /* of traces: [most rows of a sparse layer] */
+    int8_t *queries, *keys;  /* of traces: [parts][rows], [parts][inputs] of the layer under the cursor */
     int32_t *sums;           /* [channels] of a mean pool, or null */
     uint8_t *row;            /* [out_width][out_channels] of the last trunk layer where batch > 1, or null */
     zge_layer layer[ZGE_MAX_LAYERS];
@@ -242,8 +251,10 @@ ZGE_API zge_status zge_model_predict_u8(zge_model *m, const uint8_t *x, uint32_t
 ZGE_API zge_status zge_model_logits_f32(zge_model *m, const float *x, uint32_t n, int32_t *logits);
 ZGE_API zge_status zge_model_scores_f32(zge_model *m, const float *x, uint32_t n, uint16_t *scores);
 
-/* Set what zge_config describes. The values are kept in the arena.
- * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING. */
+/* Set what zge_config describes. The values are kept in the arena. Another strategy than before begins with an
+ * empty row: what the one before gathered is forgotten.
+ * Fails: ZGE_E_ARGUMENT, also where a strategy needs traces that the arena was not planned with;
+ * ZGE_E_NO_LEARNING. */
 ZGE_API zge_status zge_learner_configure(zge_model *m, const zge_config *config);
 ZGE_API zge_status zge_learner_config(const zge_model *m, zge_config *config);
 

@@ -4,7 +4,7 @@
 /* The bytes 0x89 'Z' 'G' 'E'. */
 #define ZGE_MAGIC 0x45475a89u
 
-#define ZGE_SECTION_KINDS 13u
+#define ZGE_SECTION_KINDS 17u
 
 typedef struct zge_section {
     uint32_t offset, bytes;
@@ -80,6 +80,11 @@ static zge_status zge_check_head(const uint8_t *a, size_t bytes, zge_fault *f) {
     return ZGE_OK;
 }
 
+/* Kinds below the first and of no section that there is are reserved. */
+static int32_t zge_is_section(uint32_t kind) {
+    return (kind >= ZGE_S_NET && kind < ZGE_S_ANCHORS) || kind == ZGE_S_TRACES;
+}
+
 /* Sections in ascending order, aligned, inside, apart; every byte between them zero. */
 static zge_status zge_check_table(const uint8_t *a, zge_section *s, zge_fault *f) {
     uint32_t sections = zge_get16(a + ZGE_H_SECTIONS);
@@ -98,7 +103,7 @@ static zge_status zge_check_table(const uint8_t *a, zge_section *s, zge_fault *f
         uint32_t kind = zge_get16(t + ZGE_T_KIND);
         uint32_t offset = zge_get32(t + ZGE_T_OFFSET);
         uint32_t bytes = zge_get32(t + ZGE_T_BYTES);
-        if (kind < 1 || kind >= ZGE_S_ANCHORS || s[kind].present || zge_get16(t + ZGE_T_FLAGS) != 0) {
+        if (!zge_is_section(kind) || s[kind].present || zge_get16(t + ZGE_T_FLAGS) != 0) {
             return zge_fail(f, ZGE_E_SECTION, kind, 0, at);
         }
         if (offset % align != 0 || offset < end || offset > size || bytes > size - offset) {
@@ -282,9 +287,19 @@ static uint32_t zge_widest_hidden(const zge_model *m) {
     return widest;
 }
 
+/* Outputs of the sparse layer that has most: the rows of the traces. */
+static uint32_t zge_most_sparse(const zge_model *m) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const zge_layer *l = &m->layer[i];
+        most = l->kind == ZGE_L_SPARSE && l->outputs > most ? l->outputs : most;
+    }
+    return most;
+}
+
 /* Lengths that the shapes demand; 64-bit so that nothing near 2^32 wraps. */
 typedef struct zge_needs {
-    uint64_t weights, indices, rows, residual, activations, scratch, replay, learner;
+    uint64_t weights, indices, rows, residual, activations, scratch, replay, learner, traces;
 } zge_needs;
 
 static void zge_need(const zge_model *m, zge_needs *n) {
@@ -311,6 +326,10 @@ static void zge_need(const zge_model *m, zge_needs *n) {
     if (m->replay_samples > 0) {
         n->replay = zge_round4(m->classes * 2) + (uint64_t)m->replay_samples * (m->classes > 256 ? 2 : 1) +
                     (uint64_t)m->replay_samples * m->replay_stride;
+    }
+    if (m->parts > 0) {
+        n->traces = ZGE_A_SIZE + (uint64_t)zge_most_sparse(m) * 4 +
+                    (uint64_t)m->parts * (zge_most_sparse(m) + zge_widest_sparse(m));
     }
     if (!m->learning) {
         n->scratch = 0;
@@ -380,6 +399,13 @@ static void zge_place(zge_model *m, const zge_section *s) {
     }
     if (m->learning) {
         m->learner = a + s[ZGE_S_LEARNER].offset;
+    }
+    if (m->parts > 0) {
+        m->traces = a + s[ZGE_S_TRACES].offset;
+        m->trace_bytes = s[ZGE_S_TRACES].bytes;
+        m->query = (int32_t *)(void *)(m->traces + ZGE_A_SIZE);
+        m->queries = (int8_t *)(m->query + zge_most_sparse(m));
+        m->keys = m->queries + (size_t)m->parts * zge_most_sparse(m);
     }
     m->input_scale = (const float *)(const void *)(a + s[ZGE_S_INPUT].offset);
     m->input_center = m->input_scale + m->groups;
@@ -475,9 +501,10 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
     uint32_t swaps = zge_get16(k + ZGE_K_SWAPS);
     uint32_t gather = zge_get16(k + ZGE_K_GATHER);
     if (!(rate > 0.0f && rate <= 8.0f) || zge_get16(k + ZGE_K_LEARN) > ZGE_LEARN_NONE ||
-        zge_get16(k + ZGE_K_STRATEGY) > ZGE_REWIRE_RIGL || swaps > 255 || gather < 1 ||
+        !zge_rewire_can(m, zge_get16(k + ZGE_K_STRATEGY)) || swaps > 255 || gather < 1 ||
         gather > 4096 || (rows == 0 ? cursor != 0 : cursor >= rows) ||
-        zge_get32(k + ZGE_K_GATHERED) > 4096 + ZGE_MAX_BATCH || zge_get32(k + ZGE_K_RESERVED) != 0) {
+        zge_get32(k + ZGE_K_GATHERED) > 4096 + ZGE_MAX_BATCH ||
+        zge_get32(k + ZGE_K_ACTIVITY) > zge_get32(k + ZGE_K_GATHERED) * 255) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_LEARNER, 0, at);
     }
     for (uint32_t i = 0; i < m->layers; i++) {
@@ -512,6 +539,24 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_REPLAY, 0, (uint32_t)(m->replay_labels - m->arena));
     }
     return ZGE_OK;
+}
+
+/* The state of the sketches; numbers that a step multiplies are within what it counts on. */
+static zge_status zge_check_traces(const zge_model *m, zge_fault *f) {
+    const uint8_t *p = m->traces;
+    const uint32_t held = zge_get16(p + ZGE_A_HELD);
+    const uint32_t next = zge_get16(p + ZGE_A_NEXT);
+    const int32_t most = (int32_t)zge_get32(m->learner + ZGE_K_GATHERED) * 127;
+    int32_t good = held <= m->parts && next < m->parts && (held == m->parts || next == held) &&
+                   zge_get16(p + ZGE_A_ZERO) == 0;
+    for (uint32_t r = 0; r < zge_most_sparse(m); r++) {
+        good &= m->query[r] <= most && m->query[r] >= -most;
+    }
+    const int8_t *end = (const int8_t *)p + m->trace_bytes;
+    for (const int8_t *q = m->queries; q < end; q++) {
+        good &= *q >= -127;
+    }
+    return good ? ZGE_OK : zge_fail(f, ZGE_E_STATE, ZGE_S_TRACES, 0, (uint32_t)(p - m->arena));
 }
 
 uint32_t zge_version(void) { return ZGE_VERSION; }
@@ -580,6 +625,13 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
 #if !defined(ZGE_NO_TRUNK)
     m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
 #endif
+    if (s[ZGE_S_TRACES].present) { /* its length follows from its own first number */
+        const uint32_t parts = s[ZGE_S_TRACES].bytes < ZGE_A_SIZE ? 0 : zge_get16(a + s[ZGE_S_TRACES].offset);
+        if (!m->learning || parts < 1 || parts > ZGE_MAX_PARTS || zge_widest_sparse(m) == 0) {
+            return zge_fail(fault, ZGE_E_SECTION, ZGE_S_TRACES, 0, s[ZGE_S_TRACES].offset);
+        }
+        m->parts = parts;
+    }
     zge_need(m, &need);
     const struct {
         uint32_t kind;
@@ -589,7 +641,7 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         {ZGE_S_INDICES, need.indices},          {ZGE_S_ROWS, need.rows},
         {ZGE_S_RESIDUAL, need.residual},        {ZGE_S_ACTIVATIONS, need.activations},
         {ZGE_S_SCRATCH, need.scratch},          {ZGE_S_REPLAY, need.replay},
-        {ZGE_S_LEARNER, need.learner},
+        {ZGE_S_LEARNER, need.learner},          {ZGE_S_TRACES, need.traces},
     };
     for (size_t i = 0; i < sizeof expect / sizeof expect[0]; i++) {
         st = zge_expect(s, expect[i].kind, expect[i].bytes, fault);
@@ -622,7 +674,8 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
             return st;
         }
     }
-    return m->learning ? zge_check_learner(m, fault) : ZGE_OK;
+    st = m->learning ? zge_check_learner(m, fault) : ZGE_OK;
+    return st == ZGE_OK && m->parts > 0 ? zge_check_traces(m, fault) : st;
 }
 
 /* Renew all checksums of an arena whose bounds are known to be good. */

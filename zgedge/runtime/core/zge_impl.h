@@ -135,13 +135,24 @@ enum {
     ZGE_K_GATHER = 50,   /* u16 */
     ZGE_K_GATHERED = 52, /* u32 samples gathered for the row under the cursor */
     ZGE_K_FILLED = 56,   /* u32 samples in the replay */
-    ZGE_K_RESERVED = 60, /* u32 zero */
+    ZGE_K_ACTIVITY = 60, /* u32 hebbian: sum of the unit's activity over the samples gathered */
     ZGE_K_CORRECT = 64,  /* u64 new samples classified rightly before they were learned */
     ZGE_K_SIZE = 72,
     ZGE_KL_WEIGHT = 0, /* f32: step of a weight, in residual units, for error 1, input 1 and rate 1 */
     ZGE_KL_BIAS = 4,   /* f32: step of a bias, in bias units, likewise */
     ZGE_KL_SIZE = 8
 };
+
+/* Traces section, 8 bytes, then i32 sums [rows], i8 queries [parts][rows], i8 keys [parts][inputs], with the most
+ * rows and inputs that a sparse layer has. */
+enum {
+    ZGE_A_PARTS = 0, /* u16 parts of a sketch, 1 .. 64 */
+    ZGE_A_HELD = 2,  /* u16 of them filled */
+    ZGE_A_NEXT = 4,  /* u16 the part to fill next */
+    ZGE_A_ZERO = 6,  /* u16 zero */
+    ZGE_A_SIZE = 8
+};
+enum { ZGE_MAX_PARTS = 64 };
 
 /* Weights are learned as v = 16 * weight + residual, within +-127 * 16. */
 enum { ZGE_RESIDUAL_BITS = 4, ZGE_V_MAX = 127 * 16 };
@@ -182,6 +193,13 @@ static inline uint32_t zge_stream(uint32_t key, uint64_t step, uint32_t stream) 
     x = zge_mix(x ^ (x >> 16) ^ (uint32_t)(step >> 32));
     return zge_mix(x ^ (x >> 15) ^ (stream * 0x9e3779b9u));
 }
+/* Streams of random numbers of one step; a layer's own are ZGE_R_LAYER + 4 * layer + 0 .. 2. */
+enum { ZGE_R_DRAW = 0, ZGE_R_KEEP = 1, ZGE_R_SOFTMAX = 2, ZGE_R_GROW = 3, ZGE_R_SKETCH = 4, ZGE_R_LAYER = 8 };
+enum { ZGE_R_WEIGHT = 0, ZGE_R_BIAS = 1, ZGE_R_ERROR = 2 };
+
+static inline uint32_t zge_key(const zge_model *m) { return zge_get32(m->learner + ZGE_K_KEY); }
+static inline uint64_t zge_now(const zge_model *m) { return zge_get64(m->learner + ZGE_K_STEP); }
+
 /* Uniform in 0 .. n - 1. */
 static inline uint32_t zge_below(uint32_t random, uint32_t n) {
     return (uint32_t)(((uint64_t)random * n) >> 32);
@@ -256,6 +274,27 @@ uint32_t zge_crc32(uint32_t crc, const uint8_t *p, size_t n);
 /* Softmax over column `column` of logits [classes][S]: numerators into `out` [classes] (may be null; the
  * winner's is 32,768), their sum returned; *best gets the winner. */
 uint32_t zge_softmax(const zge_model *m, uint32_t s, uint32_t column, uint32_t *best, uint16_t *out);
+
+/* Entry i, 0 .. 255, of the softmax's table: round(32768 * exp(-i / 16)). */
+uint32_t zge_exponential(uint32_t i);
+
+/* Rewiring (zge_rewire.c): the row whose turn it is. */
+typedef struct zge_turn {
+    const zge_layer *layer;
+    uint32_t index;  /* of the layer */
+    uint32_t row;    /* in the layer */
+    uint32_t cursor; /* the row's number over all sparse layers */
+} zge_turn;
+/* 1 where the arena has what a strategy needs. */
+int32_t zge_rewire_can(const zge_model *m, uint32_t strategy);
+/* Forget what was gathered for the row under the cursor. */
+void zge_rewire_restart(const zge_model *m);
+/* Whose turn it is; 0 where nothing is rewired. */
+int32_t zge_rewire_turn(const zge_model *m, zge_turn *turn);
+/* Gather what the strategy scores growth by from the first `total` columns, of these labels; before the update. */
+void zge_rewire_gather(const zge_model *m, const zge_turn *turn, const uint16_t *labels, uint32_t total, uint32_t s);
+/* Count the samples; visit the row where they suffice, and move on. Returns the connections replaced. */
+uint32_t zge_rewire_end(const zge_model *m, const zge_turn *turn, uint32_t total);
 
 /* The trunk (zge_trunk.c). Read and check record `i` of a network whose trunk has `i` layers so far. */
 zge_status zge_trunk_read(zge_model *m, const uint8_t *record, uint32_t i);

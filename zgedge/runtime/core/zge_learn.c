@@ -1,14 +1,7 @@
 /* zge_learn.c: one learning step: predict, step back through the layers, rewire a row, remember. */
 #include "zge_impl.h"
 
-/* Streams of random numbers of one step; a layer's own are ZGE_R_LAYER + 4 * layer + 0 .. 2. */
-enum { ZGE_R_DRAW = 0, ZGE_R_KEEP = 1, ZGE_R_SOFTMAX = 2, ZGE_R_GROW = 3, ZGE_R_LAYER = 8 };
-enum { ZGE_R_WEIGHT = 0, ZGE_R_BIAS = 1, ZGE_R_ERROR = 2 };
-
 static uint32_t zge_layer_stream(uint32_t layer, uint32_t purpose) { return ZGE_R_LAYER + 4 * layer + purpose; }
-
-static uint32_t zge_key(const zge_model *m) { return zge_get32(m->learner + ZGE_K_KEY); }
-static uint64_t zge_now(const zge_model *m) { return zge_get64(m->learner + ZGE_K_STEP); }
 
 static void zge_add64(uint8_t *p, uint64_t v) { zge_put64(p, zge_get64(p) + v); }
 
@@ -147,11 +140,14 @@ zge_status zge_learner_configure(zge_model *m, const zge_config *c) {
     if (!m->learning) {
         return ZGE_E_NO_LEARNING;
     }
-    if (!(c->rate > 0.0f && c->rate <= 8.0f) || c->learn > ZGE_LEARN_NONE || c->strategy > ZGE_REWIRE_RIGL ||
-        c->swaps > 255 || c->gather < 1 || c->gather > 4096) {
+    if (!(c->rate > 0.0f && c->rate <= 8.0f) || c->learn > ZGE_LEARN_NONE ||
+        !zge_rewire_can(m, c->strategy) || c->swaps > 255 || c->gather < 1 || c->gather > 4096) {
         return ZGE_E_ARGUMENT;
     }
     uint8_t *k = m->learner;
+    if (c->strategy != zge_get16(k + ZGE_K_STRATEGY)) {
+        zge_rewire_restart(m); /* what one strategy gathered means nothing to another */
+    }
     zge_putf(k + ZGE_K_RATE, c->rate);
     zge_put16(k + ZGE_K_LEARN, (uint16_t)c->learn);
     zge_put16(k + ZGE_K_STRATEGY, (uint16_t)c->strategy);
@@ -211,164 +207,6 @@ static uint32_t zge_head_error(const zge_model *m, uint32_t s, const uint16_t *l
     return correct;
 }
 
-/* ---- rewiring ---- */
-
-/* The rewirable layer and row that the cursor stands on; null where no layer is sparse. */
-static const zge_layer *zge_under_cursor(const zge_model *m, uint32_t cursor, uint32_t *row) {
-    for (uint32_t i = 0; i < m->layers; i++) {
-        const zge_layer *l = &m->layer[i];
-        if (l->kind != ZGE_L_SPARSE) {
-            continue;
-        }
-        if (cursor < l->outputs) {
-            *row = cursor;
-            return l;
-        }
-        cursor -= l->outputs;
-    }
-    return NULL;
-}
-
-static uint32_t zge_rewirable_rows(const zge_model *m) {
-    uint32_t rows = 0;
-    for (uint32_t i = 0; i < m->layers; i++) {
-        rows += m->layer[i].kind == ZGE_L_SPARSE ? m->layer[i].outputs : 0;
-    }
-    return rows;
-}
-
-/* Drop score of the k-th block of a row: the sum of its weights' sizes, residual bits included. */
-static uint32_t zge_drop_score(const zge_layer *l, uint32_t row, uint32_t k) {
-    size_t at = (size_t)row * l->width + (size_t)k * l->block;
-    uint32_t sum = 0;
-    for (uint32_t b = 0; b < l->block; b++) {
-        int32_t v = l->weights[at + b] * 16 + zge_residual(l, at + b);
-        sum += (uint32_t)(v < 0 ? -v : v);
-    }
-    return sum;
-}
-
-/* Give the k-th block of a row to input block `index`, its weights starting at 0. */
-static void zge_rewire_block(const zge_layer *l, uint32_t row, uint32_t k, uint32_t index) {
-    size_t at = (size_t)row * l->width + (size_t)k * l->block;
-    memset(l->weights + at, 0, l->block);
-    l->indices[(size_t)row * l->per_row + k] = (uint16_t)index; /* residual bits, where here, are 0 too */
-    for (uint32_t b = 0; b < l->block && l->residual == ZGE_R_SECTION; b++) {
-        uint8_t *p = &l->nibbles[(at + b) / 2];
-        *p = (uint8_t)((at + b) & 1u ? *p & 0x0fu : *p & 0xf0u);
-    }
-}
-
-/* The block with the smallest drop score, the lowest place where several are equal, of those that this
- * visit has not taken yet. */
-static uint32_t zge_weakest(const zge_layer *l, uint32_t row, const uint8_t *taken) {
-    uint32_t place = l->per_row;
-    uint32_t least = UINT32_MAX;
-    for (uint32_t k = 0; k < l->per_row; k++) {
-        if (taken[k / 8] & (1u << (k % 8))) {
-            continue;
-        }
-        uint32_t score = zge_drop_score(l, row, k);
-        if (score < least) {
-            least = score;
-            place = k;
-        }
-    }
-    return place;
-}
-
-static int32_t zge_wired(const zge_layer *l, uint32_t row, uint32_t index) {
-    const uint16_t *p = l->indices + (size_t)row * l->per_row;
-    for (uint32_t k = 0; k < l->per_row; k++) {
-        if ((p[k] & l->index_mask) == index) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* Grow score of RigL: the size of the gathered gradient. Present blocks have been zeroed. Returns the
- * best absent block, or `blocks` where no gradient is left. */
-static uint32_t zge_steepest(const zge_layer *l, const int32_t *grad) {
-    uint32_t blocks = l->inputs / l->block;
-    uint32_t best = blocks;
-    uint32_t most = 0;
-    if (l->block == 1) { /* the same in two loops without a branch on data, which compilers vectorize */
-        int32_t size = 0;
-        for (uint32_t i = 0; i < blocks; i++) {
-            const int32_t g = grad[i] < 0 ? -grad[i] : grad[i];
-            size = g > size ? g : size;
-        }
-        for (uint32_t i = 0; size > 0 && i < blocks; i++) {
-            if (grad[i] == size || grad[i] == -size) {
-                return i;
-            }
-        }
-        return blocks;
-    }
-    for (uint32_t i = 0; i < blocks; i++) {
-        uint32_t sum = 0;
-        for (uint32_t b = 0; b < l->block; b++) {
-            int32_t g = grad[i * l->block + b];
-            sum += (uint32_t)(g < 0 ? -g : g);
-        }
-        if (sum > most) {
-            most = sum;
-            best = i;
-        }
-    }
-    return best;
-}
-
-/* SET: an absent block at random; the next absent one where the draws keep missing. */
-static uint32_t zge_anywhere(const zge_layer *l, uint32_t row, uint32_t random) {
-    uint32_t blocks = l->inputs / l->block;
-    uint32_t index = 0;
-    for (uint32_t i = 0; i < 16; i++) {
-        index = zge_below(zge_random(random, i), blocks);
-        if (!zge_wired(l, row, index)) {
-            return index;
-        }
-    }
-    while (zge_wired(l, row, index)) {
-        index = index + 1 == blocks ? 0 : index + 1;
-    }
-    return index;
-}
-
-static uint32_t zge_visit(const zge_model *m, const zge_layer *l, uint32_t row, uint32_t swaps, uint32_t strategy) {
-    uint32_t blocks = l->inputs / l->block;
-    uint32_t absent = blocks - l->per_row;
-    uint32_t done = 0;
-    uint8_t taken[(ZGE_MAX_INPUTS + 7) / 8];
-    uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_GROW);
-    swaps = swaps < absent ? swaps : absent;
-    swaps = swaps < l->per_row ? swaps : l->per_row;
-    memset(taken, 0, (l->per_row + 7) / 8);
-    if (strategy == ZGE_REWIRE_RIGL) {
-        for (uint32_t k = 0; k < l->per_row; k++) {
-            uint32_t index = l->indices[(size_t)row * l->per_row + k] & l->index_mask;
-            memset(m->grad + (size_t)index * l->block, 0, l->block * sizeof *m->grad);
-        }
-    }
-    for (; done < swaps; done++) {
-        uint32_t grown;
-        if (strategy == ZGE_REWIRE_RIGL) {
-            grown = zge_steepest(l, m->grad);
-            if (grown == blocks) {
-                break;
-            }
-            memset(m->grad + (size_t)grown * l->block, 0, l->block * sizeof *m->grad);
-        } else {
-            grown = zge_anywhere(l, row, zge_random(base, done));
-        }
-        uint32_t place = zge_weakest(l, row, taken);
-        taken[place / 8] = (uint8_t)(taken[place / 8] | (1u << (place % 8)));
-        zge_rewire_block(l, row, place, grown);
-    }
-    return done;
-}
-
 /* ---- the step ---- */
 
 static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16_t *y, uint32_t n,
@@ -386,7 +224,6 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
     const zge_kernels *kernels = zge_kernels_now();
     uint8_t *k = m->learner;
     const uint32_t learn = zge_get16(k + ZGE_K_LEARN);
-    const uint32_t strategy = zge_get16(k + ZGE_K_STRATEGY);
     const uint32_t filled = zge_get32(k + ZGE_K_FILLED);
     const size_t stride = (size_t)m->inputs * (kind == ZGE_C_F32 ? sizeof(float) : 1);
     zge_column columns[ZGE_MAX_BATCH];
@@ -423,13 +260,10 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
             doublings[i - 1] =
                 doublings[i] + (int32_t)kernels->error(&m->layer[i], s, noise, m->back, m->layer[i - 1].delta);
         }
-        uint32_t row = 0;
-        const uint32_t cursor = zge_get32(k + ZGE_K_CURSOR);
-        const uint32_t swaps = zge_get16(k + ZGE_K_SWAPS);
-        const int32_t rewires = lowest == 0 && strategy != ZGE_REWIRE_STATIC && swaps > 0;
-        const zge_layer *l = rewires ? zge_under_cursor(m, cursor, &row) : NULL;
-        if (l != NULL && strategy == ZGE_REWIRE_RIGL) {
-            kernels->gradient(l, row, s, m->grad);
+        zge_turn turn;
+        const int32_t rewires = lowest == 0 && zge_rewire_turn(m, &turn);
+        if (rewires) {
+            zge_rewire_gather(m, &turn, labels, total, s);
         }
         for (uint32_t i = lowest; i < m->layers; i++) {
             const uint8_t *p = k + ZGE_K_SIZE + i * ZGE_KL_SIZE;
@@ -440,16 +274,7 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
             u.bias_noise = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(i, ZGE_R_BIAS));
             kernels->update(&m->layer[i], s, &u);
         }
-        if (l != NULL) {
-            uint32_t gathered = zge_get32(k + ZGE_K_GATHERED) + total;
-            if (gathered >= zge_get16(k + ZGE_K_GATHER)) {
-                rewired = zge_visit(m, l, row, swaps, strategy) * l->block;
-                memset(m->grad, 0, (size_t)l->inputs * sizeof *m->grad);
-                zge_put32(k + ZGE_K_CURSOR, cursor + 1 == zge_rewirable_rows(m) ? 0 : cursor + 1);
-                gathered = 0;
-            }
-            zge_put32(k + ZGE_K_GATHERED, gathered);
-        }
+        rewired = rewires ? zge_rewire_end(m, &turn, total) : 0;
         if (m->replay_samples > 0) {
             zge_keep(m, s, y, n);
         }

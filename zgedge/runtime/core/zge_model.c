@@ -27,6 +27,8 @@ static const uint16_t zge_exp[256] = {
     0, 0, 0, 0,
 };
 
+uint32_t zge_exponential(uint32_t i) { return zge_exp[i]; }
+
 extern const zge_kernels zge_kernels_portable;
 #if defined(ZGE_WITH_AVX2)
 extern const zge_kernels zge_kernels_avx2;

@@ -52,6 +52,7 @@ LAYER = offset_table("### 3.1 Layer record")
 TRUNK = offset_table("### 3.2 Trunk record")
 LEARNER = offset_table("### 5.2 Section 11, LEARNER")
 RATE = offset_table("### 5.2 Section 11, LEARNER", 1)
+TRACES = offset_table("### 5.5 Section 16, TRACES")
 
 
 def size(fields: Fields) -> int:
@@ -113,7 +114,7 @@ def read(blob: bytes) -> File:
     head = unpack(blob, 0, HEADER)
     need(head["version"] == 1, "VERSION")
     need(head["bytes"] == len(blob) <= 2**30, "SIZE")
-    need(1 <= head["sections"] <= 12, "SECTION")
+    need(1 <= head["sections"] <= 16, "SECTION")
     end = size(HEADER) + head["sections"] * size(ENTRY)
     need(end <= len(blob), "SECTION")
     signed = bytearray(blob[:end])
@@ -125,7 +126,8 @@ def read(blob: bytes) -> File:
     for i in range(head["sections"]):
         entry = unpack(blob, size(HEADER) + i * size(ENTRY), ENTRY)
         at, stop = entry["offset"], entry["offset"] + entry["bytes"]
-        need(1 <= entry["kind"] <= 11 and entry["kind"] not in sections, "SECTION")
+        known = 1 <= entry["kind"] <= 11 or entry["kind"] == 16
+        need(known and entry["kind"] not in sections, "SECTION")
         need(entry["flags"] == 0, "SECTION")
         need(end <= at and stop <= len(blob) and at % head["align"] == 0, "SECTION")
         need(not any(blob[end:at]), "CHECKSUM")
@@ -134,7 +136,7 @@ def read(blob: bytes) -> File:
     need(end == len(blob) and {1, 2} <= set(sections) and all(sections.values()), "SECTION")
     net, trunk, layers = read_net(sections[1], bool(head["flags"]))
     found = {k: len(v) for k, v in sections.items() if k != 2}
-    need(found == lengths(net, trunk, layers), "SECTION")
+    need(found == lengths(net, trunk, layers, sections.get(16, b"")), "SECTION")
     texts = sections[2].split(b"\0")
     count = net["classes"] + (net["inputs"] if net["flags"] & 2 else 0)
     need(len(texts) == count + 1 and texts[-1] == b"", "STATE")
@@ -271,7 +273,9 @@ def held_rows(trunk: Records) -> list[int]:
     return held
 
 
-def lengths(net: dict[str, Any], trunk: Records, layers: Records) -> dict[int, int]:
+def lengths(
+    net: dict[str, Any], trunk: Records, layers: Records, traces: bytes
+) -> dict[int, int]:
     """Section 10 of the page."""
     batch = net["batch"]
     hidden = max((x["inputs"] for x in layers[1:]), default=0)
@@ -309,6 +313,11 @@ def lengths(net: dict[str, Any], trunk: Records, layers: Records) -> dict[int, i
         out[9] += sum(round4(x["outputs"] * batch) for x in layers)
         if net["replay"]:
             out[10] = round4(2 * net["classes"]) + net["replay"] * (stride + label)
+    if traces:
+        parts = unpack(traces, 0, TRACES)["parts"] if len(traces) >= size(TRACES) else 0
+        need(layers[0]["residual"] and rewirable and 1 <= parts <= 64, "SECTION")
+        rows = max(x["outputs"] for x in layers if x["kind"] == 1)
+        out[16] = 8 + 4 * rows + parts * (rows + rewirable)
     return {kind: n for kind, n in out.items() if n}
 
 
@@ -359,10 +368,11 @@ def read_learner(file: File) -> None:
     blob, net = file.sections[11], file.net
     k = file.learner = unpack(blob, 0, LEARNER)
     rows = sum(x["outputs"] for x in file.layers if x["kind"] == 1)
-    need(0 < k["rate"] <= 8 and k["learn"] <= 2 and k["strategy"] <= 2, "STATE")
+    need(0 < k["rate"] <= 8 and k["learn"] <= 2 and k["strategy"] <= 5, "STATE")
+    need(k["strategy"] != 5 or 16 in file.sections, "STATE")
     need(k["swaps"] <= 255 and 1 <= k["gather"] <= 4096 and k["gathered"] <= 4160, "STATE")
     need(k["cursor"] < max(rows, 1) and k["filled"] <= net["replay"], "STATE")
-    need(k["reserved"] == 0, "STATE")
+    need(k["activity"] <= 255 * k["gathered"], "STATE")
     file.rates = [
         unpack(blob, size(LEARNER) + i * size(RATE), RATE) for i in range(len(file.layers))
     ]
@@ -372,6 +382,8 @@ def read_learner(file: File) -> None:
     start = 4 * hidden * net["batch"]
     file.gradient = np.frombuffer(file.sections[9], "<i4", rewirable, start).astype(np.int64)
     need((abs(file.gradient) <= k["gathered"] * 255 * 127).all(), "STATE")
+    if 16 in file.sections:
+        read_traces(file)
     if not net["replay"]:
         return
     blob, filled = file.sections[10], k["filled"]
@@ -386,6 +398,18 @@ def read_learner(file: File) -> None:
     levels = np.stack([data >> at & 2**bits - 1 for at in range(0, 8, bits)], axis=-1)
     codes = levels.reshape(len(data), -1).astype(np.int64) * (255 // (2**bits - 1))
     file.replay = (_places(net, codes[:filled]), held)
+
+
+def read_traces(file: File) -> None:
+    blob = file.sections[16]
+    head = unpack(blob, 0, TRACES)
+    held, parts = head["held"], head["parts"]
+    need(held <= parts and head["next"] < parts and head["zero"] == 0, "STATE")
+    need(held == parts or head["next"] == held, "STATE")
+    rows = max(x["outputs"] for x in file.layers if x["kind"] == 1)
+    query = np.frombuffer(blob, "<i4", rows, size(TRACES)).astype(np.int64)
+    need((abs(query) <= file.learner["gathered"] * 127).all(), "STATE")
+    need((np.frombuffer(blob, "i1", -1, size(TRACES) + query.size * 4) >= -127).all(), "STATE")
 
 
 def _places(net: dict[str, Any], codes: Ints) -> Ints:
@@ -622,8 +646,9 @@ def enums(header: str, prefix: str) -> dict[str, int]:
     [
         (HEADER, "ZGE_H_", 48), (ENTRY, "ZGE_T_", 16), (NET, "ZGE_N_", 64),
         (LAYER, "ZGE_L_", 32), (TRUNK, "ZGE_P_", 32), (LEARNER, "ZGE_K_", 72), (RATE, "ZGE_KL_", 8),
+        (TRACES, "ZGE_A_", 8),
     ],
-    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate"],
+    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate", "traces"],
 )  # fmt: skip
 def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int) -> None:
     of_core = enums("zge_impl.h", prefix)
@@ -637,12 +662,13 @@ def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int)
 
 def test_types_are_those_of_the_core() -> None:
     comments = re.findall(
-        r"^\s*ZGE_(H|T|N|L|P|K|KL)_(\w+) = \d+,\s*/\* ([uf]\d+)\b",
+        r"^\s*ZGE_(H|T|N|L|P|K|KL|A)_(\w+) = \d+,\s*/\* ([uf]\d+)\b",
         (CORE / "zge_impl.h").read_text(),
         re.MULTILINE,
     )
     of_page = {
-        "H": HEADER, "T": ENTRY, "N": NET, "L": LAYER, "P": TRUNK, "K": LEARNER, "KL": RATE
+        "H": HEADER, "T": ENTRY, "N": NET, "L": LAYER, "P": TRUNK, "K": LEARNER, "KL": RATE,
+        "A": TRACES,
     }  # fmt: skip
     assert len(comments) > 54
     for table, name, kind in comments:

@@ -220,6 +220,25 @@ GOLDEN: dict[str, Golden] = {
         options={"groups": 21, "batch": 4, "replay_samples": 9, "replay_bits": 1},
         int_classes=True, values=0,
     ),
+    # What the strategies that came later gather: the activity of a unit, fixed signs, sketches.
+    "v1-hebbian": _golden(
+        14, (1, 40, 1), (sparse(40, 14, 16, 4), dense(14, 4)), ("rest", "walk", "run", "fall"),
+        options={"groups": 40, "batch": 8, "replay_samples": 9, "replay_bits": 4},
+        values=0, strategy="hebbian", gather=21,
+    ),
+    "v1-three-factor": _golden(
+        15, (8, 8, 1), (sparse(64, 18, 9), sparse(18, 11, 5), dense(11, 5)),
+        tuple(map(str, range(5))),
+        options={"task": "picture", "batch": 4, "replay_samples": 12, "replay_bits": 2},
+        int_classes=True, values=16, strategy="three-factor", swaps=2,
+    ),
+    "v1-attention": _golden(
+        16, (8, 8, 1), (sparse(64, 18, 16, 8), sparse(18, 5, 6)), tuple(map(str, range(5))),
+        options={
+            "task": "picture", "batch": 8, "replay_samples": 12, "replay_bits": 4, "traces": 3,
+        },
+        int_classes=True, values=16, strategy="attention",
+    ),
 }  # fmt: skip
 
 
@@ -372,7 +391,7 @@ def answers(blob: bytes, golden: Golden) -> dict[str, Any]:
 
 _ROW = re.compile(r"^\| (\d+) \| ([uif]\d+)(?:\[(\d+)\])? \| `(\w+)` \|", re.MULTILINE)
 _FORMATS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "f32": "<f"}
-_TABLES = ("header", "entry", "net", "layer", "trunk", "learner", "rate")
+_TABLES = ("header", "entry", "net", "layer", "trunk", "learner", "rate", "traces")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import pytest
 from tests import nets
 from zgedge import Model, ModelError, arena
 from zgedge import network as net
+from zgedge.errors import ZgedgeError
 from zgedge.network import Network, conv, dense, depthwise, max_pool, sparse
 from zgedge.runtime import core_library as core
 
@@ -127,7 +128,7 @@ def test_size_field_that_lies(size: int) -> None:
     assert _refused(data) == SIZE
 
 
-@pytest.mark.parametrize("count", [0, 13, 255, 65_535])
+@pytest.mark.parametrize("count", [0, 17, 255, 65_535])
 def test_number_of_sections_that_lies(count: int) -> None:
     data = bytearray(nets.file(PLAIN))
     struct.pack_into("<H", data, 6, count)
@@ -322,10 +323,10 @@ def test_weight_of_minus_128() -> None:
 @pytest.mark.parametrize(
     ("at", "form", "value"),
     [(36, "<I", 9), (40, "<f", 0.0), (40, "<f", 8.5), (40, "<f", float("nan")), (44, "<H", 3),
-     (46, "<H", 3), (48, "<H", 256), (50, "<H", 0), (50, "<H", 4097), (52, "<I", 2**31),
-     (56, "<I", 4), (60, "<I", 1)],
-    ids=["cursor", "rate-0", "rate-8.5", "rate-nan", "learn", "strategy", "swaps", "gather-0",
-         "gather-4097", "gathered", "filled", "reserved"],
+     (46, "<H", 5), (46, "<H", 6), (48, "<H", 256), (50, "<H", 0), (50, "<H", 4097), (52, "<I", 2**31),
+     (56, "<I", 4), (60, "<I", 1), (60, "<I", 2**32 - 1)],
+    ids=["cursor", "rate-0", "rate-8.5", "rate-nan", "learn", "traces-missing", "strategy", "swaps", "gather-0",
+         "gather-4097", "gathered", "filled", "activity", "activity-most"],
 )  # fmt: skip
 def test_learner_state_that_means_nothing(at: int, form: str, value: float) -> None:
     def change(d: bytearray, where: Callable[[int], int]) -> None:
@@ -348,6 +349,35 @@ def test_gradient_larger_than_what_was_gathered(most: int) -> None:
 
     Model(nets.buffer(bytes(_changed(LEARNING, change(0)))))
     assert _refused(_changed(LEARNING, change(1 if most > 0 else -1))) == STATE
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value", "status"),
+    [(0, "<H", 0, SECTION), (0, "<H", 2, SECTION), (0, "<H", 4, SECTION), (0, "<H", 65, SECTION),
+     (2, "<H", 4, STATE), (2, "<H", 1, STATE), (4, "<H", 1, STATE), (4, "<H", 3, STATE),
+     (6, "<H", 1, STATE), (8, "<i", 1, STATE), (8, "<i", -(2**31), STATE),
+     (-1, "<b", -128, STATE)],
+    ids=["none", "fewer", "more", "too-many", "held", "next-behind", "next-before", "next-past",
+         "zero", "query", "query-least", "key-128"],
+)  # fmt: skip
+def test_traces_that_mean_nothing(at: int, form: str, value: int, status: int) -> None:
+    traced = replace(LEARNING, traces=3)
+
+    def change(d: bytearray, where: Callable[[int], int]) -> None:
+        size = len(arena.Arena(nets.buffer(bytes(d))).section(net.TRACES))
+        struct.pack_into(form, d, where(net.TRACES) + at % size, value)
+
+    Model(nets.buffer(nets.file(traced)))
+    assert _refused(_changed(traced, change)) == status
+
+
+def test_traces_of_a_file_that_cannot_use_them() -> None:
+    plain = nets.network((1, 10, 1), (dense(10, 6),), 3)
+    assert replace(plain, traces=3).section_bytes() == plain.section_bytes()
+    parameters = nets.parameters(plain)
+    parameters.learner = arena.LearnerParameters(strategy="attention")
+    with pytest.raises(ZgedgeError, match="traces"):
+        arena.write(plain, parameters)
 
 
 @pytest.mark.parametrize("label", [0, 4, 255])
@@ -454,7 +484,8 @@ def test_layouts_of_core_and_python_are_one(tmp_path: Path, cc: str) -> None:
     names = {
         "ZGE_H_SIZE": net.HEADER_BYTES, "ZGE_T_SIZE": net.ENTRY_BYTES, "ZGE_N_SIZE": net.NET_BYTES,
         "ZGE_L_SIZE": net.LAYER_BYTES, "ZGE_K_SIZE": net.LEARNER_BYTES,
-        "ZGE_KL_SIZE": net.LEARNER_LAYER_BYTES, "ZGE_RESIDUAL_BITS": net.RESIDUAL_BITS,
+        "ZGE_KL_SIZE": net.LEARNER_LAYER_BYTES, "ZGE_A_SIZE": net.TRACES_BYTES,
+        "ZGE_MAX_PARTS": net.MAX_TRACES, "ZGE_RESIDUAL_BITS": net.RESIDUAL_BITS,
         "ZGE_MAX_INPUTS": net.MAX_INPUTS, "ZGE_MAX_CLASSES": net.MAX_CLASSES,
         "ZGE_MAX_LAYERS": net.MAX_LAYERS, "ZGE_MAX_BATCH": net.MAX_BATCH,
         "ZGE_MAX_TRUNK": net.MAX_TRUNK, "ZGE_MAX_CHANNELS": net.MAX_CHANNELS,
@@ -465,7 +496,7 @@ def test_layouts_of_core_and_python_are_one(tmp_path: Path, cc: str) -> None:
         **{f"ZGE_S_{name.upper()}": kind for kind, name in net.SECTION_NAMES.items()
            if name != "network"},
         "ZGE_S_NET": net.NET,
-        **{f"ZGE_REWIRE_{name.upper()}": i for i, name in enumerate(arena.STRATEGIES)},
+        **{f"ZGE_REWIRE_{name.upper().replace('-', '_')}": i for i, name in enumerate(arena.STRATEGIES)},
         **{f"ZGE_LEARN_{name.upper()}": i for i, name in enumerate(arena.LEARN)},
         **{f"ZGE_L_{name.upper()}": number for number, name in arena.RESERVED_KINDS.items()},
     }  # fmt: skip

@@ -42,11 +42,11 @@ class Case:
 
 def _net(
     inputs: int, *hidden: Layer, classes: int = 4, batch: int = 16, replay: int = 20, bits: int = 4,
-    groups: int = 1, align: int = 8,
+    groups: int = 1, align: int = 8, traces: int = 0,
 ) -> Network:  # fmt: skip
     return nets.network(
         (1, inputs, 1), hidden, classes, batch=batch, replay_samples=replay, replay_bits=bits,
-        groups=groups, align=align,
+        groups=groups, align=align, traces=traces,
     )  # fmt: skip
 
 
@@ -101,12 +101,15 @@ def _residual_blocks() -> Network:
 SMALL = (
     Case("index-residuals", _net(24, sparse(24, 17, 7, 1), classes=3), 4, 12),
     Case("blocks-of-4", _net(32, sparse(32, 18, 12, 4), align=64), 4, 12, "set", "u8"),
-    Case("blocks-of-8", _net(40, sparse(40, 9, 16, 8), batch=4), 2, 2),
-    Case("blocks-of-16", _net(48, sparse(48, 5, 32, 16), batch=16), 3, 13),
+    Case("blocks-of-8", _net(40, sparse(40, 9, 16, 8), batch=4), 2, 2, "hebbian"),
+    Case("blocks-of-16", _net(48, sparse(48, 5, 32, 16), batch=16, traces=5), 3, 13, "attention"),
     Case("dense", _net(13, dense(13, 11), replay=7, bits=8), 5, 11, "static"),
-    Case("two-hidden", _net(21, sparse(21, 19, 5, 1), sparse(19, 10, 6, 1), batch=4), 1, 3),
-    Case("table", _net(19, sparse(19, 16, 5, 1), groups=19), 4, 12),
-    Case("linear", _linear(), 16, 0),
+    Case(
+        "two-hidden", _net(21, sparse(21, 19, 5, 1), sparse(19, 10, 6, 1), batch=4, traces=3),
+        1, 3, "attention",
+    ),
+    Case("table", _net(19, sparse(19, 16, 5, 1), groups=19), 4, 12, "three-factor"),
+    Case("linear", _linear(), 16, 0, "hebbian"),
     Case("trunk-added", _added(), 2, 6, "rigl", "u8"),
     Case("trunk-averaged", _averaged(), 2, 14, "set"),
     Case("trunk-whole-windows", _whole_windows(), 1, 0, "static"),

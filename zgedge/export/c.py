@@ -262,7 +262,7 @@ def _predictor(model: Model, name: str) -> CSource:
         body += "\n    .conv = {{\n" + "}, {\n".join(convs) + "}},"
     core_text = c_core.amalgam(
         {*_PREDICT_ROOTS, "zge_trunk_run" if convs else "zge_quantize_columns"},
-        limits=_limits(n), trunk=bool(convs), constant=True,
+        limits=_limits(n), trunk=bool(convs), traces=False, constant=True,
     )  # fmt: skip
     header, source = _filled(
         model, name, False, [c_texts.PREDICTOR, c_texts.PREDICT], core=core_text, flash=flash,
@@ -360,7 +360,7 @@ def _learner(model: Model, name: str, samples: bool) -> CSource:
     ram = len(image) + HANDLE_BYTES[0] + HANDLE_BYTES[1] * (len(n.layers) + max(1, len(n.trunk)))
     core_text = c_core.amalgam(
         {*_PREDICT_ROOTS, *_LEARN_ROOTS},
-        limits=_limits(n), trunk=bool(n.trunk), constant=False,
+        limits=_limits(n), trunk=bool(n.trunk), traces=bool(n.traces), constant=False,
     )  # fmt: skip
     header, source = _filled(
         model, name, True, [c_texts.LEARNER, c_texts.PREDICT, c_texts.LEARN], core=core_text,

@@ -21,6 +21,7 @@ FILES = (
     "zge.h", "zge_impl.h", "zge_kernels.c", "zge_trunk.c", "zge_model.c", "zge_rewire.c",
     "zge_learn.c", "zge_arena.c",
 )  # fmt: skip
+_LEFT_OUT = frozenset({"ZGE_NO_TRUNK", "ZGE_NO_TRACES"})
 _UNDEFINED = re.compile(r"ZGE_(SIMD|HAVE|WITH)_\w+|ZGE_NEEDS|ZGE_VARIANT|ZGE(_IMPL)?_H|__cplusplus")
 _NAME = re.compile(r"\b(?:zge|ZGE)_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -64,7 +65,7 @@ def _condition(line: str, defined: frozenset[str]) -> bool | None:
     name, negated = match[2] or match[4], match[1] == "ifndef" or match[3] == "!"
     if name in defined:
         return not negated
-    return negated if _UNDEFINED.fullmatch(name) or name == "ZGE_NO_TRUNK" else None
+    return negated if _UNDEFINED.fullmatch(name) or name in _LEFT_OUT else None
 
 
 def resolved(text: str, defined: frozenset[str]) -> str:
@@ -209,14 +210,16 @@ def amalgam(
     *,
     limits: Mapping[str, int],
     trunk: bool,
+    traces: bool,
     constant: bool,
 ) -> str:
     """C of all that the functions and types `roots` need, every function static.
 
     `limits` replaces limits of the format (ZGE_MAX_...) by those of one network; without `trunk`
-    the picture layers stay away; with `constant` nothing can write to weights.
+    the picture layers stay away, without `traces` what only they serve; with `constant` nothing can write to weights.
     """
-    defined = frozenset() if trunk else frozenset({"ZGE_NO_TRUNK"})
+    has = {"ZGE_NO_TRUNK": trunk, "ZGE_NO_TRACES": traces}
+    defined = frozenset(name for name in _LEFT_OUT if not has[name])
     items = _items(defined, limits, "const " if constant else "")
     by_name: dict[str, list[Item]] = {}
     for item in items:

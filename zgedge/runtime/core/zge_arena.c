@@ -80,7 +80,7 @@ static zge_status zge_check_head(const uint8_t *a, size_t bytes, zge_fault *f) {
     return ZGE_OK;
 }
 
-/* Kinds below the first and of no section that there is are reserved. */
+/* Kinds between those that there are are reserved. */
 static int32_t zge_is_section(uint32_t kind) {
     return (kind >= ZGE_S_NET && kind < ZGE_S_ANCHORS) || kind == ZGE_S_TRACES;
 }
@@ -541,6 +541,7 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
     return ZGE_OK;
 }
 
+#if !defined(ZGE_NO_TRACES)
 /* The state of the sketches; numbers that a step multiplies are within what it counts on. */
 static zge_status zge_check_traces(const zge_model *m, zge_fault *f) {
     const uint8_t *p = m->traces;
@@ -558,6 +559,7 @@ static zge_status zge_check_traces(const zge_model *m, zge_fault *f) {
     }
     return good ? ZGE_OK : zge_fail(f, ZGE_E_STATE, ZGE_S_TRACES, 0, (uint32_t)(p - m->arena));
 }
+#endif
 
 uint32_t zge_version(void) { return ZGE_VERSION; }
 size_t zge_model_bytes(void) { return sizeof(zge_model); }
@@ -625,6 +627,7 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
 #if !defined(ZGE_NO_TRUNK)
     m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
 #endif
+#if !defined(ZGE_NO_TRACES)
     if (s[ZGE_S_TRACES].present) { /* its length follows from its own first number */
         const uint32_t parts = s[ZGE_S_TRACES].bytes < ZGE_A_SIZE ? 0 : zge_get16(a + s[ZGE_S_TRACES].offset);
         if (!m->learning || parts < 1 || parts > ZGE_MAX_PARTS || zge_widest_sparse(m) == 0) {
@@ -632,6 +635,7 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         }
         m->parts = parts;
     }
+#endif
     zge_need(m, &need);
     const struct {
         uint32_t kind;
@@ -675,7 +679,12 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         }
     }
     st = m->learning ? zge_check_learner(m, fault) : ZGE_OK;
-    return st == ZGE_OK && m->parts > 0 ? zge_check_traces(m, fault) : st;
+#if !defined(ZGE_NO_TRACES)
+    if (st == ZGE_OK && m->parts > 0) {
+        st = zge_check_traces(m, fault);
+    }
+#endif
+    return st;
 }
 
 /* Renew all checksums of an arena whose bounds are known to be good. */

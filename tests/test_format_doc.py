@@ -273,9 +273,7 @@ def held_rows(trunk: Records) -> list[int]:
     return held
 
 
-def lengths(
-    net: dict[str, Any], trunk: Records, layers: Records, traces: bytes
-) -> dict[int, int]:
+def lengths(net: dict[str, Any], trunk: Records, layers: Records, traces: bytes) -> dict[int, int]:
     """Section 10 of the page."""
     batch = net["batch"]
     hidden = max((x["inputs"] for x in layers[1:]), default=0)

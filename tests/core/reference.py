@@ -418,7 +418,6 @@ class Learner:
                 slot = below(random(base, c), len(self.labels))
                 columns.append(self.memory[slot][:, None])
                 labels.append(self.labels[slot])
-        total = len(labels)
         self.head_error(self.forward(np.concatenate(columns, 1)), labels, len(y))
         if self.learn != "none":
             self._learn(labels)
@@ -457,7 +456,7 @@ class Learner:
                 self.traces.forget()
 
     def signal(self, i: int, row: int, labels: list[int]) -> Ints:
-        """What the unit under the cursor makes of each sample; times the inputs it scores growth."""
+        """What the unit under the cursor makes of each sample; times the inputs: growth."""
         layer, head = self.layers[i], i + 1 == len(self.layers)
         if self.strategy == "hebbian":
             if head:

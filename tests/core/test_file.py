@@ -323,10 +323,10 @@ def test_weight_of_minus_128() -> None:
 @pytest.mark.parametrize(
     ("at", "form", "value"),
     [(36, "<I", 9), (40, "<f", 0.0), (40, "<f", 8.5), (40, "<f", float("nan")), (44, "<H", 3),
-     (46, "<H", 5), (46, "<H", 6), (48, "<H", 256), (50, "<H", 0), (50, "<H", 4097), (52, "<I", 2**31),
-     (56, "<I", 4), (60, "<I", 1), (60, "<I", 2**32 - 1)],
-    ids=["cursor", "rate-0", "rate-8.5", "rate-nan", "learn", "traces-missing", "strategy", "swaps", "gather-0",
-         "gather-4097", "gathered", "filled", "activity", "activity-most"],
+     (46, "<H", 5), (46, "<H", 6), (48, "<H", 256), (50, "<H", 0), (50, "<H", 4097),
+     (52, "<I", 2**31), (56, "<I", 4), (60, "<I", 1), (60, "<I", 2**32 - 1)],
+    ids=["cursor", "rate-0", "rate-8.5", "rate-nan", "learn", "traces-missing", "strategy",
+         "swaps", "gather-0", "gather-4097", "gathered", "filled", "activity", "activity-most"],
 )  # fmt: skip
 def test_learner_state_that_means_nothing(at: int, form: str, value: float) -> None:
     def change(d: bytearray, where: Callable[[int], int]) -> None:
@@ -496,7 +496,8 @@ def test_layouts_of_core_and_python_are_one(tmp_path: Path, cc: str) -> None:
         **{f"ZGE_S_{name.upper()}": kind for kind, name in net.SECTION_NAMES.items()
            if name != "network"},
         "ZGE_S_NET": net.NET,
-        **{f"ZGE_REWIRE_{name.upper().replace('-', '_')}": i for i, name in enumerate(arena.STRATEGIES)},
+        **{f"ZGE_REWIRE_{name.upper().replace('-', '_')}": number
+           for number, name in enumerate(arena.STRATEGIES)},
         **{f"ZGE_LEARN_{name.upper()}": i for i, name in enumerate(arena.LEARN)},
         **{f"ZGE_L_{name.upper()}": number for number, name in arena.RESERVED_KINDS.items()},
     }  # fmt: skip

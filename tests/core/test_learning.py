@@ -149,10 +149,12 @@ def _random_case(seed: int) -> tuple[Network, int, dict[str, Any], type]:
     samples = int(rng.integers(0, 24))
     network = nets.network(
         (1, inputs, 1), tuple(layers), int(rng.integers(2, 9)), batch=2 ** int(rng.integers(0, 6)),
-        groups=one(1, inputs), traces=one(0, 1, 3, 16), replay_samples=samples, replay_bits=one(4, 8) if samples else 0,
-        align=one(8, 16, 32, 64),
+        groups=one(1, inputs), traces=one(0, 1, 3, 16), replay_samples=samples,
+        replay_bits=one(4, 8) if samples else 0, align=one(8, 16, 32, 64),
     )  # fmt: skip
-    strategies = [x for x in arena.STRATEGIES if x != "attention" or network.section_bytes().get(net.TRACES)]
+    strategies = [
+        x for x in arena.STRATEGIES if x != "attention" or network.section_bytes().get(net.TRACES)
+    ]
     settings = {
         "rate": float(10 ** rng.uniform(-4, 0.9)), "strategy": one(*strategies),
         "swaps": int(rng.integers(0, 9)), "gather": int(rng.integers(1, 60)),

@@ -105,8 +105,11 @@ SMALL = (
     Case("blocks-of-16", _net(48, sparse(48, 5, 32, 16), batch=16, traces=5), 3, 13, "attention"),
     Case("dense", _net(13, dense(13, 11), replay=7, bits=8), 5, 11, "static"),
     Case(
-        "two-hidden", _net(21, sparse(21, 19, 5, 1), sparse(19, 10, 6, 1), batch=4, traces=3),
-        1, 3, "attention",
+        "two-hidden",
+        _net(21, sparse(21, 19, 5, 1), sparse(19, 10, 6, 1), batch=4, traces=3),
+        1,
+        3,
+        "attention",
     ),
     Case("table", _net(19, sparse(19, 16, 5, 1), groups=19), 4, 12, "three-factor"),
     Case("linear", _linear(), 16, 0, "hebbian"),

@@ -216,7 +216,8 @@ def amalgam(
     """C of all that the functions and types `roots` need, every function static.
 
     `limits` replaces limits of the format (ZGE_MAX_...) by those of one network; without `trunk`
-    the picture layers stay away, without `traces` what only they serve; with `constant` nothing can write to weights.
+    the picture layers stay away, and without `traces` what only they serve; with `constant` nothing
+    can write to weights.
     """
     has = {"ZGE_NO_TRUNK": trunk, "ZGE_NO_TRACES": traces}
     defined = frozenset(name for name in _LEFT_OUT if not has[name])

@@ -35,6 +35,10 @@ RESERVED_KINDS = {16: "conv1d", 32: "spiking"}
 RESIDUAL_NONE, RESIDUAL_INDEX, RESIDUAL_SECTION = 0, 1, 2
 # Rewiring on a device, by the numbers of the format.
 STRATEGIES = ("static", "set", "rigl", "hebbian", "three-factor", "attention")
+# Rewiring while training on a host; the file goes on with one of those above.
+TRAINING_STRATEGIES = (
+    "rigl", "set", "hebbian", "three-factor", "attention", "deepr", "lottery", "static",
+)  # fmt: skip
 LEARN = ("all", "head", "none")
 
 _HEADER = struct.Struct("<4sHHIIQII16x")

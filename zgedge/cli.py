@@ -151,8 +151,8 @@ def main() -> None:
     "--out", default="model.zge", show_default=True, metavar="FILE", help="File to write."
 )
 @click.option(
-    "--rewire", default="rigl", show_default=True, type=click.Choice(files.STRATEGIES),
-    help="How connections are replaced.",
+    "--rewire", default="rigl", show_default=True, type=click.Choice(files.TRAINING_STRATEGIES),
+    help="How connections are replaced (docs/strategies.md).",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option(
@@ -1080,8 +1080,8 @@ def _say_export(to: Screen, about: dict[str, Any]) -> None:
     help="one number, or one a channel or column with commas [default: what suits it best].",
 )  # fmt: skip
 @click.option(
-    "--rewire", default="rigl", show_default=True, type=click.Choice(files.STRATEGIES),
-    help="How connections are replaced.",
+    "--rewire", default="rigl", show_default=True, type=click.Choice(files.TRAINING_STRATEGIES),
+    help="How connections are replaced (docs/strategies.md).",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import nets
+from tests import sparse as sparse_asserts
 from tests.core import reference
 from tests.core.conftest import VARIANTS
 from zgedge import arena
@@ -226,7 +227,7 @@ def test_what_is_forgotten_leaves_no_byte(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["one-sparse-b1", "two-hidden-mixed", "replay-4-bit", "no-hidden"])
-@pytest.mark.parametrize("strategy", ["rigl", "set"])
+@pytest.mark.parametrize("strategy", [x for x in arena.STRATEGIES if x != "static"])
 def test_sealed_read_and_continued_is_as_if_never_stopped(name: str, strategy: str) -> None:
     network = NETWORKS[name]
     x, y = nets.samples(network, 40)
@@ -273,6 +274,30 @@ def test_step_that_is_refused_changes_no_byte(fault: str, variant: str) -> None:
         model._handle, learner._x_f32_at, learner._y_at, n, replay, None, None
     )
     assert np.array_equal(model.arena.buffer, before)
+
+
+SHAPES = (
+    "one-sparse-b1", "one-sparse-b4", "one-sparse-b8", "one-sparse-b16", "two-hidden-mixed",
+    "odd-everything", "no-hidden-sparse", "trunk", "trunk-replay-4-bit", "batch-1", "batch-64",
+    "replay-4-bit",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("strategy", arena.STRATEGIES)
+def test_strategies(name: str, strategy: str, variant: str) -> None:
+    model, twin = _start(name, strategy=strategy, gather=8, swaps=3)
+    run_both(model, twin, 20)
+    moved = twin.rewired > 0
+    assert moved == (strategy != "static") or NETWORKS[name].trunk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("strategy", arena.STRATEGIES)
+def test_strategies_through_three_thousand_steps(name: str, strategy: str, variant: str) -> None:
+    model, twin = _start(name, strategy=strategy, gather=24, swaps=3, rate=0.05)
+    run_both(model, twin, 3000)
 
 
 @pytest.mark.parametrize("learn", ["head", "none"])
@@ -333,30 +358,16 @@ def test_forward_equals_dense_integers(name: str, variant: str) -> None:
     assert one == model.predict(x[:20]).tolist()
 
 
-def _assert_sparse(model: Model, before: Network) -> None:
-    """What holds of every sparse network at any time."""
-    assert model.arena.network == before
-    for i, layer in enumerate(before.layers):
-        indices = model.arena.indices(i)
-        if indices is None:
-            continue
-        assert indices.shape == (layer.outputs, layer.per_row)
-        assert all(len(set(row)) == layer.per_row for row in indices.tolist()), "duplicate index"
-        assert int(indices.max()) < layer.inputs // layer.block
-        assert int(np.abs(model.arena.weights(i).astype(int)).max()) <= 127
-
-
-@pytest.mark.parametrize("strategy", ["rigl", "set"])
+@pytest.mark.parametrize("strategy", [x for x in arena.STRATEGIES if x != "static"])
 @pytest.mark.parametrize("name", ["one-sparse-b1-wide", "one-sparse-b16", "odd-everything"])
 def test_invariants_hold_through_two_thousand_steps(name: str, strategy: str) -> None:
     model, _ = _start(name, strategy=strategy, gather=1, swaps=3)
     learner = Learner(model)
-    network, size = model.arena.network, len(model.arena.buffer)
+    network = model.arena.network
     x, y = nets.samples(network, 64)
     for i in range(2000):
         learner.learn_one(x[i % 64], int(y[i % 64]))
-    _assert_sparse(model, network)
-    assert len(model.arena.buffer) == size
+    sparse_asserts.assert_arena(model.arena, network)
     assert learner.status()["rewired"] > 0
     model.seal()
     Model(nets.buffer(model.arena.buffer.tobytes()))

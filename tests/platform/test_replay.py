@@ -10,6 +10,7 @@ import pytest
 
 from tests.platform import builds, networks
 from tests.platform.networks import Case
+from zgedge import arena
 
 pytestmark = pytest.mark.xdist_group("platform")
 
@@ -90,6 +91,10 @@ def test_learning_happens(case: Case, native: list[Path], tmp_path: Path) -> Non
     assert got.correct > 1.5 * new / case.network.classes
     assert (got.rewired > 500) == (case.strategy != "static")
     assert (got.replayed > 0) == (case.replayed > 0)
+
+
+def test_every_strategy_is_among_them() -> None:
+    assert {case.strategy for case in networks.SMALL} == set(arena.STRATEGIES)
 
 
 @cases(networks.SMALL)

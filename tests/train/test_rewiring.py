@@ -1,6 +1,10 @@
-"""One suite for every strategy: budget, no duplicate, weight 0, order, determinism."""
+"""What each strategy scores; what all of them keep is in tests/test_strategies.py."""
 
 from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,18 +13,15 @@ pytest.importorskip("torch", reason="torch is not installed")
 import numpy as np
 import torch
 
-from zgedge import data
-from zgedge.arena import STRATEGIES as DEVICE
-from zgedge.budget import Task, named
+from tests import sparse
+from zgedge import arena, data
+from zgedge.budget import Task, named, sparse_plan
+from zgedge.errors import UsageError
 from zgedge.train import train
-from zgedge.train.rewiring import STRATEGIES, Connections, Strategy, rewire
-
-MEMBERS = sorted(STRATEGIES)
-
-
-def test_no_strategy_was_lost() -> None:
-    assert len(MEMBERS) == 3
-    assert set(DEVICE) <= set(MEMBERS)
+from zgedge.train.rewiring import STRATEGIES, Batch, Connections, Strategy, rewire
+from zgedge.train.rewiring.lottery import survivors
+from zgedge.train.start import LayerStart, Start
+from zgedge.train.tickets import plan_rounds
 
 
 def _connections(seed: int = 0, per_row: int = 6, blocks: int = 20, block: int = 4) -> Connections:
@@ -32,54 +33,156 @@ def _connections(seed: int = 0, per_row: int = 6, blocks: int = 20, block: int =
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_rows_keep_their_number_without_repetition(name: str) -> None:
-    c = _connections()
-    for progress in (0.0, 0.2, 0.5, 0.74):
-        rewire(STRATEGIES[name](), c, progress)
-        assert c.indices.shape == (9, 6)
-        assert all(len(set(row)) == 6 for row in c.indices.tolist())
-        assert int(c.indices.min()) >= 0
-        assert int(c.indices.max()) < 20
+def _seen(last: bool = False) -> Connections:
+    """Nine rows over 20 single inputs, and a batch of 256 random samples."""
+    c = _connections(block=1)
+    g = c.generator
+    batch = Batch(
+        torch.rand(256, 20, generator=g), torch.randn(256, 9, generator=g),
+        torch.randn(256, 9, generator=g), torch.randn(256, 4, generator=g), last,
+    )  # fmt: skip
+    return replace(c, batch=batch)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_new_connections_start_at_zero_and_others_are_untouched(name: str) -> None:
-    c = _connections()
-    values, indices = c.values.clone(), c.indices.clone()
-    places = rewire(STRATEGIES[name](), c, 0.0)
-    moved = torch.zeros(9, 6, dtype=torch.bool)
-    if places is not None:
-        moved.scatter_(1, places, True)
-        assert bool((c.indices[moved] != indices[moved]).all())
-    assert bool((c.values[moved] == 0).all())
-    assert torch.equal(c.values[~moved], values[~moved])
-    assert torch.equal(c.indices[~moved], indices[~moved])
-    assert (places is None) == (name == "static")
+def test_hebbian_is_the_covariance_of_input_and_activity() -> None:
+    c = _seen()
+    assert c.batch is not None
+    x, y = c.batch.inputs.numpy(), c.batch.outputs.relu().numpy()
+    expected = [[np.cov(x[:, i], y[:, r], bias=True)[0, 1] for i in range(20)] for r in range(9)]
+    found = STRATEGIES["hebbian"]().grow(c).numpy() / 256
+    assert np.allclose(found, np.abs(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_same_chance_same_wires(name: str) -> None:
-    a, b = _connections(3), _connections(3)
-    for c in (a, b):
-        rewire(STRATEGIES[name](), c, 0.1)
-    assert torch.equal(a.indices, b.indices)
+def test_hebbian_units_of_a_last_layer_are_as_active_as_their_class_is_right() -> None:
+    c = _seen(last=True)
+    assert c.batch is not None
+    right = (c.batch.errors < 0).float()
+    expected = (right - right.mean(0)).t() @ c.batch.inputs
+    assert torch.allclose(STRATEGIES["hebbian"]().grow(c), expected.abs(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_schedule_falls_to_nothing(name: str) -> None:
-    strategy: Strategy = STRATEGIES[name]()
-    shares = [strategy.fraction(p / 20) for p in range(21)]
-    assert shares == sorted(shares, reverse=True)
-    assert strategy.fraction(0.75) == strategy.fraction(1.0) == 0.0
+def test_three_factors_need_activity_and_see_no_weight_of_the_network() -> None:
+    c = _seen()
+    assert c.batch is not None
+    c.batch.outputs[:, 4] = -1.0  # a unit that is never active has no eligibility
+    c.batch.errors.zero_()  # what comes back through the network's weights is not used
+    found = STRATEGIES["three-factor"]().grow(c)
+    assert not found[4].any()
+    assert bool((found[torch.arange(9) != 4] > 0).all())
+    assert torch.equal(found, STRATEGIES["three-factor"]().grow(c))  # fixed signs
+    last = _seen(last=True)
+    assert last.batch is not None
+    own = (last.batch.errors.t() @ last.batch.inputs).abs()
+    assert torch.allclose(STRATEGIES["three-factor"]().grow(last), own, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_full_rows_are_left_alone(name: str) -> None:
-    c = _connections(per_row=20)
+def test_attention_draws_what_the_gradient_is_large_for() -> None:
+    c = _seen()
+    assert c.batch is not None
+    c.indices[:] = torch.arange(14, 20).repeat(9, 1)[:, :6]
+    c.batch.errors[:] = 3 * (c.batch.inputs[:, [3]] - 0.5)  # all units want input 3
+    drawn = [int(STRATEGIES["attention"]().grow(c)[0].argmax()) for _ in range(200)]
+    assert drawn.count(3) > 60
+    assert len(set(drawn)) > 3  # by chance, not always the largest
+    assert not set(drawn) & set(range(14, 20))
+
+
+def test_deep_rewiring_replaces_what_crossed_zero_and_no_more() -> None:
+    strategy, c = STRATEGIES["deepr"](), _connections(per_row=6, blocks=40, block=1)
+    strategy.begin(c)
+    assert rewire(strategy, c, 0.74) is None
+    crossed = torch.zeros(9, 6, dtype=torch.bool)
+    crossed[2, [0, 3, 5]] = crossed[7, 1] = True
+    c.values[crossed] *= -1
     before = c.indices.clone()
-    assert rewire(STRATEGIES[name](), c, 0.0) is None
-    assert torch.equal(c.indices, before)
+    replaced = rewire(strategy, c, 0.74)
+    assert replaced is not None
+    assert torch.equal(replaced, crossed)
+    assert torch.equal(c.indices != before, crossed)
+    sparse.assert_wiring(c.indices.numpy(), 9, 6, 40)
+
+
+def test_survivors_have_the_largest_weights_in_the_order_of_their_inputs() -> None:
+    values = torch.tensor([[[0.1], [-5.0], [3.0], [0.0], [3.0]]])
+    indices = torch.tensor([[9, 7, 8, 1, 2]])
+    places = survivors(values, indices, 3)
+    assert indices.gather(1, places).tolist() == [[2, 7, 8]]
+    assert survivors(values, indices, 2).tolist() == [[1, 2]]  # of two equal ones the first
+
+
+def test_rounds_of_a_lottery_become_narrower_and_share_the_steps() -> None:
+    network = sparse_plan(Task.of(data.load("digits")), 4096).network
+    rounds = plan_rounds(STRATEGIES["lottery"].rounds, network, 1000)
+    widths = [x.layers[0].width for x, _ in rounds]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] > network.layers[0].width
+    assert widths[0] <= network.inputs
+    assert [steps for _, steps in rounds] == [150] * 3
+    assert plan_rounds(STRATEGIES["lottery"].rounds, network, 30) == []
+    assert plan_rounds(STRATEGIES["rigl"].rounds, network, 1000) == []
+
+
+def test_lottery_keeps_wires_that_became_large_and_the_length_that_was_asked_for() -> None:
+    digits = data.load("digits")
+    network = sparse_plan(Task.of(digits), 4096, learning=False).network
+    made = {
+        name: train(digits, network, strategy=name, steps=400) for name in ("lottery", "static")
+    }
+    layer = network.layers[0]
+    for result in made.values():
+        assert result.planned_steps == 400
+        assert result.steps <= 400
+        sparse.assert_layer(layer, *(getattr(result.parameters.layers[0], x)
+                                     for x in ("weights", "indices")))  # fmt: skip
+    wires = [made[x].parameters.layers[0].indices for x in made]
+    assert wires[0] is not None
+    assert wires[1] is not None
+    assert (wires[0] != wires[1]).mean() > 0.3
+    # Fixed wires lie in a patch each; those that won lie wherever weights grew.
+    spread = [np.ptp(x.astype(int), axis=1).mean() for x in wires if x is not None]
+    assert spread[0] > spread[1]
+
+
+def test_lottery_goes_on_from_a_checkpoint_of_any_round(tmp_path: Path) -> None:
+    digits = data.load("digits")
+    network = sparse_plan(Task.of(digits), 4096, learning=False).network
+
+    def run(stop: int | None, path: Path | None) -> bytes:
+        from zgedge.train import fit as fitting
+
+        step, taken = fitting._Training._step, [0]
+
+        def counted(self: object, *args: object) -> float:
+            taken[0] += 1
+            if taken[0] == stop:
+                signal.raise_signal(signal.SIGINT)
+            return step(self, *args)  # type: ignore[arg-type]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitting._Training, "_step", counted)
+            result = train(digits, network, strategy="lottery", steps=120, checkpoint=path)
+        return arena.write(network, result.parameters)
+
+    whole = run(None, None)
+    for stop in (2, 9, 30, 50):
+        path = tmp_path / f"{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            run(stop, path)
+        assert run(None, path) == whole
+
+
+@pytest.mark.parametrize("name", ["deepr", "lottery"])
+def test_what_begins_at_random_takes_no_weights(name: str) -> None:
+    digits = data.load("digits")
+    network = sparse_plan(Task.of(digits), 4096).network
+    layers = tuple(
+        LayerStart(
+            np.zeros((x.outputs, x.width), np.float32), None, np.zeros(x.outputs, np.float32)
+        )
+        for x in network.layers
+    )
+    with pytest.raises(UsageError, match="random"):
+        train(digits, network, strategy=name, start=Start((), layers, 1.0, 1.0), steps=1)
 
 
 def test_smallest_go_and_steepest_come_with_ties_to_the_lower() -> None:
@@ -88,14 +191,16 @@ def test_smallest_go_and_steepest_come_with_ties_to_the_lower() -> None:
     c.values[:] = torch.tensor([0.5, 0.1, 0.1, 0.9]).view(1, 4, 1)
     c.indices[:] = torch.tensor([0, 2, 4, 6])
     c.gradient[:] = torch.tensor([9.0, 1, 9, 3, 9, 3, 9, 0, 2, 0]).view(1, 10, 1)
-    places = rewire(STRATEGIES["rigl"](), c, 0.0)
-    assert places is not None
-    assert places.tolist() == [[1]] * 9  # of two equal weights the first
+    replaced = rewire(STRATEGIES["rigl"](), c, 0.0)
+    assert replaced is not None
+    assert replaced.int().tolist() == [[0, 1, 0, 0]] * 9  # of two equal weights the first
     assert c.indices.tolist() == [[0, 3, 4, 6]] * 9  # of two equal gradients the lower input
 
 
 def test_new_strategy_is_two_scores() -> None:
     class Hub(Strategy):
+        device = "static"
+
         def drop(self, connections: Connections) -> torch.Tensor:
             return connections.values.abs().sum(dim=2)
 

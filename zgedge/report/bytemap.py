@@ -25,6 +25,7 @@ _LOOK = {
     net.LEARNER: ("l", "bright_red", "counters, rates, random generator"),
     net.SCRATCH: ("S", "bright_yellow", "errors and gradients of a step"),
     net.REPLAY: ("P", "magenta", "remembered samples"),
+    net.TRACES: ("T", "magenta", "sketches of inputs and errors"),
 }
 
 

@@ -26,7 +26,7 @@ class ZeroGrowthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     """A classifier of at most `budget` bytes, all that predicting and learning touch included.
 
     budget        a size such as "256KB"
-    rewire        strategy of rewiring while training: "rigl", "set" or "static"
+    rewire        strategy of rewiring while training (docs/strategies.md)
     epochs        passes over the data; None chooses by the size of the task
     learning      keep what `partial_fit` needs inside the budget
     rate          learning rate of `partial_fit`; None keeps the file's

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,23 @@ from zgedge.train.augment import jitter, warp
 from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
-from zgedge.train.pack import choose_memories, fitted_replay, pack, unknown_threshold
+from zgedge.train.pack import (
+    choose_memories,
+    fitted_replay,
+    pack,
+    unknown_threshold,
+    with_traces,
+)
 from zgedge.train.quantized import QuantizedLayer, QuantizedNetwork, logits
 from zgedge.train.recipe import Recipe, choose_recipe
 from zgedge.train.result import Epoch, TrainResult
-from zgedge.train.rewiring import STRATEGIES, Connections, Strategy, rewire
+from zgedge.train.rewiring import STRATEGIES, Batch, Connections, Strategy, rewire
 from zgedge.train.rewiring.base import clear
+from zgedge.train.rewiring.lottery import REWIND
 from zgedge.train.rewiring.static import Static
 from zgedge.train.start import Start
 from zgedge.train.teacher import taught_loss, teacher_of, teacher_steps
+from zgedge.train.tickets import plan_rounds, pruned
 from zgedge.train.trunk import features
 from zgedge.train.wiring import local_start, random_start
 
@@ -112,6 +121,12 @@ def fit(
         raise UsageError(
             f"{strategy!r} is not a way of rewiring.", f"Choose from {', '.join(STRATEGIES)}."
         )
+    if start is not None and not STRATEGIES[strategy].from_start:
+        takes = ", ".join(name for name, kind in STRATEGIES.items() if kind.from_start)
+        raise UsageError(
+            f"{strategy} begins with random weights, and this network's are given.",
+            f"Choose from {takes}.",
+        )
     if sum(length is not None for length in (epochs, steps, train_time)) > 1:
         raise UsageError("Epochs, steps and a training time are three ways to say one length.")
     if epochs is not None and epochs < 1:
@@ -157,10 +172,19 @@ class _Task:
     start: Start | None
     fit_replay: bool
 
-    def training(self, steps: int, teacher: QuantizedNetwork | None = None) -> _Training:
+    def training(
+        self,
+        steps: int,
+        teacher: QuantizedNetwork | None = None,
+        network: Network | None = None,
+        begin: Sequence[Tensor] | None = None,
+    ) -> _Training:
+        """`network` is another one than the task's, `begin` a state of it to begin with."""
         kind = STRATEGIES[self.strategy]
         strategy = kind() if self.start is None else kind(self.start.rewire, settled=True)
-        return _Training(self, self.network, strategy, steps, teacher, start=self.start)
+        return _Training(
+            self, network or self.network, strategy, steps, teacher, start=self.start, begin=begin
+        )
 
     def teaching(self, steps: int) -> _Training:
         """The training of a teacher for a student that trains for `steps`."""
@@ -197,19 +221,73 @@ def _run(
             teaching.loop(
                 None,
                 TrainingLog(None),
-                lambda state: {"steps": steps, "teacher": state, "student": None},
+                lambda state: {
+                    "steps": steps,
+                    "teacher": state,
+                    "student": None,
+                    "search": saved and saved["search"],
+                },
             )
         if teaching.best is not None:
             teaching.net.restore(teaching.best.shadow)
         taught_by = teaching.net
         done = teaching.state()
-    training = task.training(steps, taught_by)
-    training.began = began
-    training.resume(saved and saved["student"])
     taught = done if teacher else None
+    spent, ticket = 0, None
+    rounds = plan_rounds(STRATEGIES[task.strategy].rounds, task.network, steps)
+    if rounds:
+        spent = sum(length for _, length in rounds)
+        if saved is None or saved["student"] is None:
+            searched = saved and saved["search"]
+            ticket = _search(
+                task, rounds, taught_by, searched,
+                lambda state: {"steps": steps, "teacher": taught, "student": None, "search": state},
+            )  # fmt: skip
+    training = task.training(steps - spent, taught_by, begin=ticket)
+    training.began, training.spent = began, spent
+    training.resume(saved and saved["student"])
     return training.run(
-        progress, log, unknown, lambda state: {"steps": steps, "teacher": taught, "student": state}
+        progress,
+        log,
+        unknown,
+        lambda state: {"steps": steps, "teacher": taught, "student": state, "search": None},
     )
+
+
+def _search(
+    task: _Task,
+    rounds: Sequence[tuple[Network, int]],
+    teacher: QuantizedNetwork | None,
+    saved: State | None,
+    whole: Callable[[State], State],
+) -> list[Tensor]:
+    """Train the wider networks of `rounds`, each from what the one before leaves; the state that
+    the task's own network begins with."""
+    first = 0 if saved is None else saved["round"]
+    begin: list[Tensor] | None = None if saved is None else saved["begin"]
+    early: list[Tensor] | None = None if saved is None else saved["early"]
+    for number in range(first, len(rounds)):
+        network, steps = rounds[number]
+        training = task.training(steps, teacher, network, begin)
+        if number == 0:
+            training.early_at = max(1, int(REWIND * steps))
+        at: State = {"round": number, "begin": begin, "early": early}
+        if saved is not None and number == first:
+            training.resume(saved["training"])
+        training.loop(None, TrainingLog(None), partial(_within, whole, at))
+        early = early if training.early is None else training.early
+        assert early is not None
+        after = rounds[number + 1][0] if number + 1 < len(rounds) else task.network
+        begin = pruned(training.net, early, after)
+        # The early weights of what is left, for the rounds to come.
+        early = begin
+    assert begin is not None
+    return begin
+
+
+def _within(whole: Callable[[State], State], at: State, training: State) -> State:
+    """A checkpoint's state of a round's training."""
+    return whole({**at, "training": training})
 
 
 def _steps_within(task: _Task, seconds: float, teacher: bool) -> int:
@@ -362,6 +440,13 @@ def optimizer_of(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Op
     return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay, foreach=True)
 
 
+def device_strategy(strategy: str, network: Network) -> str:
+    """How a network that was trained so is rewired on a device. Where there is no room for the
+    sketches of attention, the gradient that they stand for takes their place."""
+    device = STRATEGIES[strategy].device
+    return "rigl" if device == "attention" and not network.traces else device
+
+
 def device_for(network: Network) -> torch.device:
     """A GPU where torch sees one and there is a trunk: other networks are too small to gain."""
     gpu = bool(network.trunk) and torch.cuda.is_available()
@@ -388,6 +473,7 @@ class _Training:
         teacher: QuantizedNetwork | None,
         rounds: bool = True,
         start: Start | None = None,
+        begin: Sequence[Tensor] | None = None,
     ) -> None:
         dataset = self.dataset = task.dataset
         self.task, self.network, self.strategy, self.seed = task, network, strategy, task.seed
@@ -411,6 +497,12 @@ class _Training:
         self.net = QuantizedNetwork(
             network, self.coding, wiring, self.generator, self.device, start
         )
+        if begin is not None:
+            self.net.restore(begin)
+        for layer in self.net.layers:
+            if layer.indices is not None:
+                with torch.no_grad():
+                    strategy.begin(self._connections(layer))
         self.batch = batch_size(len(kept), network)
         self.per_epoch = len(kept) // self.batch
         self.total = steps
@@ -424,6 +516,11 @@ class _Training:
             [p.detach().clone() for p in self.net.parameters()] if self.recipe.averaging else []
         )
         self.step = 0
+        self.spent = 0  # steps of the rounds before this training
+        # A copy of the network is kept at this step, where there is one.
+        self.early_at: int | None = None
+        self.early: list[Tensor] | None = None
+        self.head_errors: Tensor | None = None
         self.history: list[Epoch] = []
         self.best: _Snapshot | None = None
         self.top_accuracy = 0.0
@@ -508,6 +605,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "rng": self.epoch_rng,
+            "early": self.early,
             "step": self.step,
             "place": asdict(self.place),
             "history": [asdict(epoch) for epoch in self.history],
@@ -531,6 +629,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.rng.bit_generator.state = self.epoch_rng = state["rng"]
+        self.early = state.get("early")
         self.step = state["step"]
         self.place = _Place(**state["place"])
         self.history = [
@@ -582,6 +681,7 @@ class _Training:
         )
         for layer in self.net.layers:
             layer.tap.open = moves and self.strategy.uses_gradient
+            layer.tap.watched = moves and self.strategy.uses_batch
         loss = self._loss(codes[chosen], self.labels[chosen], observe)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -595,6 +695,8 @@ class _Training:
             self.optimizer.step()
         self._average()
         self.step += 1
+        if self.step == self.early_at:
+            self.early = self.net.state()
         return float(loss.detach())
 
     def _epoch(
@@ -650,10 +752,15 @@ class _Training:
             codes = jitter(codes, self.dataset.shape, self.recipe.shifts, self.recipe.cutout, rng)
         codes, labels = codes.to(self.device), labels.to(self.device)
         found = self.net.forward(codes, observe=observe and self.rounds, rounds=self.rounds)
+        if found.requires_grad and any(layer.tap.watched for layer in self.net.layers):
+            found.register_hook(self._keep_head_errors)  # type: ignore[no-untyped-call]
         loss = functional.cross_entropy(found, labels, label_smoothing=self.recipe.smoothing)
         if self.teacher is None:
             return loss
         return taught_loss(loss, found, self.teacher.shadow(codes))
+
+    def _keep_head_errors(self, errors: Tensor) -> None:
+        self.head_errors = errors
 
     def _average(self) -> None:
         """Move the averaged weights towards the present ones, fast at first."""
@@ -664,28 +771,40 @@ class _Training:
 
     def _rewire(self, layer: QuantizedLayer, at: float) -> int:
         """Replace connections of a layer; how many weights were replaced."""
-        gradient, layer.tap.gradient = layer.tap.gradient, None
+        tap = layer.tap
         if layer.indices is None:
             return 0
-        spec = layer.layer
-        connections = Connections(
-            layer.values.detach(),
-            layer.indices,
-            spec.inputs // spec.block,
-            gradient,
-            self.generator,
-        )
-        places = rewire(self.strategy, connections, at)
-        if places is None:
+        connections = self._connections(layer)
+        tap.gradient = tap.inputs = tap.outputs = tap.errors = None
+        replaced = rewire(self.strategy, connections, at)
+        if replaced is None:
             return 0
         # What the optimizer remembers is of the weights that went.
         for moment in self.optimizer.state[layer.values].values():
             if isinstance(moment, Tensor) and moment.shape == layer.values.shape:
-                clear(moment, places)
+                clear(moment, replaced)
         for own, average in zip(self.net.parameters(), self.averages, strict=False):
             if own is layer.values:
-                clear(average, places)
-        return places.numel() * spec.block
+                clear(average, replaced)
+        return int(replaced.sum()) * layer.layer.block
+
+    def _connections(self, layer: QuantizedLayer) -> Connections:
+        """A sparse layer as its strategy sees it, with what its tap caught."""
+        tap, spec = layer.tap, layer.layer
+        assert layer.indices is not None
+        batch = None
+        if tap.inputs is not None and tap.outputs is not None and tap.errors is not None:
+            assert self.head_errors is not None
+            last = layer is self.net.layers[-1]
+            batch = Batch(tap.inputs, tap.outputs, tap.errors, self.head_errors, last)
+        return Connections(
+            layer.values.detach(),
+            layer.indices,
+            spec.inputs // spec.block,
+            tap.gradient,
+            self.generator,
+            batch,
+        )
 
     def _snapshot(self, epoch: int, batches: list[Tensor]) -> _Snapshot:
         """The network as it is now, with averaged weights where these are kept.
@@ -752,6 +871,8 @@ class _Training:
             held = logits(self.network, best.layers, self.held_codes, best.trunk)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
         memories = None
+        if STRATEGIES[strategy].device == "attention":
+            self.network = with_traces(self.network)
         if self.network.learning and self.network.replay_samples:
             y = self.labels.numpy()
             if self.task.fit_replay:
@@ -768,9 +889,9 @@ class _Training:
             best.layers,
             best.trunk,
             self.coding,
-            strategy=strategy,
+            strategy=device_strategy(strategy, self.network),
             seed=self.seed,
-            steps=best.step,
+            steps=best.step + self.spent,
             accuracy=accuracy,
             unknown=threshold,
             replay=memories,
@@ -782,7 +903,7 @@ class _Training:
             accuracy=accuracy,
             validation_accuracy=best.accuracy,
             shadow_accuracy=shadow_accuracy,
-            steps=best.step,
+            steps=best.step + self.spent,
             seconds=seconds,
             interrupted=interrupted,
         )
@@ -795,8 +916,8 @@ class _Training:
             shadow_accuracy=shadow_accuracy,
             history=self.history,
             best_epoch=best.epoch,
-            steps=best.step,
-            planned_steps=self.total,
+            steps=best.step + self.spent,
+            planned_steps=self.total + self.spent,
             threads=torch.get_num_threads(),
             seconds=seconds,
             interrupted=interrupted,

@@ -23,11 +23,13 @@ from zgedge.arena import (
 )
 from zgedge.budget import MAX_REPLAY_SAMPLES
 from zgedge.data.dataset import Dataset
-from zgedge.network import REPLAY_BITS, REPLAY_POOLS, Network
+from zgedge.network import REPLAY_BITS, REPLAY_POOLS, SPARSE, Network
 from zgedge.train.inputs import InputCoding
 from zgedge.train.quantized import logits
 
 SCORE_ONE = 32_768
+# Parts of the sketches of the attention strategy; more gain nothing (docs/strategies/attention.md).
+TRACES = 8
 # Share of rightly classified held-out samples that the threshold may call unknown.
 UNKNOWN_SHARE = 0.02
 # Accuracy that coarser memories may cost, on so many rows.
@@ -128,6 +130,25 @@ def fitted_replay(
         ):
             best = sized
     return best
+
+
+def with_traces(network: Network) -> Network:
+    """The network with room for the sketches of the attention strategy, which its replay gives up.
+
+    As it is where it learns nothing, has no sparse layer, or a replay too small to hold a sample of
+    each class then.
+    """
+    sparse = any(layer.kind == SPARSE for layer in network.layers)
+    if network.traces or not (network.learning and sparse and network.replay_samples):
+        return network
+    traced = replace(network, traces=TRACES)
+    while traced.file_bytes > network.file_bytes:
+        over = traced.file_bytes - network.file_bytes
+        left = traced.replay_samples - -(-over // traced.replay_sample_bytes)
+        if left < network.classes:
+            return network
+        traced = replace(traced, replay_samples=left)
+    return traced
 
 
 def choose_memories(

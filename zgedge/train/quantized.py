@@ -38,13 +38,21 @@ EXACT_CHUNK = 4096
 
 @dataclass
 class GradientTap:
-    """Where a sparse layer's backward pass leaves its dense gradient when `open` is set.
+    """Where a sparse layer leaves its dense gradient when `open` is set, and what it did with the
+    batch when `watched` is.
 
     gradient  float32 [rows, blocks, block] of the last backward pass, or None
+    inputs    float32 [n, inputs] of the last pass, or None
+    outputs   float32 [n, rows], what it gave, biases included
+    errors    float32 [n, rows], the gradient that came back
     """
 
     open: bool = False
+    watched: bool = False
     gradient: Tensor | None = None
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    errors: Tensor | None = None
 
 
 def scatter_dense(values: Tensor, indices: Tensor, inputs: int) -> Tensor:
@@ -77,6 +85,8 @@ class SparseProduct(torch.autograd.Function):
         to_values = dense.gather(1, indices.unsqueeze(-1).expand(values.shape))
         if ctx.tap.open:
             ctx.tap.gradient = dense
+        if ctx.tap.watched:
+            ctx.tap.inputs, ctx.tap.errors = x, out
         del dense
         to_x = None
         if ctx.needs_input_grad[0]:
@@ -135,7 +145,10 @@ class QuantizedLayer:
         if self.indices is None:
             return x @ values.t() + self.bias
         out = SparseProduct.apply(x, values, self.indices, self.tap)  # type: ignore[no-untyped-call]
-        return torch.add(out, self.bias)
+        out = torch.add(out, self.bias)
+        if self.tap.watched:
+            self.tap.outputs = out.detach()
+        return out
 
     def rounded(self) -> Tensor:
         """The shadow values as int8 weights hold them, with gradients passed through."""
@@ -232,18 +245,19 @@ class QuantizedNetwork:
 
     def state(self) -> list[Tensor]:
         """Copies of all that training changes; `restore` brings it back."""
-        return [t.detach().clone() for t in self._tensors()]
+        return [t.detach().clone() for t in self.tensors()]
 
     def restore(self, state: Sequence[Tensor]) -> None:
         """Set everything to what `state` returned, in place. Raises ValueError for another net."""
-        own = self._tensors()
+        own = self.tensors()
         if [t.shape for t in own] != [t.shape for t in state]:
             raise ValueError("the state is of another network")
         with torch.no_grad():
             for tensor, saved in zip(own, state, strict=True):
                 tensor.copy_(saved)
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """All that training changes, in the order of `state`."""
         found = self.parameters()
         for layer in self.layers:
             found += [layer.clip] if layer.indices is None else [layer.clip, layer.indices]

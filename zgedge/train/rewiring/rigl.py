@@ -7,15 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zgedge.train.rewiring.base import Connections, Strategy
+from zgedge.train.rewiring.base import Connections, SmallestGo
 
 
-class RigL(Strategy):
+class RigL(SmallestGo):
+    device: ClassVar[str] = "rigl"
     uses_gradient: ClassVar[bool] = True
-
-    def drop(self, connections: Connections) -> Tensor:
-        score: Tensor = torch.linalg.vector_norm(connections.values, dim=2)
-        return score
 
     def grow(self, connections: Connections) -> Tensor:
         assert connections.gradient is not None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from zgedge.train.rewiring.base import Connections, Strategy
+from zgedge.train.rewiring.base import Connections, SmallestGo
 
 
-class Set(Strategy):
-    def drop(self, connections: Connections) -> Tensor:
-        score: Tensor = torch.linalg.vector_norm(connections.values, dim=2)
-        return score
+class Set(SmallestGo):
+    device: ClassVar[str] = "set"
 
     def grow(self, connections: Connections) -> Tensor:
         rows = len(connections.indices)

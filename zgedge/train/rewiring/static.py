@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from zgedge.train.rewiring.base import Connections, Strategy
 
 
 class Static(Strategy):
+    device: ClassVar[str] = "static"
+
     def fraction(self, progress: float) -> float:
         return 0.0
 

@@ -48,6 +48,15 @@ _LAYER = struct.Struct("<BBBBIIIfff4x")
 _TRUNK = struct.Struct("<BBBBIIIfffBBBx")
 _LEARNER = struct.Struct("<QQQQIIfHHHHIIIQ")
 _TRACES = struct.Struct("<HHHH")
+_ANCHORS = struct.Struct("<IIII")
+_WATCH = struct.Struct("<IHHIfIIIIII6QI4x")
+_DETECTOR = struct.Struct("<IIQI4x")
+FEWEST_ANCHORS = 100  # below which the guard is off
+FEWEST_SEEN = 30  # values before a detector's mean is one
+BOUNDS = (15 * 65_536, 8 * 65_536)  # of the detectors of errors and of doubt
+ONE = 65_536  # of a fraction in 16.16 fixed point
+LENGTH = 2000  # steps of plasticity after drift
+ASSUMED = 100  # samples that a detector's mean from training counts as
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -111,6 +120,8 @@ class Parameters:
     input_scale   float32 [groups], steps per unit of a raw value
     input_center  float32 [groups], raw value that is coded as the zero point
     replay        (codes uint8 [n, features], labels int [n]) to remember from the start, or None
+    anchors       (codes uint8 [n, features], labels int [n], right bool [n]): samples to judge by,
+                  and whether this network, reading them as they are packed, has each right
     accuracy      test accuracy at training, 0..1, or None
     """
 
@@ -128,6 +139,7 @@ class Parameters:
     budget: int = 0
     learner: LearnerParameters | None = None
     replay: tuple[UInt8, npt.NDArray[np.int64]] | None = None
+    anchors: tuple[UInt8, npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None = None
     trunk: Sequence[TrunkParameters] = ()
 
 
@@ -282,6 +294,11 @@ def write(network: Network, p: Parameters) -> bytes:
             "The attention strategy needs traces, which this network was not planned with.",
             "Plan it with traces, or choose another strategy.",
         )
+    if network.learning and network.watch:
+        parts[net.WATCH] = _watch_bytes(network, p)
+    if network.learning and network.anchors:
+        parts[net.ANCHORS] = _anchors_bytes(network, p)
+        parts[net.SNAPSHOT] = _snapshot_bytes(network, p)
     for kind, offset, size in sections:
         part = parts.get(kind, b"")
         if part and len(part) != size:
@@ -344,10 +361,58 @@ def _replay_bytes(network: Network, codes: UInt8, labels: npt.NDArray[np.int64])
     held = np.zeros(room, "<u2" if wide else np.uint8)
     held[: len(labels)] = labels
     data = np.zeros((room, network.replay_stride), np.uint8)
+    data[: len(codes)] = pack_sample(network, codes)
+    return counts.tobytes() + held.tobytes() + data.tobytes()
+
+
+def anchors_held(network: Network, p: Parameters) -> int:
+    """Anchors that a file starts with."""
+    return 0 if p.anchors is None else min(len(p.anchors[1]), network.anchors)
+
+
+def _anchors_bytes(network: Network, p: Parameters) -> bytes:
+    room, held = network.anchors, anchors_held(network, p)
+    labels = np.zeros(room, "<u2" if network.classes > 256 else np.uint8)
+    flags = np.zeros(room, np.uint8)
+    data = np.zeros((room, network.replay_stride), np.uint8)
+    if p.anchors is not None:
+        codes = p.anchors[0][:held]
+        labels[:held] = p.anchors[1][:held]
+        flags[:held] = 3 * p.anchors[2][:held]
+        data[:held] = pack_sample(network, codes)
+    head = _ANCHORS.pack(room, held, 0, 0)
+    return head + labels.tobytes() + flags.tobytes() + data.tobytes()
+
+
+def pack_sample(network: Network, codes: UInt8) -> UInt8:
+    """Features [n, features] as the replay and the anchors hold them: [n, stride]."""
     if network.replay_pool:
         codes = pool_codes(codes, network.shape)
-    data[: len(codes)] = pack_codes(codes, network.replay_bits)
-    return counts.tobytes() + held.tobytes() + data.tobytes()
+    return pack_codes(codes, network.sample_bits)
+
+
+def _watch_bytes(network: Network, p: Parameters) -> bytes:
+    """A quiet watch that knows from training how often, and how surely, the network is right."""
+    held = anchors_held(network, p)
+    right = 0 if p.anchors is None else int(p.anchors[2][:held].sum())
+    usual = 0 if p.accuracy is None else round(ONE * p.accuracy)
+    usual = ONE * right // held if held else usual
+    blob = _WATCH.pack(
+        0, 0, 0, LENGTH, 0.0, right, network.anchors, 0, 0, 0, usual, 0, 0, 0, 0, 0, 0, usual
+    )
+    known = ASSUMED if usual else 0
+    blob += _DETECTOR.pack(known, 0, known * (ONE - usual), 0)
+    known = ASSUMED if held else 0
+    return blob + _DETECTOR.pack(known, 0, known * ONE, 0)
+
+
+def _snapshot_bytes(network: Network, p: Parameters) -> bytes:
+    blob = b"".join(np.asarray(q.bias, "<i4").tobytes() for q in p.layers)
+    blob += b"".join(
+        np.ascontiguousarray(q.indices, "<u2").tobytes() for q in p.layers if q.indices is not None
+    )
+    blob += b"".join(np.ascontiguousarray(q.weights).tobytes() for q in p.layers)
+    return blob.ljust(network.snapshot_bytes, b"\0")
 
 
 def _trunk_layer(
@@ -505,7 +570,8 @@ class Arena:
             names_bytes=self.offsets[net.NAMES][1], groups=groups, task=net.TASKS[task],
             learning=bool(flags & 1), batch=batch, replay_samples=replay_samples,
             replay_bits=replay_bits, replay_pool=replay_pool, align=align, trunk=tuple(trunk),
-            traces=self._traces(),
+            traces=self._traces(), watch=net.WATCH in self.offsets,
+            anchors=self._anchor_room(),
         )  # fmt: skip
         texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
         self.class_names = tuple(texts[:classes])
@@ -513,6 +579,10 @@ class Arena:
         if (twice := _twice(labels)) is not None:
             raise ValueError(f"two classes are called {twice!r}")
         self.feature_names = tuple(texts[classes:]) if names & 2 else None
+
+    def _anchor_room(self) -> int:
+        section = self.section(net.ANCHORS)
+        return int(_ANCHORS.unpack_from(section.data)[0]) if len(section) else 0
 
     def section(self, kind: int) -> UInt8:
         """Bytes of a section; empty where the file has none."""
@@ -597,3 +667,42 @@ class Arena:
             "strategy": STRATEGIES[strategy], "swaps": swaps, "gather": gather,
             "remembered": filled, "correct": correct,
         }  # fmt: skip
+
+    def watch(self) -> dict[str, Any] | None:
+        """State of drift and guard, as `Learner.status` names it; None where nothing is watched."""
+        section = self.section(net.WATCH)
+        if not len(section):
+            return None
+        (
+            epoch, trial, caution, age, rate, best, limit, _, _, _, recent, warnings, confirmed,
+            accepted, rolled_back, rejected, watched, usual,
+        ) = _WATCH.unpack_from(section.data)  # fmt: skip
+        room, filled, right = self.network.anchors, 0, 0
+        if room:
+            anchors = self.section(net.ANCHORS)
+            filled = int(_ANCHORS.unpack_from(anchors.data)[1])
+            start = net.ANCHORS_BYTES + room * (2 if self.network.classes > 256 else 1)
+            right = int((anchors[start : start + filled] >> 1).sum())
+        on = filled >= FEWEST_ANCHORS
+        return {
+            "epoch": epoch, "anchors": filled, "anchors_right": right, "best": best,
+            "smallest_drop": 100 * max(0.01, 2 * (best * (filled - best)) ** 0.5 / filled**1.5)
+            if on else None,
+            "guard": "on" if on else "off", "trial": bool(trial), "caution": caution,
+            "plasticity": 1 - age / LENGTH, "accepted": accepted, "rolled_back": rolled_back,
+            "drift": {
+                "level": self._drift_level(section, bool(trial)), "warnings": warnings,
+                "confirmed": confirmed, "rejected": rejected, "recent": recent / ONE,
+                "usual": usual / ONE or None, "watched": watched,
+            },
+        }  # fmt: skip
+
+    @staticmethod
+    def _drift_level(section: UInt8, trial: bool) -> str:
+        if trial:
+            return "confirmed"
+        for at, bound in zip((96, 120), BOUNDS, strict=True):
+            seen, held, _, total = _DETECTOR.unpack_from(section.data, at)
+            if held or (seen >= FEWEST_SEEN and total > bound // 2):
+                return "warning"
+        return "quiet"

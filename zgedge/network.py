@@ -23,6 +23,7 @@ MAX_POOL_KERNEL = 8
 MAX_STRIDE = 4
 MAX_BATCH = 64
 MAX_REPLAY = 65_535
+MAX_ANCHORS = 65_535
 BLOCKS = (1, 4, 8, 16)
 REPLAY_BITS = (1, 2, 4, 8)
 REPLAY_POOLS = (0, 2)
@@ -35,17 +36,18 @@ TASKS = ("table", "picture", "series")
 NET, NAMES, INPUT, WEIGHTS, INDICES, ROWS, ACTIVATIONS, RESIDUAL, SCRATCH, REPLAY, LEARNER = range(
     1, 12
 )
-TRACES = 16
+ANCHORS, WATCH, SNAPSHOT, TRACES = 12, 13, 14, 16
 ORDER = (
     NET, NAMES, INPUT, ROWS, WEIGHTS, INDICES, ACTIVATIONS, RESIDUAL, LEARNER, SCRATCH, REPLAY,
-    TRACES,
+    ANCHORS, WATCH, SNAPSHOT, TRACES,
 )  # fmt: skip
 SECTION_NAMES = {
     NET: "network", NAMES: "names", INPUT: "input", WEIGHTS: "weights", INDICES: "indices",
     ROWS: "rows", ACTIVATIONS: "activations", RESIDUAL: "residual", SCRATCH: "scratch",
-    REPLAY: "replay", LEARNER: "learner", TRACES: "traces",
+    REPLAY: "replay", LEARNER: "learner", ANCHORS: "anchors", WATCH: "watch", SNAPSHOT: "snapshot",
+    TRACES: "traces",
 }  # fmt: skip
-LEARNING_SECTIONS = (RESIDUAL, SCRATCH, REPLAY, LEARNER, TRACES)
+LEARNING_SECTIONS = (RESIDUAL, SCRATCH, REPLAY, LEARNER, ANCHORS, WATCH, SNAPSHOT, TRACES)
 
 HEADER_BYTES = 48
 ENTRY_BYTES = 16
@@ -56,6 +58,9 @@ LEARNER_LAYER_BYTES = 8
 TRACES_BYTES = 8
 MAX_TRACES = 64
 RESIDUAL_BITS = 4
+WATCH_BYTES = 144
+ANCHORS_BYTES = 16  # and for each anchor its sample and a byte of flags
+ANCHOR_BITS = 4  # of a value where there is no replay to share its packing with
 
 
 def _round4(n: int) -> int:
@@ -338,6 +343,9 @@ class Network:
     sample its features at `replay_bits` each or, where `replay_pool` is 2, the means of 2 x 2
     places of the picture. `traces` are the parts of the sketches that the attention strategy learns
     with, 0 for none.
+    places of the picture. `watch` is whether drift is watched for; `anchors` are samples, packed as
+    those of the replay, by which what was learned is judged, and they come with the state that was
+    accepted last.
     """
 
     shape: tuple[int, int, int]
@@ -351,6 +359,8 @@ class Network:
     replay_samples: int = 0
     replay_bits: int = 0
     replay_pool: int = 0
+    anchors: int = 0
+    watch: bool = False
     align: int = 8
     trunk: tuple[TrunkLayer, ...] = ()
     traces: int = 0
@@ -379,6 +389,8 @@ class Network:
             raise ValueError(f"a replay of {self.replay_pool} x {self.replay_pool} places is none")
         if self.replay_pool and (self.trunk or self.groups != 1 or not self.replay_samples):
             raise ValueError("places are put together in the replay of a picture without a trunk")
+        if not 0 <= self.anchors <= MAX_ANCHORS or (self.anchors and not self.watch):
+            raise ValueError(f"{self.anchors} anchors are outside the format, or nothing is watched")
 
     def _check_trunk(self) -> None:
         if not self.trunk:
@@ -446,11 +458,23 @@ class Network:
     @property
     def replay_stride(self) -> int:
         """Bytes of one remembered sample, its label apart."""
-        return (self.replay_values * self.replay_bits + 7) // 8
+        return (self.replay_values * self.sample_bits + 7) // 8
+
+    @property
+    def sample_bits(self) -> int:
+        """Bits of a value of a remembered sample or an anchor; 0 where there is none."""
+        return self.replay_bits or (ANCHOR_BITS if self.anchors else 0)
 
     @property
     def replay_sample_bytes(self) -> int:
         return self.replay_stride + (2 if self.classes > 256 else 1)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """What an accepted state takes: biases, indices, weights and residual bits."""
+        return sum(4 * x.outputs + 2 * x.indices + x.weights for x in self.layers) + sum(
+            (x.weights + 1) // 2 for x in self.layers if not x.residual_in_index
+        )
 
     def section_bytes(self) -> dict[int, int]:
         """Bytes of each section that this network has, in file order."""
@@ -484,6 +508,11 @@ class Network:
             if self.traces and rewirable:
                 rows = max(x.outputs for x in self.layers if x.kind == SPARSE)
                 sizes[TRACES] = TRACES_BYTES + 4 * rows + self.traces * (rows + rewirable)
+            if self.watch:
+                sizes[WATCH] = WATCH_BYTES
+            if self.anchors:
+                sizes[ANCHORS] = ANCHORS_BYTES + self.anchors * (self.replay_sample_bytes + 1)
+                sizes[SNAPSHOT] = self.snapshot_bytes
         return {kind: sizes[kind] for kind in ORDER if sizes.get(kind)}
 
     def sections(self) -> Iterator[tuple[int, int, int]]:
@@ -504,8 +533,9 @@ class Network:
     def for_inference(self) -> Network:
         """The same network without what only learning needs."""
         return replace(
-            self, learning=False, batch=1, replay_samples=0, replay_bits=0, replay_pool=0, traces=0
-        )
+            self, learning=False, batch=1, replay_samples=0, replay_bits=0, replay_pool=0, traces=0,
+            anchors=0, watch=False,
+        )  # fmt: skip
 
     @property
     def inference_bytes(self) -> int:

@@ -37,6 +37,8 @@ FIELDS = {
         "STEP SAMPLES REWIRED CLAMPED KEY CURSOR RATE LEARN STRATEGY SWAPS GATHER GATHERED FILLED "
         "RESERVED CORRECT",
     ),
+    "A": (arena._ANCHORS, "ROOM FILLED CURSOR TRIED"),
+    "D": (arena._DETECTOR, "SEEN HELD TOTAL SUM ZERO"),
 }
 STRUCTURES = {"zge_fault": core.Fault, "zge_tick": core.Tick, "zge_config": core.Config}
 
@@ -59,7 +61,7 @@ def probe(cc: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         f"static const uint8_t data[] = {{{data}}};\nint main(void) {{\n{lines}}}\n"
     )
     program = folder / "probe"
-    units = [str(CORE / f"zge_{x}.c") for x in ("arena", "learn", "model", "trunk", "kernels")]
+    units = [str(path) for path in sorted(CORE.glob("*.c"))]
     command = [cc, "-std=gnu11", "-DZGE_VARIANT=portable", f"-I{CORE}", str(source), *units]
     subprocess.run([*command, "-o", str(program)], check=True)
     out = subprocess.run([program], capture_output=True, text=True, check=True).stdout
@@ -121,7 +123,7 @@ STATUSES = {
     "E_SCALE": (-11, "scale, bias or weight"), "E_STATE": (-12, "learner's state"),
     "E_ALIGN": (-13, "multiple of 8 bytes"), "E_INPUT": (-14, "NaN or an infinity"),
     "E_LABEL": (-15, "label"), "E_NO_LEARNING": (-16, "without what learning needs"),
-    "E_VARIANT": (-17, "kernel variant"),
+    "E_VARIANT": (-17, "kernel variant"), "E_NO_GUARD": (-18, "no anchors"),
 }  # fmt: skip
 
 
@@ -145,6 +147,6 @@ def test_hints_are_for_statuses_of_a_file() -> None:
     assert set(core.HINTS) <= {number for number, _ in STATUSES.values() if -14 < number < -1}
 
 
-@pytest.mark.parametrize("number", [1, -18, -99, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("number", [1, -19, -99, 2**31 - 1, -(2**31)])
 def test_number_that_is_no_status_has_a_text_too(number: int) -> None:
     assert core.status_text(number) == "unknown status"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.core.reference_guard import Guard
 from tests.core.reference_rewiring import Traces, centred, sampled
 from zgedge import arena as files
 from zgedge import network as net
@@ -232,10 +233,31 @@ class Learner:
                 )
             )  # fmt: skip
         widest = max((x.spec.inputs for x in self.layers if x.spec.kind == net.SPARSE), default=0)
-        self.grad = np.zeros(widest, np.int64)
+        hidden = max((x.spec.inputs for x in self.layers[1:]), default=0)
+        grad = a.section(net.SCRATCH)[4 * hidden * self.network.batch :]
+        self.grad = grad[: 4 * widest].view("<i4").astype(np.int64)
         self.labels: list[int] = []
         self.memory: list[Ints] = []  # codes as the replay holds them
-        self.rewired = self.clamped = self.correct = self.samples = 0
+        self._read_replay(a, state["remembered"])
+        self.rewired, self.clamped = state["rewired"], state["clamped"]
+        self.correct, self.samples = state["correct"], state["samples"]
+        self.held: list[int] = []  # columns of this step that are held back
+        self.tick = (0, 0)  # drift and guard of the last step
+        self.guard = Guard(self, a)
+
+    def _read_replay(self, a: Arena, filled: int) -> None:
+        n = self.network
+        if not filled:
+            return
+        wide = 2 if n.classes > 256 else 1
+        section = a.section(net.REPLAY)[(2 * n.classes + 3) // 4 * 4 :]
+        labels = section[: wide * n.replay_samples].view("<u2" if wide == 2 else np.uint8)
+        packed = section[wide * n.replay_samples :].reshape(-1, n.replay_stride)[:filled]
+        codes = files.unpack_codes(packed, n.replay_bits, n.replay_values)
+        if n.replay_pool:
+            codes = files.spread_codes(codes, n.shape)
+        self.labels = [int(x) for x in labels[:filled]]
+        self.memory = list(codes.astype(np.int64))
 
     def codes(self, x: npt.NDArray[Any]) -> Ints:
         """Features [samples, features]: the codes of raw values where there is no trunk."""
@@ -256,6 +278,28 @@ class Learner:
             y = acc.astype(np.float32) * layer.multiplier[:, None]
             codes = np.rint(np.clip(y, 0, 255)).astype(np.int64)
         raise AssertionError("a network has a head")
+
+    def winners(self, logits: Ints) -> list[tuple[int, int]]:
+        """Class and score, of 32,768, of each column of logits."""
+        s_in, s_w, _, _ = self.arena.scales[-1]
+        to_table = np.float32(np.float32(16) * np.float32(s_in)) * np.float32(s_w)
+        out = []
+        for column in logits.T:
+            below_top = np.float32(column.max() - column) * to_table
+            total = sum(EXP[int(np.rint(np.float32(min(b, 255))))] for b in below_top)
+            out.append((int(np.argmax(column)), (32768 * 32768 + total // 2) // total))
+        return out
+
+    def answers(self, codes: Ints) -> list[tuple[int, int]]:
+        """Class and score of features [features, samples]."""
+        return self.winners(self.forward(codes))
+
+    def watch(self, x: npt.NDArray[Any]) -> tuple[int, int]:
+        """What zge_learner_watch does with one sample: the class, and whether a warning begins."""
+        clamped = self.clamped
+        ((winner, score),) = self.answers(self.codes(x[None]).T)
+        clamped, self.clamped = self.clamped - clamped, clamped
+        return winner, self.guard.watch(score, clamped)
 
     def head_error(self, logits: Ints, labels: list[int], fresh: int) -> None:
         head = self.layers[-1]
@@ -327,7 +371,7 @@ class Learner:
                 left -= layer.spec.outputs
         return None
 
-    def visit(self, i: int, row: int) -> None:
+    def visit(self, i: int, row: int, swaps: int) -> None:
         layer = self.layers[i]
         block, per_row = layer.spec.block, layer.spec.per_row
         blocks = layer.spec.inputs // block
@@ -341,7 +385,7 @@ class Learner:
         steep = score.sum(1)
         base = stream(self.key, self.now, GROW)
         taken: set[int] = set()
-        for swap in range(min(self.swaps, blocks - per_row, per_row)):
+        for swap in range(min(swaps, blocks - per_row, per_row)):
             if self.strategy == "set":
                 grown = self.anywhere(wired, blocks, random(base, swap))
             else:
@@ -380,7 +424,7 @@ class Learner:
                     n = places.shape[0] * places.shape[1]
                     places[:] = (places.sum((0, 1)) + n // 2) // n
             codes = picture.reshape(-1)
-        step = 255 // (2**self.network.replay_bits - 1)
+        step = 255 // (2**self.network.sample_bits - 1)
         return (codes + step // 2) // step * step
 
     def keep(self, codes: Ints, labels: list[int]) -> None:
@@ -388,6 +432,11 @@ class Learner:
         room = self.network.replay_samples
         for c, label in enumerate(labels):
             packed = self.as_remembered(codes[:, c])
+            if c in self.held:
+                self.guard.add(packed, label)
+                continue
+            if not room:
+                continue
             if len(self.labels) < room:
                 self.labels.append(label)
                 self.memory.append(packed)
@@ -410,7 +459,9 @@ class Learner:
         self.clamped = clamped
 
     def step(self, x: npt.NDArray[Any], y: list[int], replay: int) -> None:
+        clamped = self.clamped
         new = self.codes(x).T
+        clamped = self.clamped - clamped
         labels, columns = list(y), [new]
         if self.labels and self.learn != "none":
             base = stream(self.key, self.now, DRAW)
@@ -418,35 +469,51 @@ class Learner:
                 slot = below(random(base, c), len(self.labels))
                 columns.append(self.memory[slot][:, None])
                 labels.append(self.labels[slot])
-        self.head_error(self.forward(np.concatenate(columns, 1)), labels, len(y))
+        logits = self.forward(np.concatenate(columns, 1))
+        answers = self.winners(logits[:, : len(y)])
+        self.head_error(logits, labels, len(y))
+        self.tick = (0, 0)
         if self.learn != "none":
+            self.held = self.guard.hold(len(y))
+            self.layers[-1].delta[:, self.held] = 0
             self._learn(labels)
-            if self.network.replay_samples:
+            if self.network.replay_samples or self.held:
                 self.keep(new, y)
+            self.tick = self.guard.tick(answers, y, self.held, new, clamped)
+            self.held = []
         self.now += 1
         self.samples += len(y)
+
+    def restart(self) -> None:
+        """Forget what was gathered for the row under the cursor."""
+        self.grad[:] = 0
+        self.gathered = self.activity = 0
+        if self.traces is not None:
+            self.traces.forget()
 
     def _learn(self, labels: list[int]) -> None:
         total = len(labels)
         last = len(self.layers) - 1
         lowest = last if self.learn == "head" else 0
-        scale = np.float32(self.rate / np.float32(total))
+        rate, swaps, gather = self.guard.pace()
+        scale = np.float32(rate / np.float32(total))
         doublings = [0] * (last + 1)
         for i in range(last, lowest, -1):
             doublings[i - 1] = doublings[i] + self.hidden_error(i)
-        moves = lowest == 0 and self.strategy != "static" and self.swaps > 0
+        moves = lowest == 0 and self.strategy != "static" and swaps > 0
         under = self.under_cursor() if moves else None
         if under is not None and self.strategy != "set":
             layer = self.layers[under[0]]
-            signal = self.signal(*under, labels)
+            signal = self.signal(*under, labels).copy()
+            signal[self.held] = 0
             self.grad[: layer.spec.inputs] += (layer.x - layer.z) @ signal
         for i in range(lowest, last + 1):
             self.update(i, scale, doublings[i])
         if under is None:
             return
         self.gathered += total
-        if self.gathered >= self.gather:
-            self.visit(*under)
+        if self.gathered >= gather:
+            self.visit(*under, swaps)
             self.grad[:] = 0
             rows = sum(x.spec.outputs for x in self.layers if x.spec.kind == net.SPARSE)
             self.cursor = (self.cursor + 1) % rows
@@ -503,6 +570,7 @@ class Learner:
                 at += len(part)
                 both = np.stack([part & 15, part >> 4], 1).reshape(-1)[: spec.weights]
                 assert np.array_equal((both.astype(np.int64) ^ 8) - 8, e), f"residuals of layer {i}"
+        self.guard.check(a)
         hidden = max((x.spec.inputs for x in self.layers[1:]), default=0)
         start = 4 * hidden * self.network.batch
         grad = a.section(net.SCRATCH)[start : start + 4 * len(self.grad)].view("<i4")

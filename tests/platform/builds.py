@@ -24,7 +24,10 @@ CACHE = ROOT / ".cache" / "platforms"
 NATIVE = "native"
 AARCH64, ARMV7 = "aarch64-linux-musl", "armv7-linux-musleabihf"
 ZIG_TARGETS = {AARCH64: "aarch64-linux-musl", ARMV7: "arm-linux-musleabihf"}
-_UNITS = ("zge_arena", "zge_learn", "zge_model", "zge_rewire", "zge_trunk", "zge_kernels")
+_UNITS = (
+    "zge_arena", "zge_guard", "zge_learn", "zge_model", "zge_rewire", "zge_trunk", "zge_watch",
+    "zge_kernels",
+)  # fmt: skip
 
 
 class MissingToolError(Exception):

@@ -360,7 +360,8 @@ def _learner(model: Model, name: str, samples: bool) -> CSource:
     ram = len(image) + HANDLE_BYTES[0] + HANDLE_BYTES[1] * (len(n.layers) + max(1, len(n.trunk)))
     core_text = c_core.amalgam(
         {*_PREDICT_ROOTS, *_LEARN_ROOTS},
-        limits=_limits(n), trunk=bool(n.trunk), traces=bool(n.traces), constant=False,
+        limits=_limits(n), trunk=bool(n.trunk), traces=bool(n.traces), watch=n.watch,
+        constant=False,
     )  # fmt: skip
     header, source = _filled(
         model, name, True, [c_texts.LEARNER, c_texts.PREDICT, c_texts.LEARN], core=core_text,

@@ -19,9 +19,10 @@ FOLDER = Path(core_library.__file__).parent / "core"
 # In the order of a program: what is declared in the first two is defined in the others.
 FILES = (
     "zge.h", "zge_impl.h", "zge_kernels.c", "zge_trunk.c", "zge_model.c", "zge_rewire.c",
-    "zge_learn.c", "zge_arena.c",
+    "zge_watch.c", "zge_guard.c", "zge_learn.c", "zge_arena.c",
 )  # fmt: skip
-_LEFT_OUT = frozenset({"ZGE_NO_TRUNK", "ZGE_NO_TRACES"})
+# Set for a network without picture layers, without traces, for one of which nothing watches.
+_LEFT_OUT = frozenset({"ZGE_NO_TRUNK", "ZGE_NO_TRACES", "ZGE_NO_WATCH"})
 _UNDEFINED = re.compile(r"ZGE_(SIMD|HAVE|WITH)_\w+|ZGE_NEEDS|ZGE_VARIANT|ZGE(_IMPL)?_H|__cplusplus")
 _NAME = re.compile(r"\b(?:zge|ZGE)_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -212,14 +213,15 @@ def amalgam(
     trunk: bool,
     traces: bool,
     constant: bool,
+    watch: bool = False,
 ) -> str:
     """C of all that the functions and types `roots` need, every function static.
 
     `limits` replaces limits of the format (ZGE_MAX_...) by those of one network; without `trunk`
-    the picture layers stay away, and without `traces` what only they serve; with `constant` nothing
-    can write to weights.
+    the picture layers stay away, without `traces` what only they serve, and without `watch` drift
+    and guard; with `constant` nothing can write to weights.
     """
-    has = {"ZGE_NO_TRUNK": trunk, "ZGE_NO_TRACES": traces}
+    has = {"ZGE_NO_TRUNK": trunk, "ZGE_NO_TRACES": traces, "ZGE_NO_WATCH": watch}
     defined = frozenset(name for name in _LEFT_OUT if not has[name])
     items = _items(defined, limits, "const " if constant else "")
     by_name: dict[str, list[Item]] = {}

@@ -14,7 +14,7 @@ from zgedge import network as net
 from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
 
 OK = 0
-E_ARGUMENT, E_INPUT, E_LABEL, E_NO_LEARNING, E_VARIANT = -1, -14, -15, -16, -17
+E_ARGUMENT, E_INPUT, E_LABEL, E_NO_LEARNING, E_VARIANT, E_NO_GUARD = -1, -14, -15, -16, -17, -18
 HINTS = {
     -2: "Check the path: a model file is written by `zgedge train`.",
     -3: "Install the version of zgedge that wrote it.",
@@ -26,7 +26,12 @@ HINTS = {
 class Tick(ctypes.Structure):
     """zge_tick: what a learning step reports."""
 
-    _fields_ = [(name, c_uint32) for name in ("correct", "rewired", "clamped", "replayed")]
+    _fields_ = [
+        (name, c_uint32)
+        for name in (
+            "correct", "rewired", "clamped", "replayed", "anchored", "drift", "guard",
+        )
+    ]  # fmt: skip
 
 
 class Fault(ctypes.Structure):
@@ -74,6 +79,10 @@ _CALLS = {
     ),
     "zge_replay_store_f32": (c_int32, [c_void_p, c_void_p, c_void_p, c_uint32]),
     "zge_replay_clear": (c_int32, [c_void_p]),
+    "zge_learner_watch_f32": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p]),
+    "zge_learner_watch_u8": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p]),
+    "zge_learner_accept": (c_int32, [c_void_p]),
+    "zge_learner_rollback": (c_int32, [c_void_p]),
     "zge_variant_count": (c_uint32, []),
     "zge_variant_name": (c_char_p, [c_uint32]),
     "zge_variant_usable": (c_int32, [c_uint32]),
@@ -161,4 +170,6 @@ def check(status: int, where: str) -> None:
         raise DataError(text)
     if status == E_NO_LEARNING:
         raise ModelError(text, "Train it without --no-learning.", status=status)
+    if status == E_NO_GUARD:
+        raise ModelError(text, "Train it to a larger budget: small ones have no anchors.", status=status)
     raise UsageError(text)

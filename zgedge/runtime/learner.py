@@ -257,9 +257,42 @@ class Learner:
         """Forget all remembered samples; the room stays."""
         core.check(core.lib.zge_replay_clear(self.model._handle), self.model.name)
 
+    def watch(self, x: Any) -> Any:
+        """Predict sample x [inputs] without a label and watch for drift by it alone.
+
+        `tick.drift` is 1 where a warning begins. Returns the label that is predicted, or
+        "unknown". Raises DataError for a wrong shape, NaN or infinities.
+        """
+        if type(x) is not np.ndarray or x.shape != self.model._shape or x.dtype.kind not in NUMBERS:
+            x = self.model.rows(x[None] if isinstance(x, np.ndarray) else [x])[0]
+        self.tick.drift = 0
+        drift_at = ctypes.addressof(self.tick) + core.Tick.drift.offset
+        if x.dtype == np.uint8:
+            self._x_u8[0] = x
+            call, at = core.lib.zge_learner_watch_u8, self._x_u8_at
+        else:
+            with np.errstate(over="ignore"):  # infinities are refused by the core
+                self._x_f32[0] = x
+            call, at = core.lib.zge_learner_watch_f32, self._x_f32_at
+        core.check(call(self.model._handle, at, self._was_at, drift_at), self.model.name)
+        return self.model._labels[self._was[0]]
+
+    def accept(self) -> None:
+        """Take the present state as the accepted one. Raises ModelError in a file without anchors."""
+        core.check(core.lib.zge_learner_accept(self.model._handle), self.model.name)
+
+    def rollback(self) -> None:
+        """Go back to the state accepted last. Raises ModelError in a file without anchors."""
+        core.check(core.lib.zge_learner_rollback(self.model._handle), self.model.name)
+
     def status(self) -> dict[str, Any]:
-        """Counters and settings, as the arena holds them."""
-        return self.model.arena.learner() or {}
+        """Counters and settings, as the arena holds them.
+
+        With a watch also `epoch`, `drift` (level and counts) and `plasticity` (1 after drift, 0 in
+        quiet); `guard` ("on", or "off" with too few anchors), `anchors`, `anchors_right`, `best`
+        of this epoch, and `smallest_drop`, the points of accuracy that it can see.
+        """
+        return {**(self.model.arena.learner() or {}), **(self.model.arena.watch() or {})}
 
     def seal(self) -> None:
         """See `Model.seal`."""

@@ -69,7 +69,8 @@ typedef enum zge_status {
     ZGE_E_INPUT = -14,     /* a sample holds NaN or an infinity */
     ZGE_E_LABEL = -15,     /* a label is not below the number of classes */
     ZGE_E_NO_LEARNING = -16, /* the arena was written without what learning needs */
-    ZGE_E_VARIANT = -17      /* no such kernel variant, or this processor lacks its instructions */
+    ZGE_E_VARIANT = -17,     /* no such kernel variant, or this processor lacks its instructions */
+    ZGE_E_NO_GUARD = -18     /* the arena has no anchors to judge by and no accepted state to go back to */
 } zge_status;
 
 /* Section kinds of the arena. */
@@ -85,7 +86,9 @@ enum {
     ZGE_S_SCRATCH = 9,     /* learning: errors and gradient */
     ZGE_S_REPLAY = 10,     /* learning: remembered samples */
     ZGE_S_LEARNER = 11,    /* learning: counters, rates, generator */
-    ZGE_S_ANCHORS = 12,    /* reserved */
+    ZGE_S_ANCHORS = 12,    /* learning: samples that nothing is learned from, to judge by */
+    ZGE_S_WATCH = 13,      /* learning: drift, plasticity, the guard */
+    ZGE_S_SNAPSHOT = 14,   /* learning, with anchors: the state that was accepted last */
     ZGE_S_TRACES = 16      /* learning: sketches of the attention strategy */
 };
 
@@ -188,6 +191,11 @@ typedef struct zge_model {
     uint8_t *traces;         /* the traces section, or null */
     int32_t *query;          /* of traces: [most rows of a sparse layer] */
     int8_t *queries, *keys;  /* of traces: [parts][rows], [parts][inputs] of the layer under the cursor */
+    uint32_t anchors;        /* anchors that there is room for; 0: none */
+    uint8_t *anchor_head, *anchor_labels, *anchor_flags; /* see docs/format.md; labels as in the replay */
+    uint8_t *anchor_data;    /* [anchors][replay_stride], packed as the replay's */
+    uint8_t *watch;          /* the watch section, or null */
+    uint8_t *snapshot;       /* the snapshot section, or null */
     int32_t *sums;           /* [channels] of a mean pool, or null */
     uint8_t *row;            /* [out_width][out_channels] of the last trunk layer where batch > 1, or null */
     zge_layer layer[ZGE_MAX_LAYERS];
@@ -208,6 +216,9 @@ typedef struct zge_tick {
     uint32_t rewired;  /* connections replaced */
     uint32_t clamped;  /* input values outside of what the input scale can express */
     uint32_t replayed; /* samples drawn from the replay */
+    uint32_t anchored; /* new samples that were held back as anchors and not learned */
+    uint32_t drift;    /* 1: a warning began, 2: drift was confirmed in this tick; else 0 */
+    uint32_t guard;    /* 1: the state was accepted, 2: it was rolled back in this tick; else 0 */
 } zge_tick;
 
 /* How a learner learns. See zge_learner_configure. */
@@ -274,6 +285,20 @@ ZGE_API zge_status zge_learner_step_u8(zge_model *m, const uint8_t *x, const uin
  * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_LABEL, ZGE_E_INPUT. */
 ZGE_API zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y, uint32_t n);
 ZGE_API zge_status zge_replay_clear(zge_model *m);
+
+/* Predict one sample without a label, x [inputs], and watch for drift by it alone: how sure the prediction is,
+ * compared with the anchors, and how many inputs are beyond their scale.
+ *   label  what is predicted, -1 where it is unknown
+ *   drift  1 where a warning begins, else 0; may be null
+ * A model without a watch section predicts and no more. Fails: ZGE_E_ARGUMENT, ZGE_E_INPUT. */
+ZGE_API zge_status zge_learner_watch_f32(zge_model *m, const float *x, int32_t *label, uint32_t *drift);
+ZGE_API zge_status zge_learner_watch_u8(zge_model *m, const uint8_t *x, int32_t *label, uint32_t *drift);
+
+/* Take the present state as the accepted one, or go back to the one accepted last, whatever the anchors say.
+ * In a trial the first ends it with a new epoch, the second with the old one.
+ * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_NO_GUARD (a file without anchors). */
+ZGE_API zge_status zge_learner_accept(zge_model *m);
+ZGE_API zge_status zge_learner_rollback(zge_model *m);
 
 /* Kernel variants in this library: "portable" (the reference) and what the compiler could build. At
  * first use the best one that the processor has is chosen. Selecting is not thread safe.

@@ -82,7 +82,7 @@ static zge_status zge_check_head(const uint8_t *a, size_t bytes, zge_fault *f) {
 
 /* Kinds between those that there are are reserved. */
 static int32_t zge_is_section(uint32_t kind) {
-    return (kind >= ZGE_S_NET && kind < ZGE_S_ANCHORS) || kind == ZGE_S_TRACES;
+    return (kind >= ZGE_S_NET && kind <= ZGE_S_SNAPSHOT) || kind == ZGE_S_TRACES;
 }
 
 /* Sections in ascending order, aligned, inside, apart; every byte between them zero. */
@@ -299,7 +299,7 @@ static uint32_t zge_most_sparse(const zge_model *m) {
 
 /* Lengths that the shapes demand; 64-bit so that nothing near 2^32 wraps. */
 typedef struct zge_needs {
-    uint64_t weights, indices, rows, residual, activations, scratch, replay, learner, traces;
+    uint64_t weights, indices, rows, residual, activations, scratch, replay, learner, anchors, watch, snapshot, traces;
 } zge_needs;
 
 static void zge_need(const zge_model *m, zge_needs *n) {
@@ -331,9 +331,17 @@ static void zge_need(const zge_model *m, zge_needs *n) {
         n->traces = ZGE_A_SIZE + (uint64_t)zge_most_sparse(m) * 4 +
                     (uint64_t)m->parts * (zge_most_sparse(m) + zge_widest_sparse(m));
     }
+    if (m->anchors > 0) {
+        n->anchors = ZGE_G_SIZE + (uint64_t)m->anchors * ((m->classes > 256 ? 2 : 1) + 1u + m->replay_stride);
+#if !defined(ZGE_NO_WATCH)
+        n->snapshot = zge_snapshot_bytes(m);
+#endif
+    }
+    n->watch = m->anchors > 0 || m->watch != NULL ? ZGE_W_SIZE : 0;
     if (!m->learning) {
         n->scratch = 0;
         n->learner = 0;
+        n->watch = 0;
     }
 }
 
@@ -407,6 +415,13 @@ static void zge_place(zge_model *m, const zge_section *s) {
         m->queries = (int8_t *)(m->query + zge_most_sparse(m));
         m->keys = m->queries + (size_t)m->parts * zge_most_sparse(m);
     }
+    if (m->anchors > 0) {
+        m->anchor_head = a + s[ZGE_S_ANCHORS].offset;
+        m->anchor_labels = m->anchor_head + ZGE_G_SIZE;
+        m->anchor_flags = m->anchor_labels + (size_t)m->anchors * (m->classes > 256 ? 2 : 1);
+        m->anchor_data = m->anchor_flags + m->anchors;
+        m->snapshot = a + s[ZGE_S_SNAPSHOT].offset;
+    }
     m->input_scale = (const float *)(const void *)(a + s[ZGE_S_INPUT].offset);
     m->input_center = m->input_scale + m->groups;
 }
@@ -449,8 +464,7 @@ static zge_status zge_check_conv(const zge_model *m, uint32_t i, zge_fault *f) {
     return st != ZGE_OK ? st : zge_check_weights(m, i, l->weights, (size_t)l->taps * l->out_channels, f);
 }
 
-/* Every weight, index, bias and multiplier of a layer behind the trunk. */
-static zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t i, zge_fault *f) {
+zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t i, zge_fault *f) {
     uint8_t seen[(ZGE_MAX_INPUTS + 7) / 8]; /* one bit an input block, cleared after each row */
     uint32_t blocks = l->kind == ZGE_L_SPARSE ? l->inputs / l->block : 0;
     memset(seen, 0, (blocks + 7) / 8);
@@ -584,6 +598,7 @@ const char *zge_status_text(int32_t status) {
     case ZGE_E_LABEL: return "a label is not one of the classes";
     case ZGE_E_NO_LEARNING: return "the file was written without what learning needs";
     case ZGE_E_VARIANT: return "no such kernel variant on this processor";
+    case ZGE_E_NO_GUARD: return "the file has no anchors and no accepted state";
     }
     return "unknown status";
 }
@@ -623,6 +638,15 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
     if (st != ZGE_OK) {
         return st;
     }
+    /* Anchors: as many as their section says; how long that is follows below. */
+    if (m->learning && s[ZGE_S_ANCHORS].present && s[ZGE_S_ANCHORS].bytes >= ZGE_G_SIZE) {
+        m->anchors = zge_get32(a + s[ZGE_S_ANCHORS].offset + ZGE_G_ROOM);
+        if (m->anchors < 1 || m->anchors > ZGE_G_MOST) {
+            return zge_fail(fault, ZGE_E_STATE, ZGE_S_ANCHORS, 0, s[ZGE_S_ANCHORS].offset);
+        }
+        m->replay_bits = m->replay_samples > 0 ? m->replay_bits : 4; /* packed so without a replay */
+    }
+    m->watch = s[ZGE_S_WATCH].present ? a + s[ZGE_S_WATCH].offset : NULL;
     m->replay_stride = (zge_replay_values(m) * m->replay_bits + 7u) / 8u;
 #if !defined(ZGE_NO_TRUNK)
     m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
@@ -645,7 +669,9 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         {ZGE_S_INDICES, need.indices},          {ZGE_S_ROWS, need.rows},
         {ZGE_S_RESIDUAL, need.residual},        {ZGE_S_ACTIVATIONS, need.activations},
         {ZGE_S_SCRATCH, need.scratch},          {ZGE_S_REPLAY, need.replay},
-        {ZGE_S_LEARNER, need.learner},          {ZGE_S_TRACES, need.traces},
+        {ZGE_S_LEARNER, need.learner},          {ZGE_S_ANCHORS, need.anchors},
+        {ZGE_S_WATCH, need.watch},              {ZGE_S_SNAPSHOT, need.snapshot},
+        {ZGE_S_TRACES, need.traces},
     };
     for (size_t i = 0; i < sizeof expect / sizeof expect[0]; i++) {
         st = zge_expect(s, expect[i].kind, expect[i].bytes, fault);
@@ -679,6 +705,14 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         }
     }
     st = m->learning ? zge_check_learner(m, fault) : ZGE_OK;
+#if !defined(ZGE_NO_WATCH)
+    if (st == ZGE_OK && m->watch != NULL) {
+        st = zge_watch_check(m, fault);
+    }
+    if (st == ZGE_OK && m->anchors > 0) {
+        st = zge_guard_check(m, fault);
+    }
+#endif
 #if !defined(ZGE_NO_TRACES)
     if (st == ZGE_OK && m->parts > 0) {
         st = zge_check_traces(m, fault);

@@ -153,6 +153,53 @@ enum {
     ZGE_A_SIZE = 8
 };
 enum { ZGE_MAX_PARTS = 64 };
+/* Watch section, 144 bytes. Fractions are 16.16 fixed point. */
+enum {
+    ZGE_W_EPOCH = 0,        /* u32 worlds that were left behind */
+    ZGE_W_TRIAL = 4,        /* u16: 1 while what is learned in a new world is on trial */
+    ZGE_W_CAUTION = 6,      /* u16: halvings of the rate since states were rolled back, 0 .. 6 */
+    ZGE_W_AGE = 8,          /* u32 steps since drift was confirmed, up to ZGE_W_LENGTH: quiet */
+    ZGE_W_RATE = 12,        /* f32: least rate while plastic, else 0 */
+    ZGE_W_BEST = 16,        /* u32 anchors that the best state accepted in this epoch had right */
+    ZGE_W_LIMIT = 20,       /* u32 anchors that this epoch may have */
+    ZGE_W_SCORED = 24,      /* u32 anchors scored in this cycle */
+    ZGE_W_PATIENCE = 28,    /* u32 cycles that ended below the margin, 0 .. 4 */
+    ZGE_W_CERTAINTY = 32,   /* u32 mean score of anchors, 0: not known yet */
+    ZGE_W_RECENT = 36,      /* u32 share of the last samples that were right */
+    ZGE_W_WARNINGS = 40,    /* u64 */
+    ZGE_W_CONFIRMED = 48,   /* u64 drifts */
+    ZGE_W_ACCEPTED = 56,    /* u64 states */
+    ZGE_W_ROLLED_BACK = 64, /* u64 states */
+    ZGE_W_REJECTED = 72,    /* u64 trials */
+    ZGE_W_WATCHED = 80,     /* u64 samples without a label */
+    ZGE_W_USUAL = 88,       /* u32 share of samples that are right in this world, 0: not known */
+    ZGE_W_ZERO = 92,        /* u32 zero */
+    ZGE_W_ERROR = 96,       /* detector of errors */
+    ZGE_W_DOUBT = 120,      /* detector of doubtful inputs */
+    ZGE_W_SIZE = 144,
+    ZGE_W_LENGTH = 2000, /* steps of plasticity */
+    ZGE_W_CAREFUL = 6,
+    ZGE_W_PATIENT = 4
+};
+/* A detector, 24 bytes. */
+enum {
+    ZGE_D_SEEN = 0,   /* u32 values in the mean */
+    ZGE_D_HELD = 4,   /* u32 values for which a confirmed change stays */
+    ZGE_D_TOTAL = 8,  /* u64 sum of the values */
+    ZGE_D_SUM = 16,   /* u32 what they exceeded their mean by */
+    ZGE_D_ZERO = 20,  /* u32 zero */
+    ZGE_D_SIZE = 24
+};
+/* Anchors section: 16 bytes, labels, a byte of flags each, data. */
+enum {
+    ZGE_G_ROOM = 0,    /* u32 anchors that there is room for */
+    ZGE_G_FILLED = 4,  /* u32 anchors */
+    ZGE_G_CURSOR = 8,  /* u32 the one to be scored next */
+    ZGE_G_TRIED = 12,  /* u32 samples held back in a trial */
+    ZGE_G_SIZE = 16,
+    ZGE_G_FEWEST = 100, /* below which the guard decides nothing */
+    ZGE_G_MOST = 65535
+};
 
 /* Weights are learned as v = 16 * weight + residual, within +-127 * 16. */
 enum { ZGE_RESIDUAL_BITS = 4, ZGE_V_MAX = 127 * 16 };
@@ -194,7 +241,7 @@ static inline uint32_t zge_stream(uint32_t key, uint64_t step, uint32_t stream) 
     return zge_mix(x ^ (x >> 15) ^ (stream * 0x9e3779b9u));
 }
 /* Streams of random numbers of one step; a layer's own are ZGE_R_LAYER + 4 * layer + 0 .. 2. */
-enum { ZGE_R_DRAW = 0, ZGE_R_KEEP = 1, ZGE_R_SOFTMAX = 2, ZGE_R_GROW = 3, ZGE_R_SKETCH = 4, ZGE_R_LAYER = 8 };
+enum { ZGE_R_DRAW = 0, ZGE_R_KEEP = 1, ZGE_R_SOFTMAX = 2, ZGE_R_GROW = 3, ZGE_R_SKETCH = 4, ZGE_R_HOLD = 5, ZGE_R_LAYER = 8 };
 enum { ZGE_R_WEIGHT = 0, ZGE_R_BIAS = 1, ZGE_R_ERROR = 2 };
 
 static inline uint32_t zge_key(const zge_model *m) { return zge_get32(m->learner + ZGE_K_KEY); }
@@ -278,19 +325,27 @@ uint32_t zge_softmax(const zge_model *m, uint32_t s, uint32_t column, uint32_t *
 /* Entry i, 0 .. 255, of the softmax's table: round(32768 * exp(-i / 16)). */
 uint32_t zge_exponential(uint32_t i);
 
+/* How a step learns: its rate, blocks replaced at a visit, samples gathered before one. */
+typedef struct zge_pace {
+    float rate;
+    uint32_t swaps, gather;
+} zge_pace;
+
 /* Rewiring (zge_rewire.c): the row whose turn it is. */
 typedef struct zge_turn {
     const zge_layer *layer;
     uint32_t index;  /* of the layer */
     uint32_t row;    /* in the layer */
     uint32_t cursor; /* the row's number over all sparse layers */
+    uint32_t swaps, gather; /* blocks replaced at a visit, samples gathered before it */
+    uint64_t held;          /* new samples that teach nothing, a bit each */
 } zge_turn;
 /* 1 where the arena has what a strategy needs. */
 int32_t zge_rewire_can(const zge_model *m, uint32_t strategy);
 /* Forget what was gathered for the row under the cursor. */
 void zge_rewire_restart(const zge_model *m);
 /* Whose turn it is; 0 where nothing is rewired. */
-int32_t zge_rewire_turn(const zge_model *m, zge_turn *turn);
+int32_t zge_rewire_turn(const zge_model *m, const zge_pace *pace, uint64_t held, zge_turn *turn);
 /* Gather what the strategy scores growth by from the first `total` columns, of these labels; before the update. */
 void zge_rewire_gather(const zge_model *m, const zge_turn *turn, const uint16_t *labels, uint32_t total, uint32_t s);
 /* Count the samples; visit the row where they suffice, and move on. Returns the connections replaced. */
@@ -304,6 +359,39 @@ uint64_t zge_trunk_plan(zge_model *m);
 void zge_trunk_place(zge_model *m, uint8_t *at);
 /* Columns of the batch into layer 0's x: through the trunk where there is one. As `quantize` above. */
 uint32_t zge_take(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s);
+
+/* Score of the winner, of 32,768, from the sum that zge_softmax gives. */
+static inline uint32_t zge_score(uint32_t sum) { return (32768u * 32768u + sum / 2) / sum; }
+
+/* `part` of `all` in 16.16 fixed point. */
+static inline uint32_t zge_share_of(uint32_t part, uint32_t all) {
+    return (uint32_t)(((uint64_t)(part < all ? part : all) << 16) / all);
+}
+
+/* Drift (zge_watch.c). One value of a detector; 1 where it confirms a change. */
+uint32_t zge_detect(uint8_t *detector, uint32_t value, uint32_t pass, uint32_t bound);
+/* A labelled sample: its score of 32,768, the share of its inputs that were clamped. 0, 1: a warning begins,
+ * 2: drift. */
+uint32_t zge_watch_label(uint8_t *watch, uint32_t correct, uint32_t score, uint32_t clamped);
+void zge_watch_start(uint8_t *watch); /* plastic from here on */
+void zge_watch_age(uint8_t *watch);   /* one step older */
+void zge_watch_quiet(uint8_t *watch); /* no longer plastic */
+zge_status zge_watch_check(const zge_model *m, zge_fault *f);
+
+/* What plasticity and caution make of it. */
+void zge_pace_now(const zge_model *m, zge_pace *pace);
+
+/* The guard (zge_guard.c). Which of n samples are held back, a bit each; where one of them is kept. */
+uint64_t zge_hold(const zge_model *m, uint32_t n);
+uint8_t *zge_hold_at(const zge_model *m, uint32_t label);
+/* The end of a step of n new samples, S side by side: watch, score anchors, decide. */
+void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uint64_t held, uint32_t clamped,
+                    zge_tick *tick);
+uint64_t zge_snapshot_bytes(const zge_model *m);
+zge_status zge_guard_check(const zge_model *m, zge_fault *f);
+
+/* Every weight, index, bias and multiplier of a layer behind the trunk (zge_arena.c); `record`: its number. */
+zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t record, zge_fault *f);
 
 /* Finite and above zero, without libm. */
 static inline int32_t zge_good_scale(float v) { return v > 0.0f && v <= 3.0e38f; }

@@ -66,17 +66,39 @@ static uint32_t zge_slot(const zge_model *m, uint32_t label, uint32_t random) {
     return slot;
 }
 
-/* Remember the first n columns of the batch, of labels y. */
-static void zge_keep(const zge_model *m, uint32_t s, const uint16_t *y, uint32_t n) {
+/* Remember the first n columns of the batch, of labels y; those of `held` become anchors. */
+static void zge_keep(const zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uint64_t held) {
     const uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
     uint8_t *to[ZGE_MAX_BATCH];
     for (uint32_t c = 0; c < n; c++) {
+#if !defined(ZGE_NO_WATCH)
+        if (held >> c & 1u) {
+            to[c] = zge_hold_at(m, y[c]);
+            continue;
+        }
+#else
+        (void)held;
+#endif
+        if (m->replay_samples == 0) {
+            to[c] = NULL;
+            continue;
+        }
         const uint32_t slot = zge_slot(m, y[c], zge_random(base, c));
         m->replay_counts[y[c]]++;
         zge_set_label(m, slot, y[c]);
         to[c] = m->replay_data + (size_t)slot * m->replay_stride;
     }
-    zge_kernels_now()->pack(m, s, n, to);
+    if (m->replay_samples == 0) { /* what is kept nowhere is packed where the next one is, before it */
+        while (n > 0 && to[n - 1] == NULL) {
+            n--;
+        }
+        for (uint32_t c = n; c-- > 0;) {
+            to[c] = to[c] == NULL ? to[c + 1] : to[c];
+        }
+    }
+    if (n > 0) {
+        zge_kernels_now()->pack(m, s, n, to);
+    }
 }
 
 zge_status zge_replay_clear(zge_model *m) {
@@ -125,7 +147,7 @@ zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y,
     for (uint32_t i = 0; i < n; i++) {
         const zge_column column = {ZGE_C_F32, x + (size_t)i * m->inputs};
         zge_take(m, &column, 1, 1);
-        zge_keep(m, 1, y + i, 1);
+        zge_keep(m, 1, y + i, 1, 0);
         zge_add64(m->learner + ZGE_K_STEP, 1); /* a new stream of random numbers for each */
     }
     return ZGE_OK;
@@ -199,12 +221,22 @@ static uint32_t zge_head_error(const zge_model *m, uint32_t s, const uint16_t *l
         if (c < fresh) {
             correct += best == labels[c];
             if (classes != NULL) {
-                uint32_t score = (32768u * 32768u + sum / 2) / sum;
+                const uint32_t score = zge_score(sum);
                 classes[c] = score < m->unknown ? -1 : (int32_t)best;
             }
         }
     }
     return correct;
+}
+
+/* Samples that are held back teach nothing: they have no error. */
+static void zge_spare(const zge_model *m, uint32_t s, uint32_t n, uint64_t held) {
+    const zge_layer *head = &m->layer[m->layers - 1];
+    for (uint32_t c = 0; c < n && held != 0; c++) {
+        for (uint32_t j = 0; j < m->classes && (held >> c & 1u); j++) {
+            head->delta[(size_t)j * s + c] = 0;
+        }
+    }
 }
 
 /* ---- the step ---- */
@@ -249,19 +281,30 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
     const uint32_t clamped = zge_take(m, columns, total, s);
     zge_forward(m, s);
     const uint32_t correct = zge_head_error(m, s, labels, total, n, classes);
+    zge_tick done = {0};
+    done.correct = correct;
+    done.clamped = clamped;
+    done.replayed = replay;
 
     if (learn != ZGE_LEARN_NONE) {
         const uint32_t lowest = learn == ZGE_LEARN_HEAD ? m->layers - 1 : 0;
-        const float scale = zge_getf(k + ZGE_K_RATE) / (float)total;
+        zge_pace pace = {zge_getf(k + ZGE_K_RATE), zge_get16(k + ZGE_K_SWAPS), zge_get16(k + ZGE_K_GATHER)};
+        uint64_t held = 0;
+#if !defined(ZGE_NO_WATCH) /* a program that carries one network without a watch leaves it out */
+        zge_pace_now(m, &pace);
+        held = zge_hold(m, n);
+#endif
+        const float scale = pace.rate / (float)total;
         int32_t doublings[ZGE_MAX_LAYERS];
         doublings[m->layers - 1] = 0;
+        zge_spare(m, s, n, held);
         for (uint32_t i = m->layers - 1; i > lowest; i--) {
             const uint32_t noise = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(i - 1, ZGE_R_ERROR));
             doublings[i - 1] =
                 doublings[i] + (int32_t)kernels->error(&m->layer[i], s, noise, m->back, m->layer[i - 1].delta);
         }
         zge_turn turn;
-        const int32_t rewires = lowest == 0 && zge_rewire_turn(m, &turn);
+        const int32_t rewires = lowest == 0 && zge_rewire_turn(m, &pace, held, &turn);
         if (rewires) {
             zge_rewire_gather(m, &turn, labels, total, s);
         }
@@ -275,20 +318,21 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
             kernels->update(&m->layer[i], s, &u);
         }
         rewired = rewires ? zge_rewire_end(m, &turn, total) : 0;
-        if (m->replay_samples > 0) {
-            zge_keep(m, s, y, n);
+        if (m->replay_samples > 0 || held != 0) {
+            zge_keep(m, s, y, n, held);
         }
+#if !defined(ZGE_NO_WATCH)
+        zge_guard_tick(m, s, y, n, held, clamped, &done);
+#endif
     }
     zge_add64(k + ZGE_K_STEP, 1);
     zge_add64(k + ZGE_K_SAMPLES, n);
     zge_add64(k + ZGE_K_REWIRED, rewired);
     zge_add64(k + ZGE_K_CLAMPED, clamped);
     zge_add64(k + ZGE_K_CORRECT, correct);
+    done.rewired = rewired;
     if (tick != NULL) {
-        tick->correct = correct;
-        tick->rewired = rewired;
-        tick->clamped = clamped;
-        tick->replayed = replay;
+        *tick = done;
     }
     return ZGE_OK;
 }

@@ -26,9 +26,12 @@ static int32_t zge_turn_of(const zge_model *m, uint32_t cursor, zge_turn *turn) 
     return 0;
 }
 
-int32_t zge_rewire_turn(const zge_model *m, zge_turn *turn) {
+int32_t zge_rewire_turn(const zge_model *m, const zge_pace *pace, uint64_t held, zge_turn *turn) {
     const uint8_t *k = m->learner;
-    return zge_get16(k + ZGE_K_STRATEGY) != ZGE_REWIRE_STATIC && zge_get16(k + ZGE_K_SWAPS) > 0 &&
+    turn->swaps = pace->swaps;
+    turn->gather = pace->gather;
+    turn->held = held;
+    return zge_get16(k + ZGE_K_STRATEGY) != ZGE_REWIRE_STATIC && pace->swaps > 0 &&
            zge_turn_of(m, zge_get32(k + ZGE_K_CURSOR), turn);
 }
 
@@ -208,6 +211,9 @@ void zge_rewire_gather(const zge_model *m, const zge_turn *t, const uint16_t *la
     } else { /* RigL, and three factors in the last layer: the unit's own error */
         memcpy(signal, t->layer->delta + (size_t)t->row * s, s);
     }
+    for (uint32_t c = 0; c < total && t->held != 0; c++) {
+        signal[c] = (int8_t)(t->held >> c & 1u ? 0 : signal[c]);
+    }
     view.delta = signal;
     zge_kernels_now()->gradient(&view, 0, s, m->grad);
 }
@@ -318,7 +324,7 @@ static uint32_t zge_visit(const zge_model *m, const zge_turn *t) {
     const uint32_t blocks = l->inputs / l->block;
     const uint32_t absent = blocks - l->per_row;
     const uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_GROW);
-    uint32_t swaps = zge_get16(m->learner + ZGE_K_SWAPS);
+    uint32_t swaps = t->swaps;
     uint32_t done = 0;
     uint8_t taken[(ZGE_MAX_INPUTS + 7) / 8];
     swaps = swaps < absent ? swaps : absent;
@@ -363,7 +369,7 @@ uint32_t zge_rewire_end(const zge_model *m, const zge_turn *t, uint32_t total) {
     uint8_t *k = m->learner;
     const uint32_t gathered = zge_get32(k + ZGE_K_GATHERED) + total;
     zge_put32(k + ZGE_K_GATHERED, gathered);
-    if (gathered < zge_get16(k + ZGE_K_GATHER)) {
+    if (gathered < t->gather) {
         return 0;
     }
     const uint32_t rewired = zge_visit(m, t) * t->layer->block;

@@ -230,7 +230,7 @@ static int32_t zge_is_input(const zge_column *column) { return column->kind <= Z
 
 static uint32_t zge_take_pictures(const zge_model *m, const zge_column *columns, uint32_t n, uint32_t s) {
     uint32_t clamped = 0;
-    if (s > 1) { /* the remembered ones are features already */
+    if (s > 1 || !zge_is_input(&columns[0])) { /* the remembered ones are features already */
         zge_column rest[ZGE_MAX_BATCH];
         for (uint32_t c = 0; c < n; c++) {
             rest[c] = columns[c];

@@ -1,0 +1,320 @@
+"""Drift and guard leave what the reference leaves, on every path that they have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests import nets
+from tests.core import reference
+from tests.core.conftest import VARIANTS
+from zgedge import arena
+from zgedge import network as net
+from zgedge.errors import DataError, ModelError
+from zgedge.network import Network, conv, dense, mean_pool, sparse
+from zgedge.runtime import Learner, Model
+from zgedge.runtime import core_library as core
+
+TRUNK = (conv((6, 5, 1), 6, 3), mean_pool((6, 5, 6)))
+NETWORKS: dict[str, Network] = {
+    "sparse-b1": nets.network(
+        (1, 40, 1), (sparse(40, 10, 8),), 4, watch=True, anchors=140, batch=8, replay_samples=24,
+        replay_bits=4,
+    ),
+    "sparse-b4-no-replay": nets.network(
+        (1, 40, 1), (sparse(40, 12, 12, 4), dense(12, 7)), 4, watch=True, anchors=150, batch=4
+    ),
+    "places-1-bit-batch-1": nets.network(
+        (6, 7, 1), (sparse(42, 9, 10),), 4, watch=True, anchors=133, batch=1, replay_samples=24,
+        replay_bits=1, replay_pool=2,
+    ),
+    "trunk": nets.network(
+        (6, 5, 1), (), 4, watch=True, anchors=140, batch=8, trunk=TRUNK, replay_samples=20,
+        replay_bits=8,
+    ),
+    "labels-of-two-bytes": nets.network(
+        (1, 12, 1), (sparse(12, 8, 5),), 300, watch=True, anchors=120, batch=2
+    ),
+    "few-anchors": nets.network((1, 24, 1), (sparse(24, 9, 8, 4),), 4, watch=True, anchors=20),
+    "watch-only": nets.network((1, 24, 1), (sparse(24, 9, 8),), 4, watch=True, batch=2),
+}  # fmt: skip
+
+
+@dataclass
+class World:
+    """Clusters, one a class; where a stream comes from. `wrong`: the share of random labels."""
+
+    centers: npt.NDArray[np.float64]
+    wrong: float = 0.0
+
+    def draw(
+        self, rng: np.random.Generator, n: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        classes, inputs = self.centers.shape
+        used = min(classes, 4)
+        y = rng.integers(0, used, n)
+        x = self.centers[y] + rng.normal(0, 0.08, (n, inputs))
+        bad = rng.random(n) < self.wrong
+        y = np.where(bad, (y + 1 + rng.integers(0, used - 1, n)) % used, y)
+        return x.astype(np.float32), y
+
+
+def _worlds(network: Network) -> list[World]:
+    rng = np.random.default_rng(3)
+    old = World(rng.uniform(0, 1, (network.classes, network.inputs)))
+    new = World(1.4 * rng.uniform(0, 1, (network.classes, network.inputs)))
+    return [old, new, replace(new, wrong=0.4), replace(new, wrong=1.0), replace(old, wrong=0.1)]
+
+
+def start(network: Network, **learner: Any) -> Model:
+    """A file of random weights whose anchors, three quarters of the room, are the old world's."""
+    parameters = nets.parameters(network, seed=7)
+    options = {"rate": 0.2, "swaps": 2, "gather": 16, "strategy": "rigl", **learner}
+    parameters.learner = arena.LearnerParameters(key=0xBEEF, **options)
+    if network.anchors:
+        x, y = _worlds(network)[0].draw(np.random.default_rng(1), network.anchors * 3 // 4)
+        plain = replace(network, anchors=0, watch=False)
+        right = Model(nets.buffer(arena.write(plain, parameters))).predict_index(x)[0] == y
+        codes = nets.reference_codes(parameters, x)
+        codes = reference.features(network, parameters.trunk, codes).astype(np.uint8)
+        parameters.anchors = (codes, y, right)
+    return Model(nets.buffer(arena.write(network, parameters)))
+
+
+def stream(network: Network, lengths: list[int]) -> list[tuple[npt.NDArray[np.float32], list[int]]]:
+    """Steps of one to three samples, one world after the other."""
+    rng = np.random.default_rng(11)
+    steps = []
+    for world, length in zip(_worlds(network), lengths, strict=False):
+        for _ in range(length):
+            n = int(rng.integers(1, min(3, network.batch) + 1))
+            x, y = world.draw(rng, n)
+            steps.append((x, y.tolist()))
+    return steps
+
+
+def core_step(learner: Learner, x: npt.NDArray[np.float32], y: list[int]) -> None:
+    n = len(y)
+    learner._y[:n] = y
+    learner._step(x, n, learner.batch - n)
+
+
+def _warm(network: Network, steps: int) -> Model:
+    """After so many steps in the old world: it is learned, and the watch knows what is usual."""
+    model = start(network)
+    learner = Learner(model)
+    for x, y in stream(network, [steps]):
+        core_step(learner, x, y)
+    model.seal()
+    return Model(nets.buffer(model.arena.buffer.tobytes()))
+
+
+def _lockstep(name: str, lengths: list[int], warm: int = 500) -> tuple[Model, Counter[str]]:
+    """Core and reference over the stream; what happened."""
+    network = NETWORKS[name]
+    model = _warm(network, warm)
+    twin = reference.Learner(model.arena.buffer)
+    learner = Learner(model)
+    seen: Counter[str] = Counter()
+    for i, (x, y) in enumerate(stream(network, [0, *lengths])):
+        core_step(learner, x, y)
+        twin.step(x, y, network.batch - len(y))
+        assert (learner.tick.drift, learner.tick.guard) == twin.tick, f"step {i}"
+        seen[f"drift {learner.tick.drift}"] += 1
+        seen[f"guard {learner.tick.guard}"] += 1
+        seen["anchored"] += learner.tick.anchored
+        if i % 16 == 0:
+            twin.check(model.arena.buffer)
+            assert twin.watch(x[0])[1] == _watch(learner, x[0])
+    twin.check(model.arena.buffer)
+    model.seal()
+    Model(nets.buffer(model.arena.buffer.tobytes()))
+    return model, seen
+
+
+def _watch(learner: Learner, x: npt.NDArray[np.float32]) -> int:
+    learner.watch(x)
+    return int(learner.tick.drift)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_core_leaves_what_the_reference_leaves(name: str) -> None:
+    _, seen = _lockstep(name, [220, 120], warm=60 if name == "labels-of-two-bytes" else 500)
+    assert seen["anchored"] > 0 or name in ("few-anchors", "watch-only")
+
+
+def test_a_trial_that_serves_the_new_world_opens_an_epoch() -> None:
+    model, seen = _lockstep("sparse-b1", [300, 60, 300], 250)
+    assert seen["drift 2"] > 0
+    assert seen["guard 1"] > 0
+    status = Learner(model).status()
+    assert status["epoch"] == status["drift"]["confirmed"] > 0
+
+
+def _in_trial(name: str) -> Model:
+    """Shortly after drift was confirmed, some samples of the new world held back."""
+    network = NETWORKS[name]
+    model = _warm(network, 500)
+    learner = Learner(model)
+    after = 0
+    for x, y in stream(network, [0, 400]):
+        core_step(learner, x, y)
+        after += learner.status()["trial"]
+        if after == 100:
+            break
+    assert learner.status()["trial"]
+    return model
+
+
+def _again(model: Model, **fields: int) -> Model:
+    """The model read again from its file, with some u32 of the watch changed."""
+    model.seal()
+    buffer = nets.buffer(model.arena.buffer.tobytes())
+    for name, value in fields.items():
+        at = {"age": 8}[name]
+        arena.Arena(buffer).section(net.WATCH)[at : at + 4].view("<u4")[0] = value
+    arena.sign(buffer.data)
+    return Model(buffer)
+
+
+def test_a_trial_that_shows_nothing_is_taken_back() -> None:
+    model = _again(_in_trial("sparse-b4-no-replay"), age=1996)
+    twin = reference.Learner(model.arena.buffer)
+    learner = Learner(model)
+    accepted = model.arena.section(net.SNAPSHOT).copy()
+    left = learner.status()["anchors"]
+    for x, y in stream(NETWORKS["sparse-b4-no-replay"], [0, 0, 0, 4]):
+        core_step(learner, x, y)
+        twin.step(x, y, learner.batch - len(y))
+    twin.check(model.arena.buffer)
+    status = learner.status()
+    assert (learner.tick.guard, status["drift"]["rejected"], status["epoch"]) == (2, 1, 0)
+    assert (status["trial"], status["plasticity"]) == (False, 0.0)
+    assert np.array_equal(model.arena.section(net.SNAPSHOT), accepted)
+    biases = b"".join(model.arena.rows(i)[0].tobytes() for i in range(3))
+    assert accepted.tobytes().startswith(biases)
+    # From now on no sample of this stream becomes an anchor: its labels were not believed.
+    for x, y in stream(NETWORKS["sparse-b4-no-replay"], [0, 0, 0, 60]):
+        core_step(learner, x, y)
+        assert not learner.tick.anchored
+    assert learner.status()["anchors"] == left
+
+
+@pytest.mark.parametrize("trial", [False, True], ids=["quiet", "trial"])
+@pytest.mark.parametrize("what", ["accept", "rollback"])
+def test_by_hand(what: str, trial: bool) -> None:
+    model = _in_trial("sparse-b1") if trial else _warm(NETWORKS["sparse-b1"], 90)
+    model = _again(model)
+    twin = reference.Learner(model.arena.buffer)
+    learner = Learner(model)
+    epoch = learner.status()["epoch"]
+    getattr(learner, what)()
+    guard = twin.guard
+    if what == "accept":
+        guard.end_trial() if trial else guard.accept(sum(x.now for x in guard.anchors))
+        guard.accepted += 1
+    else:
+        guard.reject() if trial else guard.rollback()
+        guard.rolled_back += not trial
+    twin.check(model.arena.buffer)
+    for x, y in stream(NETWORKS["sparse-b1"], [20]):
+        core_step(learner, x, y)
+        twin.step(x, y, learner.batch - len(y))
+    twin.check(model.arena.buffer)
+    assert learner.status()["epoch"] == epoch + (trial and what == "accept")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_variant_leaves_the_same_bytes(name: str) -> None:
+    was = core.variant()
+    found = []
+    try:
+        for variant in VARIANTS:
+            core.select_variant(variant)
+            model = start(NETWORKS[name])
+            learner = Learner(model)
+            for x, y in stream(NETWORKS[name], [400, 300, 300, 300, 100]):
+                core_step(learner, x, y)
+                learner.watch(x[0])
+            model.seal()
+            found.append(model.arena.buffer.tobytes())
+    finally:
+        core.select_variant(was)
+    assert found.count(found[0]) == len(VARIANTS)
+
+
+def test_what_is_held_back_teaches_nothing() -> None:
+    network = NETWORKS["sparse-b4-no-replay"]
+    model = start(network, strategy="static")
+    learner = Learner(model)
+    kinds = (net.WEIGHTS, net.INDICES, net.ROWS, net.RESIDUAL)
+    held = 0
+    for x, y in stream(network, [300]):
+        before = [model.arena.section(kind).tobytes() for kind in kinds]
+        learner.learn_one(x[0], int(y[0]))
+        if learner.tick.guard == 0:
+            same = before == [model.arena.section(kind).tobytes() for kind in kinds]
+            assert same == bool(learner.tick.anchored)
+            held += learner.tick.anchored
+    assert held > 10
+
+
+def test_frozen_watches_and_judges_nothing() -> None:
+    model = _again(_in_trial("sparse-b1"))
+    learner = Learner(model)
+    learner.freeze()
+    kinds = (net.WATCH, net.ANCHORS, net.SNAPSHOT, net.WEIGHTS)
+    before = [model.arena.section(kind).tobytes() for kind in kinds]
+    for x, y in stream(NETWORKS["sparse-b1"], [40]):
+        core_step(learner, x, y)
+    assert before == [model.arena.section(kind).tobytes() for kind in kinds]
+
+
+def test_a_file_without_them_says_so() -> None:
+    network = nets.network((1, 24, 1), (sparse(24, 9, 8),), 4)
+    learner = Learner(Model(nets.buffer(nets.file(network))))
+    x, _ = nets.samples(network, 3)
+    for call in (learner.accept, learner.rollback):
+        with pytest.raises(ModelError, match="no anchors and no accepted state"):
+            call()
+    assert learner.watch(x[0]) == learner.model.predict_one(x[0])
+    assert learner.tick.drift == 0
+    assert "guard" not in learner.status()
+
+
+def test_watching_answers_what_a_prediction_does() -> None:
+    model = start(NETWORKS["sparse-b1"])
+    learner = Learner(model)
+    x, _ = nets.samples(NETWORKS["sparse-b1"], 40)
+    for row in (x * 3).astype(np.float32):
+        assert learner.watch(row) == model.predict_one(row)
+        small = np.clip(row, 0, 255).astype(np.uint8)
+        assert learner.watch(small) == model.predict_one(small)
+    assert learner.status()["drift"]["watched"] == 80
+    with pytest.raises(DataError):
+        learner.watch(np.full(40, np.nan, np.float32))
+    assert learner.status()["drift"]["watched"] == 80
+
+
+def test_strange_inputs_without_labels_are_a_warning() -> None:
+    """Samples far beyond the scale of the inputs, and no label for any of them."""
+    network = NETWORKS["sparse-b1"]
+    model = _warm(network, 500)
+    learner = Learner(model)
+    rng = np.random.default_rng(5)
+    x, _ = _worlds(network)[0].draw(rng, 400)
+    warned = []
+    for row in x:
+        learner.watch(row)
+        warned.append(learner.tick.drift)
+    assert sum(warned) <= 1
+    for row in x[:100]:
+        learner.watch(row + 1)
+        warned.append(learner.tick.drift)
+    assert sum(warned[400:]) >= 1
+    assert learner.status()["drift"]["level"] == "warning"

@@ -1,0 +1,509 @@
+/* zge_guard.c: what was learned is kept only where samples that nothing was learned from agree. */
+#include "zge_impl.h"
+
+enum {
+    ZGE_G_SHARE = 8,     /* of the stream one sample in so many is held back */
+    ZGE_G_SIDE = 8,      /* anchors scored in a tick */
+    ZGE_G_JUDGED = 32    /* samples held back before a trial is judged */
+};
+
+/* Flags of an anchor: the accepted state had it right; the present one had it right when it was scored last. */
+enum { ZGE_G_WAS = 1, ZGE_G_IS = 2 };
+
+typedef struct zge_tally {
+    uint32_t was, is, won, lost;
+} zge_tally;
+
+static uint32_t zge_anchors_filled(const zge_model *m) { return zge_get32(m->anchor_head + ZGE_G_FILLED); }
+static uint32_t zge_in_trial(const zge_model *m) { return zge_get16(m->watch + ZGE_W_TRIAL); }
+static void zge_count64(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
+
+/* In a trial the upper quarter of the room takes the samples of the new world, and the anchors below stay. */
+static uint32_t zge_trial_from(const zge_model *m) {
+    const uint32_t quarter = m->anchors / 4 > ZGE_G_JUDGED ? m->anchors / 4 : ZGE_G_JUDGED;
+    return m->anchors > quarter ? m->anchors - quarter : 0;
+}
+
+/* The anchors that are looked at now: those of the trial in one, else all. */
+static uint32_t zge_range(const zge_model *m, uint32_t *from) {
+    *from = zge_in_trial(m) ? zge_trial_from(m) : 0;
+    return zge_in_trial(m) ? zge_get32(m->anchor_head + ZGE_G_TRIED) : zge_anchors_filled(m);
+}
+
+static uint32_t zge_anchor_label(const zge_model *m, uint32_t slot) {
+    return m->classes > 256 ? zge_get16(m->anchor_labels + 2 * (size_t)slot) : m->anchor_labels[slot];
+}
+
+static zge_tally zge_tally_of(const zge_model *m, uint32_t from, uint32_t n) {
+    zge_tally t = {0, 0, 0, 0};
+    const uint8_t *flags = m->anchor_flags + from;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t was = flags[i] & 1u;
+        const uint32_t is = flags[i] >> 1;
+        t.was += was;
+        t.is += is;
+        t.won += is & ~was;
+        t.lost += was & ~is;
+    }
+    return t;
+}
+
+static uint32_t zge_root(uint64_t v) { /* the whole part of the square root, of less than 2^40 */
+    uint32_t root = 0;
+    for (uint32_t bit = 1u << 20; bit > 0; bit >>= 1) {
+        const uint64_t more = root | bit;
+        root = more * more <= v ? (uint32_t)more : root;
+    }
+    return root;
+}
+
+/* Anchors that may be lost before a state is no longer accepted: half of what the guard promises, which is a
+ * hundredth of them or two standard errors. */
+static uint32_t zge_margin(uint32_t n, uint32_t best) {
+    const uint32_t errors = zge_root(4ull * best * (n - best) / n);
+    const uint32_t point = n / 100;
+    return (errors > point ? errors : point) / 2;
+}
+
+/* ---- the snapshot ---- */
+
+/* Copy what learns into the snapshot, or back. In both: biases, indices, weights, residual section, each of
+ * all layers. */
+static void zge_copy_state(const zge_model *m, int32_t back) {
+    uint8_t *p = m->snapshot;
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const size_t bytes = (size_t)m->layer[i].outputs * 4;
+        memcpy(back ? (uint8_t *)m->layer[i].bias : p, back ? p : (uint8_t *)m->layer[i].bias, bytes);
+        p += bytes;
+    }
+    for (uint32_t part = 0; part < 3; part++) {
+        for (uint32_t i = 0; i < m->layers; i++) {
+            const zge_layer *l = &m->layer[i];
+            const size_t weights = (size_t)l->outputs * l->width;
+            uint8_t *live = part == 0 ? (uint8_t *)l->indices : part == 1 ? (uint8_t *)l->weights : l->nibbles;
+            const size_t bytes = part == 0   ? (size_t)l->outputs * l->per_row * 2
+                                 : part == 1 ? weights
+                                             : (weights + 1) / 2;
+            if (live != NULL && bytes > 0) {
+                memcpy(back ? live : p, back ? p : live, bytes);
+                p += bytes;
+            }
+        }
+    }
+}
+
+/* A layer as the snapshot has it, whatever its pointers were. */
+static zge_layer zge_shadow(const zge_model *m, uint32_t which) {
+    zge_layer l = m->layer[which];
+    uint8_t *p = m->snapshot;
+    size_t before[4] = {0, 0, 0, 0};
+    size_t all[4] = {0, 0, 0, 0};
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const zge_layer *o = &m->layer[i];
+        const size_t weights = (size_t)o->outputs * o->width;
+        const size_t bytes[4] = {(size_t)o->outputs * 4, (size_t)o->outputs * o->per_row * 2, weights,
+                                 o->residual == ZGE_R_SECTION ? (weights + 1) / 2 : 0};
+        for (uint32_t part = 0; part < 4; part++) {
+            all[part] += bytes[part];
+            before[part] += i < which ? bytes[part] : 0;
+        }
+    }
+    l.bias = (int32_t *)(void *)(p + before[0]);
+    p += all[0];
+    l.indices = l.kind == ZGE_L_SPARSE ? (uint16_t *)(void *)(p + before[1]) : NULL;
+    p += all[1];
+    l.weights = (int8_t *)(p + before[2]);
+    p += all[2];
+    l.nibbles = l.residual == ZGE_R_SECTION ? p + before[3] : NULL;
+    return l;
+}
+
+uint64_t zge_snapshot_bytes(const zge_model *m) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const zge_layer *l = &m->layer[i];
+        const uint64_t weights = (uint64_t)l->outputs * l->width;
+        bytes += (uint64_t)l->outputs * 4 + (uint64_t)l->outputs * l->per_row * 2 + weights +
+                 (l->residual == ZGE_R_SECTION ? (weights + 1) / 2 : 0);
+    }
+    return bytes;
+}
+
+/* ---- decisions ---- */
+
+/* The present state becomes the accepted one. */
+static void zge_accept(const zge_model *m, uint32_t best) {
+    const uint32_t n = zge_anchors_filled(m);
+    for (uint32_t i = 0; i < n; i++) {
+        m->anchor_flags[i] = m->anchor_flags[i] & ZGE_G_IS ? ZGE_G_WAS | ZGE_G_IS : 0;
+    }
+    zge_put32(m->watch + ZGE_W_BEST, best);
+    zge_put32(m->watch + ZGE_W_SCORED, 0);
+    zge_put32(m->watch + ZGE_W_PATIENCE, 0);
+    zge_copy_state(m, 0);
+}
+
+/* Back to the accepted state. What was gathered for the row under the cursor belongs to the one left. */
+static void zge_rollback(const zge_model *m) {
+    const uint32_t n = zge_anchors_filled(m);
+    for (uint32_t i = 0; i < n; i++) {
+        m->anchor_flags[i] = m->anchor_flags[i] & ZGE_G_WAS ? ZGE_G_WAS | ZGE_G_IS : 0;
+    }
+    zge_rewire_restart(m);
+    zge_put32(m->watch + ZGE_W_SCORED, 0);
+    zge_put32(m->watch + ZGE_W_PATIENCE, 0);
+    zge_copy_state(m, 1);
+}
+
+/* A new epoch with the anchors that it has so far, in the present state. */
+static void zge_open_epoch(const zge_model *m) {
+    uint8_t *w = m->watch;
+    zge_put32(w + ZGE_W_EPOCH, zge_get32(w + ZGE_W_EPOCH) + 1);
+    if (m->anchors > 0) {
+        zge_put32(w + ZGE_W_LIMIT, m->anchors);
+        zge_put32(m->anchor_head + ZGE_G_CURSOR, 0);
+        zge_accept(m, zge_tally_of(m, 0, zge_anchors_filled(m)).is);
+    }
+}
+
+/* The trial's samples are the anchors from now on. They are fewer than the slots below them. */
+static void zge_end_trial(const zge_model *m) {
+    const uint32_t n = zge_get32(m->anchor_head + ZGE_G_TRIED);
+    const uint32_t from = zge_trial_from(m);
+    const uint32_t wide = m->classes > 256 ? 2 : 1;
+    memcpy(m->anchor_labels, m->anchor_labels + (size_t)from * wide, (size_t)n * wide);
+    memcpy(m->anchor_flags, m->anchor_flags + from, n);
+    memcpy(m->anchor_data, m->anchor_data + (size_t)from * m->replay_stride, (size_t)n * m->replay_stride);
+    zge_put32(m->anchor_head + ZGE_G_FILLED, n);
+    zge_put32(m->anchor_head + ZGE_G_TRIED, 0);
+    zge_put16(m->watch + ZGE_W_TRIAL, 0);
+    zge_open_epoch(m);
+}
+
+/* The old state and the anchors of its world that are left; no sample of this world becomes one. */
+static void zge_reject(const zge_model *m) {
+    const uint32_t n = zge_anchors_filled(m);
+    zge_put32(m->anchor_head + ZGE_G_TRIED, 0);
+    zge_put32(m->anchor_head + ZGE_G_CURSOR, 0);
+    zge_put16(m->watch + ZGE_W_TRIAL, 0);
+    zge_put32(m->watch + ZGE_W_LIMIT, n);
+    zge_put32(m->watch + ZGE_W_BEST, zge_tally_of(m, 0, n).was);
+    zge_rollback(m);
+    zge_watch_quiet(m->watch);
+    zge_count64(m->watch + ZGE_W_REJECTED);
+}
+
+/* Drift is confirmed. With anchors enough what is learned from here on is a trial: it has to show that it
+ * serves the new world better than the accepted state does. Else there is nothing to lose. */
+static void zge_drift(const zge_model *m) {
+    uint8_t *w = m->watch;
+    const uint32_t n = m->anchors > 0 ? zge_anchors_filled(m) : 0;
+    if (m->anchors > 0 && zge_in_trial(m)) {
+        return;
+    }
+    zge_watch_start(w);
+    if (n < ZGE_G_FEWEST) {
+        if (m->anchors > 0) {
+            zge_put32(m->anchor_head + ZGE_G_FILLED, 0);
+        }
+        zge_open_epoch(m);
+        return;
+    }
+    zge_put16(w + ZGE_W_TRIAL, 1);
+    zge_put32(w + ZGE_W_SCORED, 0);
+    zge_put32(w + ZGE_W_PATIENCE, 0);
+    zge_put32(m->anchor_head + ZGE_G_TRIED, 0);
+    zge_put32(m->anchor_head + ZGE_G_CURSOR, 0);
+    if (n > zge_trial_from(m)) {
+        const uint32_t left = zge_trial_from(m);
+        /* The best of all anchors, as a share of those that are left. */
+        const uint64_t best = (uint64_t)zge_get32(w + ZGE_W_BEST) * left / n;
+        zge_put32(m->anchor_head + ZGE_G_FILLED, left);
+        zge_put32(w + ZGE_W_BEST, (uint32_t)best);
+    }
+}
+
+/* 0, 1 accepted, 2 rolled back. */
+static uint32_t zge_judge(const zge_model *m) {
+    uint8_t *w = m->watch;
+    const uint32_t n = zge_get32(m->anchor_head + ZGE_G_TRIED);
+    const uint32_t over = zge_get32(w + ZGE_W_AGE) == ZGE_W_LENGTH;
+    if (n < ZGE_G_JUDGED && !over) {
+        return 0;
+    }
+    const zge_tally t = zge_tally_of(m, zge_trial_from(m), n);
+    const uint32_t apart = t.won > t.lost ? t.won - t.lost : t.lost - t.won;
+    const uint32_t clear = (uint64_t)apart * apart > 9ull * (t.won + t.lost); /* three standard errors */
+    /* Half as good as the best of the old world, a quarter at the end: what learns from wrong labels that it
+     * answers them less wrongly has no share worth having. */
+    const uint64_t least = (uint64_t)n * zge_get32(w + ZGE_W_BEST) / (over ? 4 : 2);
+    if (n >= ZGE_G_JUDGED && clear && t.won > t.lost && (uint64_t)t.is * zge_anchors_filled(m) >= least) {
+        zge_end_trial(m);
+        zge_count64(w + ZGE_W_ACCEPTED);
+        return 1;
+    }
+    if (over || (clear && t.lost > t.won)) {
+        zge_reject(m);
+        return 2;
+    }
+    return 0;
+}
+
+static uint32_t zge_decide(const zge_model *m) {
+    uint8_t *w = m->watch;
+    const uint32_t n = zge_anchors_filled(m);
+    const uint32_t best = zge_get32(w + ZGE_W_BEST);
+    const uint32_t cycled = zge_get32(w + ZGE_W_SCORED) >= (n < ZGE_G_FEWEST ? ZGE_G_FEWEST : n);
+    const zge_tally t = zge_tally_of(m, 0, n);
+    if (n < ZGE_G_FEWEST) { /* too few to see anything: the state of each cycle is the accepted one */
+        if (cycled) {
+            zge_accept(m, t.is);
+        }
+        return 0;
+    }
+    const uint32_t margin = zge_get32(w + ZGE_W_AGE) < ZGE_W_LENGTH ? zge_margin(n, best) : 0;
+    const uint32_t caution = zge_get16(w + ZGE_W_CAUTION);
+    const uint32_t below = t.is + margin < best;
+    if (cycled && !below) {
+        zge_accept(m, t.is > best ? t.is : best);
+        zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution > 0 ? caution - 1 : 0));
+        zge_count64(w + ZGE_W_ACCEPTED);
+        return 1;
+    }
+    const uint32_t loss = t.lost > t.won ? t.lost - t.won : 0;
+    const uint32_t clear = (uint64_t)loss * loss > 4ull * (t.won + t.lost); /* two standard errors */
+    uint32_t patience = zge_get32(w + ZGE_W_PATIENCE);
+    if (cycled) {
+        patience += 1;
+        zge_put32(w + ZGE_W_SCORED, 0);
+        zge_put32(w + ZGE_W_PATIENCE, patience);
+    }
+    if (below && (clear || patience == ZGE_W_PATIENT)) {
+        zge_rollback(m);
+        zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));
+        zge_count64(w + ZGE_W_ROLLED_BACK);
+        return 2;
+    }
+    return 0;
+}
+
+/* ---- the tick ---- */
+
+uint64_t zge_hold(const zge_model *m, uint32_t n) {
+    if (m->anchors == 0) {
+        return 0;
+    }
+    const uint32_t base = zge_stream(zge_get32(m->learner + ZGE_K_KEY), zge_get64(m->learner + ZGE_K_STEP), ZGE_R_HOLD);
+    uint32_t from;
+    uint32_t have = zge_range(m, &from);
+    const uint32_t most = zge_in_trial(m) ? m->anchors - from : zge_get32(m->watch + ZGE_W_LIMIT);
+    uint64_t held = 0;
+    for (uint32_t c = 0; c < n && have < most; c++) {
+        if (zge_below(zge_random(base, c), ZGE_G_SHARE) == 0) {
+            held |= 1ull << c;
+            have += 1;
+        }
+    }
+    return held;
+}
+
+uint8_t *zge_hold_at(const zge_model *m, uint32_t label) {
+    uint32_t from;
+    const uint32_t have = zge_range(m, &from);
+    const uint32_t slot = from + have;
+    if (m->classes > 256) {
+        zge_put16(m->anchor_labels + 2 * (size_t)slot, (uint16_t)label);
+    } else {
+        m->anchor_labels[slot] = (uint8_t)label;
+    }
+    m->anchor_flags[slot] = 0;
+    zge_put32(m->anchor_head + (zge_in_trial(m) ? ZGE_G_TRIED : ZGE_G_FILLED), have + 1);
+    return m->anchor_data + (size_t)slot * m->replay_stride;
+}
+
+/* What the accepted and the present state make of the samples that this tick held back, the newest anchors. */
+static void zge_score_held(zge_model *m, uint32_t s, uint32_t n, uint64_t held) {
+    uint32_t count = 0;
+    uint32_t from;
+    const uint32_t have = zge_range(m, &from);
+    for (uint32_t c = 0; c < n; c++) {
+        count += (uint32_t)(held >> c & 1u);
+    }
+    zge_layer live[ZGE_MAX_LAYERS];
+    memcpy(live, m->layer, sizeof live);
+    for (uint32_t state = 0; state < 2; state++) { /* the present one, then the accepted one */
+        if (state == 1) {
+            for (uint32_t i = 0; i < m->layers; i++) {
+                m->layer[i] = zge_shadow(m, i);
+            }
+        }
+        zge_forward(m, s);
+        uint32_t slot = from + have - count;
+        for (uint32_t c = 0; c < n; c++) {
+            if (held >> c & 1u) {
+                uint32_t best;
+                zge_softmax(m, s, c, &best, NULL);
+                if (best == zge_anchor_label(m, slot)) {
+                    m->anchor_flags[slot] |= state == 0 ? ZGE_G_IS : ZGE_G_WAS;
+                    if (state == 1 && !zge_in_trial(m)) {
+                        zge_put32(m->watch + ZGE_W_BEST, zge_get32(m->watch + ZGE_W_BEST) + 1);
+                    }
+                }
+                slot += 1;
+            }
+        }
+    }
+    memcpy(m->layer, live, sizeof live);
+}
+
+/* The next anchors side by side through the layers. */
+static void zge_score_some(const zge_model *m) {
+    uint8_t *w = m->watch;
+    uint32_t from;
+    const uint32_t have = zge_range(m, &from);
+    uint32_t n = m->batch < ZGE_G_SIDE ? m->batch : ZGE_G_SIDE;
+    n = n < have ? n : have;
+    if (n == 0) {
+        return;
+    }
+    zge_column columns[ZGE_G_SIDE];
+    uint32_t slots[ZGE_G_SIDE];
+    uint32_t cursor = zge_get32(m->anchor_head + ZGE_G_CURSOR);
+    for (uint32_t c = 0; c < n; c++) {
+        cursor = cursor < have ? cursor : 0;
+        slots[c] = from + cursor;
+        columns[c].kind = ZGE_C_REPLAY;
+        columns[c].data = m->anchor_data + (size_t)slots[c] * m->replay_stride;
+        cursor += 1;
+    }
+    const uint32_t s = zge_side(m, n);
+    uint32_t sure = 0;
+    zge_take(m, columns, n, s);
+    zge_forward(m, s);
+    for (uint32_t c = 0; c < n; c++) {
+        uint32_t best;
+        sure += 2 * zge_score(zge_softmax(m, s, c, &best, NULL));
+        uint8_t *flags = m->anchor_flags + slots[c];
+        *flags = (uint8_t)((*flags & ZGE_G_WAS) | (best == zge_anchor_label(m, slots[c]) ? ZGE_G_IS : 0));
+    }
+    zge_put32(m->anchor_head + ZGE_G_CURSOR, cursor < have ? cursor : 0);
+    const uint32_t scored = zge_get32(w + ZGE_W_SCORED) + n;
+    zge_put32(w + ZGE_W_SCORED, scored < ZGE_G_MOST ? scored : ZGE_G_MOST);
+    const int32_t was = (int32_t)zge_get32(w + ZGE_W_CERTAINTY);
+    const int32_t now = (int32_t)(sure / n);
+    zge_put32(w + ZGE_W_CERTAINTY, (uint32_t)(was == 0 ? now : was + (now - was) / 16));
+}
+
+void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uint64_t held, uint32_t clamped,
+                    zge_tick *tick) {
+    uint8_t *w = m->watch;
+    if (w == NULL) {
+        return;
+    }
+    uint32_t drift = 0;
+    for (uint32_t c = 0; c < n; c++) {
+        tick->anchored += (uint32_t)(held >> c & 1u);
+    }
+    const uint32_t share = zge_share_of(clamped, n * m->inputs);
+    for (uint32_t c = 0; c < n; c++) { /* the logits of this tick's prediction are still there */
+        uint32_t best;
+        const uint32_t score = zge_score(zge_softmax(m, s, c, &best, NULL));
+        const uint32_t found = zge_watch_label(w, best == y[c], score, share);
+        drift = found > drift ? found : drift;
+    }
+    zge_watch_age(w);
+    if (m->anchors > 0) {
+        if (held != 0) {
+            zge_score_held(m, s, n, held);
+        }
+        zge_score_some(m);
+        tick->guard = zge_in_trial(m) ? zge_judge(m) : zge_decide(m);
+    }
+    if (drift == 2) {
+        if (m->anchors > 0 && zge_in_trial(m)) {
+            drift = 0; /* known already */
+        } else {
+            zge_drift(m);
+        }
+    }
+    tick->drift = drift;
+}
+
+/* ---- by hand ---- */
+
+static zge_status zge_by_hand(const zge_model *m) {
+    if (m == NULL || m->arena == NULL) {
+        return ZGE_E_ARGUMENT;
+    }
+    return !m->learning ? ZGE_E_NO_LEARNING : m->anchors == 0 ? ZGE_E_NO_GUARD : ZGE_OK;
+}
+
+zge_status zge_learner_accept(zge_model *m) {
+    const zge_status st = zge_by_hand(m);
+    if (st != ZGE_OK) {
+        return st;
+    }
+    if (zge_in_trial(m)) {
+        zge_end_trial(m);
+    } else {
+        zge_accept(m, zge_tally_of(m, 0, zge_anchors_filled(m)).is);
+    }
+    zge_count64(m->watch + ZGE_W_ACCEPTED);
+    return ZGE_OK;
+}
+
+zge_status zge_learner_rollback(zge_model *m) {
+    const zge_status st = zge_by_hand(m);
+    if (st != ZGE_OK) {
+        return st;
+    }
+    if (zge_in_trial(m)) {
+        zge_reject(m);
+    } else {
+        zge_rollback(m);
+        zge_count64(m->watch + ZGE_W_ROLLED_BACK);
+    }
+    return ZGE_OK;
+}
+
+/* ---- opening ---- */
+
+static zge_status zge_guard_bad(const zge_model *m, const uint8_t *p, zge_fault *f) {
+    if (f != NULL) {
+        f->status = ZGE_E_STATE;
+        f->section = ZGE_S_ANCHORS;
+        f->offset = (uint32_t)(p - m->arena);
+    }
+    return ZGE_E_STATE;
+}
+
+zge_status zge_guard_check(const zge_model *m, zge_fault *f) {
+    const uint8_t *h = m->anchor_head;
+    const uint32_t trial = zge_in_trial(m);
+    const uint32_t filled = zge_get32(h + ZGE_G_FILLED);
+    const uint32_t tried = zge_get32(h + ZGE_G_TRIED);
+    const uint32_t from = zge_trial_from(m);
+    const uint32_t cursor = zge_get32(h + ZGE_G_CURSOR);
+    const uint32_t looked = trial ? tried : filled;
+    if (filled > (trial ? from : m->anchors) || tried > (trial ? m->anchors - from : 0) ||
+        (cursor > 0 && cursor >= looked) || zge_get32(m->watch + ZGE_W_BEST) > filled) {
+        return zge_guard_bad(m, h, f);
+    }
+    for (uint32_t i = 0; i < filled + tried; i++) {
+        const uint32_t slot = i < filled ? i : from + i - filled;
+        if (zge_anchor_label(m, slot) >= m->classes || m->anchor_flags[slot] > (ZGE_G_WAS | ZGE_G_IS)) {
+            return zge_guard_bad(m, m->anchor_flags + slot, f);
+        }
+    }
+    for (uint32_t i = 0; i < m->layers; i++) {
+        const zge_layer shadow = zge_shadow(m, i);
+        const zge_status st = zge_check_layer(m, &shadow, m->trunk + i, f);
+        if (st != ZGE_OK) {
+            if (f != NULL) {
+                f->section = ZGE_S_SNAPSHOT;
+            }
+            return st;
+        }
+    }
+    return ZGE_OK;
+}

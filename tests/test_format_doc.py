@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,9 @@ TRUNK = offset_table("### 3.2 Trunk record")
 LEARNER = offset_table("### 5.2 Section 11, LEARNER")
 RATE = offset_table("### 5.2 Section 11, LEARNER", 1)
 TRACES = offset_table("### 5.5 Section 16, TRACES")
+ANCHORS = offset_table("### 5.6 Section 12, ANCHORS")
+WATCH = offset_table("### 5.7 Section 13, WATCH")
+DETECTOR = offset_table("### 5.7 Section 13, WATCH", 1)
 
 
 def size(fields: Fields) -> int:
@@ -126,7 +129,7 @@ def read(blob: bytes) -> File:
     for i in range(head["sections"]):
         entry = unpack(blob, size(HEADER) + i * size(ENTRY), ENTRY)
         at, stop = entry["offset"], entry["offset"] + entry["bytes"]
-        known = 1 <= entry["kind"] <= 11 or entry["kind"] == 16
+        known = 1 <= entry["kind"] <= 14 or entry["kind"] == 16
         need(known and entry["kind"] not in sections, "SECTION")
         need(entry["flags"] == 0, "SECTION")
         need(end <= at and stop <= len(blob) and at % head["align"] == 0, "SECTION")
@@ -136,7 +139,7 @@ def read(blob: bytes) -> File:
     need(end == len(blob) and {1, 2} <= set(sections) and all(sections.values()), "SECTION")
     net, trunk, layers = read_net(sections[1], bool(head["flags"]))
     found = {k: len(v) for k, v in sections.items() if k != 2}
-    need(found == lengths(net, trunk, layers, sections.get(16, b"")), "SECTION")
+    need(found == lengths(net, trunk, layers, sections), "SECTION")
     texts = sections[2].split(b"\0")
     count = net["classes"] + (net["inputs"] if net["flags"] & 2 else 0)
     need(len(texts) == count + 1 and texts[-1] == b"", "STATE")
@@ -155,6 +158,8 @@ def read(blob: bytes) -> File:
     read_layers(out)
     if head["flags"]:
         read_learner(out)
+        if 13 in out.sections:
+            read_guard(out)
     return out
 
 
@@ -273,15 +278,18 @@ def held_rows(trunk: Records) -> list[int]:
     return held
 
 
-def lengths(net: dict[str, Any], trunk: Records, layers: Records, traces: bytes) -> dict[int, int]:
+def lengths(
+    net: dict[str, Any], trunk: Records, layers: Records, sections: dict[int, bytes]
+) -> dict[int, int]:
     """Section 10 of the page."""
+    traces, anchors = sections.get(16, b""), sections.get(12, b"")
     batch = net["batch"]
     hidden = max((x["inputs"] for x in layers[1:]), default=0)
     rewirable = max((x["inputs"] for x in layers if x["kind"] == 1), default=0)
     values = layers[0]["inputs"]
     if net["replay_pool"]:
         values = -(-net["height"] // 2) * -(-net["width"] // 2) * net["channels"]
-    stride = -(-values * net["replay_bits"] // 8)
+    stride = -(-values * (net["replay_bits"] or 4) // 8)
     label = 2 if net["classes"] > 256 else 1
     convolutions = [x for x in trunk if x["kind"] in (17, 18)]
     working = 0
@@ -311,6 +319,19 @@ def lengths(net: dict[str, Any], trunk: Records, layers: Records, traces: bytes)
         out[9] += sum(round4(x["outputs"] * batch) for x in layers)
         if net["replay"]:
             out[10] = round4(2 * net["classes"]) + net["replay"] * (stride + label)
+        if 13 in sections or anchors:
+            out[13] = size(WATCH)
+        if len(anchors) >= 16:
+            room = unpack(anchors, 0, ANCHORS)["room"]
+            need(1 <= room <= 65535, "STATE")
+            out[12] = 16 + room * (label + 1 + stride)
+            out[14] = (
+                sum(
+                    4 * x["outputs"] + 2 * x["outputs"] * x["per_row"] + x["outputs"] * x["width"]
+                    for x in layers
+                )
+                + out[8]
+            )
     if traces:
         parts = unpack(traces, 0, TRACES)["parts"] if len(traces) >= size(TRACES) else 0
         need(layers[0]["residual"] and rewirable and 1 <= parts <= 64, "SECTION")
@@ -396,6 +417,52 @@ def read_learner(file: File) -> None:
     levels = np.stack([data >> at & 2**bits - 1 for at in range(0, 8, bits)], axis=-1)
     codes = levels.reshape(len(data), -1).astype(np.int64) * (255 // (2**bits - 1))
     file.replay = (_places(net, codes[:filled]), held)
+
+
+def read_guard(file: File) -> None:
+    """Sections 5.6 to 5.8 of the page."""
+    w = unpack(file.sections[13], 0, WATCH)
+    head = {"room": 0, "filled": 0, "cursor": 0, "tried": 0}
+    if 12 in file.sections:
+        head = unpack(file.sections[12], 0, ANCHORS)
+    room = head["room"]
+    need(w["trial"] <= (room >= 100) and w["caution"] <= 6 and w["age"] <= 2000, "STATE")
+    rate = file.sections[13][12:16]
+    need(0 < w["rate"] <= 0.5 if w["age"] < 2000 else rate == bytes(4), "STATE")
+    need(w["best"] <= room and w["limit"] <= room and w["scored"] <= 65535, "STATE")
+    need(w["patience"] <= 4 and w["zero"] == 0, "STATE")
+    need(all(w[name] <= 65536 for name in ("certainty", "recent", "usual")), "STATE")
+    for at in (96, 120):
+        d = unpack(file.sections[13], at, DETECTOR)
+        need(d["seen"] <= 2**24 and d["held"] <= 256 and d["zero"] == 0, "STATE")
+        need(d["total"] <= 4 * 65536 * d["seen"] and d["sum"] <= 15 * 65536, "STATE")
+    if not room:
+        return
+    first = max(0, room - max(32, room // 4))
+    filled, tried, trial = head["filled"], head["tried"], w["trial"]
+    need(filled <= (first if trial else room), "STATE")
+    need(tried <= (room - first if trial else 0), "STATE")
+    need(head["cursor"] < max(1, tried if trial else filled), "STATE")
+    need(w["best"] <= filled, "STATE")
+    slots = [*range(filled), *range(first, first + tried)]
+    wide = "<u2" if file.net["classes"] > 256 else "u1"
+    labels = np.frombuffer(file.sections[12], wide, room, 16)
+    flags = np.frombuffer(file.sections[12], "u1", room, 16 + labels.nbytes)
+    need(all(labels[i] < file.net["classes"] and flags[i] <= 3 for i in slots), "STATE")
+    # The accepted state, as the sections that it is a copy of.
+    held, blob, at = file.layers, file.sections[14], 0
+
+    def take(n: int) -> bytes:
+        nonlocal at
+        at += n
+        return blob[at - n : at]
+
+    biases = [take(4 * x["outputs"]) for x in held]
+    indices = take(sum(2 * x["outputs"] * x["per_row"] for x in held))
+    weights = take(sum(x["outputs"] * x["width"] for x in held))
+    rows = b"".join(b + x["multiplier"].tobytes() for b, x in zip(biases, held, strict=True))
+    sections = {4: weights, 5: indices, 6: rows, 8: blob[at:]}
+    read_layers(replace(file, trunk=[], layers=[dict(x) for x in held], sections=sections))
 
 
 def read_traces(file: File) -> None:
@@ -644,9 +711,9 @@ def enums(header: str, prefix: str) -> dict[str, int]:
     [
         (HEADER, "ZGE_H_", 48), (ENTRY, "ZGE_T_", 16), (NET, "ZGE_N_", 64),
         (LAYER, "ZGE_L_", 32), (TRUNK, "ZGE_P_", 32), (LEARNER, "ZGE_K_", 72), (RATE, "ZGE_KL_", 8),
-        (TRACES, "ZGE_A_", 8),
+        (TRACES, "ZGE_A_", 8), (DETECTOR, "ZGE_D_", 24),
     ],
-    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate", "traces"],
+    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate", "traces", "detector"],
 )  # fmt: skip
 def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int) -> None:
     of_core = enums("zge_impl.h", prefix)

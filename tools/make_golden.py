@@ -239,6 +239,24 @@ GOLDEN: dict[str, Golden] = {
         },
         int_classes=True, values=16, strategy="attention",
     ),
+    # Anchors, the accepted state and the detectors; the last file has only these.
+    "v1-guard": _golden(
+        18, (6, 6, 1), (sparse(36, 14, 8, 4), dense(14, 4)), tuple(map(str, range(4))),
+        options={
+            "task": "picture", "batch": 8, "replay_samples": 16, "replay_bits": 4,
+            "watch": True, "anchors": 128,
+        },
+        int_classes=True, values=16,
+    ),
+    "v1-guard-no-replay": _golden(
+        19, (1, 20, 1), (sparse(20, 12, 7), dense(12, 3)), ("rest", "walk", "run"),
+        options={"groups": 20, "batch": 4, "watch": True, "anchors": 110},
+        values=0, swaps=3, gather=4,
+    ),
+    "v1-watch": _golden(
+        20, (1, 20, 1), (sparse(20, 12, 7), dense(12, 3)), ("rest", "walk", "run"),
+        options={"groups": 20, "batch": 2, "watch": True}, values=0, gather=4,
+    ),
 }  # fmt: skip
 
 
@@ -270,6 +288,18 @@ def trunk_parameters(
     return out
 
 
+def anchors(
+    golden: Golden, lcg: Lcg
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Three quarters of the room full of any features and labels, three quarters of them right."""
+    network = golden.network
+    n = network.anchors * 3 // 4
+    codes = [[lcg.below(256) for _ in range(network.features)] for _ in range(n)]
+    labels = [lcg.below(network.classes) for _ in range(n)]
+    right = [lcg.below(4) > 0 for _ in range(n)]
+    return np.array(codes, np.uint8), np.array(labels), np.array(right)
+
+
 def parameters(golden: Golden) -> arena.Parameters:
     """The network's numbers. Every scale that no other number fixes is a power of two."""
     lcg = Lcg(golden.seed)
@@ -299,13 +329,12 @@ def parameters(golden: Golden) -> arena.Parameters:
         )  # fmt: skip
         s_in, z_in = s_out, 0
     groups = range(network.groups)
+    scale = [lcg.between(24, 40) if table else 255 / golden.values for _ in groups]
+    center = [lcg.between(-64, 64) / 64 if table else 0 for _ in groups]
     return arena.Parameters(
-        input_scale=np.array(
-            [lcg.between(24, 40) if table else 255 / golden.values for _ in groups], np.float32
-        ),
-        input_center=np.array(
-            [lcg.between(-64, 64) / 64 if table else 0 for _ in groups], np.float32
-        ),
+        input_scale=np.array(scale, np.float32),
+        input_center=np.array(center, np.float32),
+        anchors=anchors(golden, lcg) if network.anchors else None,
         layers=layers,
         class_names=golden.class_names,
         trunk=trunk,
@@ -391,7 +420,10 @@ def answers(blob: bytes, golden: Golden) -> dict[str, Any]:
 
 _ROW = re.compile(r"^\| (\d+) \| ([uif]\d+)(?:\[(\d+)\])? \| `(\w+)` \|", re.MULTILINE)
 _FORMATS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "f32": "<f"}
-_TABLES = ("header", "entry", "net", "layer", "trunk", "learner", "rate", "traces")
+_TABLES = (
+    "header", "entry", "net", "layer", "trunk", "learner", "rate", "traces",
+    "anchors", "watch", "detector",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

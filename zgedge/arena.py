@@ -674,7 +674,7 @@ class Arena:
         if not len(section):
             return None
         (
-            epoch, trial, caution, age, rate, best, limit, _, _, _, recent, warnings, confirmed,
+            epoch, trial, caution, age, _, best, _, _, _, _, recent, warnings, confirmed,
             accepted, rolled_back, rejected, watched, usual,
         ) = _WATCH.unpack_from(section.data)  # fmt: skip
         room, filled, right = self.network.anchors, 0, 0

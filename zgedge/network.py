@@ -390,7 +390,9 @@ class Network:
         if self.replay_pool and (self.trunk or self.groups != 1 or not self.replay_samples):
             raise ValueError("places are put together in the replay of a picture without a trunk")
         if not 0 <= self.anchors <= MAX_ANCHORS or (self.anchors and not self.watch):
-            raise ValueError(f"{self.anchors} anchors are outside the format, or nothing is watched")
+            raise ValueError(
+                f"{self.anchors} anchors are outside the format, or nothing is watched"
+            )
 
     def _check_trunk(self) -> None:
         if not self.trunk:

@@ -142,7 +142,7 @@ def test_section_twice(name: str) -> None:
         assert status_of(laid_out(parts, network.align, network.learning)) == SECTION, part[0]
 
 
-@pytest.mark.parametrize("kind", [0, 12, 13, 255, 65_535])
+@pytest.mark.parametrize("kind", [0, 15, 19, 255, 65_535])
 def test_unknown_section(kind: int) -> None:
     assert status_of(laid_out([*parts_of(LEARNING), (kind, b"12345678")])) == SECTION
 

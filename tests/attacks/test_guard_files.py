@@ -10,7 +10,14 @@ import pytest
 
 from tests import nets
 from tests.attacks.test_files import (
-    DUPLICATE, INDEX, LEARNING, SCALE, SECTION, STATE, laid_out, status_of,
+    DUPLICATE,
+    INDEX,
+    LEARNING,
+    SCALE,
+    SECTION,
+    STATE,
+    laid_out,
+    status_of,
 )
 from zgedge import arena
 from zgedge import network as net
@@ -69,7 +76,9 @@ def test_a_section_missing_or_too_much(name: str) -> None:
             more = (kind, b"\1\0\0\0" * 36)
             assert status_of(laid_out([*parts, more])) == SECTION, kind
         for by in (-1, 1):
-            other = [(k, c[:by] if by < 0 else c + b"\0") if k == kind else (k, c) for k, c in parts]
+            other = [
+                (k, c[:by] if by < 0 else c + b"\0") if k == kind else (k, c) for k, c in parts
+            ]
             if other != parts:
                 assert status_of(laid_out(other)) == SECTION, (kind, by)
 

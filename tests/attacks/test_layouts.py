@@ -35,9 +35,9 @@ FIELDS = {
     "K": (
         arena._LEARNER,
         "STEP SAMPLES REWIRED CLAMPED KEY CURSOR RATE LEARN STRATEGY SWAPS GATHER GATHERED FILLED "
-        "RESERVED CORRECT",
+        "ACTIVITY CORRECT",
     ),
-    "A": (arena._ANCHORS, "ROOM FILLED CURSOR TRIED"),
+    "G": (arena._ANCHORS, "ROOM FILLED CURSOR TRIED"),
     "D": (arena._DETECTOR, "SEEN HELD TOTAL SUM ZERO"),
 }
 STRUCTURES = {"zge_fault": core.Fault, "zge_tick": core.Tick, "zge_config": core.Config}

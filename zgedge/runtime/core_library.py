@@ -171,5 +171,7 @@ def check(status: int, where: str) -> None:
     if status == E_NO_LEARNING:
         raise ModelError(text, "Train it without --no-learning.", status=status)
     if status == E_NO_GUARD:
-        raise ModelError(text, "Train it to a larger budget: small ones have no anchors.", status=status)
+        raise ModelError(
+            text, "Train it to a larger budget: small ones have no anchors.", status=status
+        )
     raise UsageError(text)

@@ -278,7 +278,7 @@ class Learner:
         return self.model._labels[self._was[0]]
 
     def accept(self) -> None:
-        """Take the present state as the accepted one. Raises ModelError in a file without anchors."""
+        """Take the present state as the accepted one. Raises ModelError without anchors."""
         core.check(core.lib.zge_learner_accept(self.model._handle), self.model.name)
 
     def rollback(self) -> None:

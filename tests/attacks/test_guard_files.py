@@ -1,4 +1,4 @@
-"""Sections of drift and guard that someone made wrong on purpose: each field, and what they hold."""
+"""Sections of drift and guard that someone made wrong on purpose: each field and what it may hold."""
 
 from __future__ import annotations
 

@@ -39,7 +39,10 @@ def network(
     inputs = trunk[-1].outputs if trunk else shape[0] * shape[1] * shape[2]
     layers = hidden if hidden is not None else (sparse(inputs, 12, 8, 4),)
     last = layers[-1].outputs if layers else inputs
-    options.setdefault("names_bytes", len(arena.names_blob(str(i) for i in range(classes))))
+    known: int = options.get("known", 0)  # type: ignore[assignment]
+    names = [str(i) for i in range(known or classes)]
+    blob = arena.names_blob(names, spare=classes - known if known else None)
+    options.setdefault("names_bytes", len(blob))
     return Network(shape, classes, (*layers, dense(last, classes)), **options)  # type: ignore[arg-type]
 
 
@@ -150,6 +153,15 @@ def parameters(net: Network, seed: int = 0, scale: float = 1.0) -> arena.Paramet
             )
         )  # fmt: skip
         s_in, z_in = s_out, 0
+    if net.known:
+        head = layers[-1]
+        layers[-1] = replace(
+            head,
+            weights=head.weights[: net.known],
+            indices=None if head.indices is None else head.indices[: net.known],
+            bias=head.bias[: net.known],
+            multiplier=head.multiplier[: net.known],
+        )
     return arena.Parameters(
         input_scale=rng.uniform(200, 300, net.groups).astype(np.float32)
         if net.groups == 1
@@ -158,7 +170,7 @@ def parameters(net: Network, seed: int = 0, scale: float = 1.0) -> arena.Paramet
         if net.groups == 1
         else rng.normal(0, 1, net.groups).astype(np.float32),
         layers=layers,
-        class_names=[str(i) for i in range(net.classes)],
+        class_names=[str(i) for i in range(net.known or net.classes)],
         int_classes=True,
         trunk=trunk,
         learner=arena.LearnerParameters(key=seed, rate=0.1),
@@ -182,7 +194,7 @@ def samples(
     """Samples of clustered classes, in the raw units that the parameters expect."""
     rng = np.random.default_rng(seed)
     centers = rng.uniform(0, 1, (net.classes, net.inputs))
-    y = rng.integers(0, net.classes, n)
+    y = rng.integers(0, net.known or net.classes, n)
     x = centers[y] + rng.normal(0, 0.15, (n, net.inputs))
     return x.astype(np.float32), y
 

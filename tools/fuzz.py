@@ -37,6 +37,7 @@ from zgedge.network import (  # noqa: E402
 from zgedge.runtime import core_library as core  # noqa: E402
 
 CORE = ROOT / "zgedge" / "runtime" / "core"
+PARTS = ("analytic", "arena", "learn", "model", "pending", "rewire", "trunk")
 FLAGS = [
     "-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off",
     "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}",
@@ -71,6 +72,9 @@ SEEDS: list[Network] = [
             depthwise((2, 1, 4), add=3),
         ),
     ),
+    nets.network((1, 16, 1), (sparse(16, 9, 4),), 3, batch=2, head="analytic", pending=2),
+    nets.network((1, 9, 1), (), 4, batch=4, known=2, pending=2, replay_samples=3, replay_bits=4),
+    nets.network((1, 9, 1), (dense(9, 5),), 4, batch=4, known=3, head="analytic"),
     nets.network(
         (6, 5, 3), (), 3, batch=2, trunk=(depthwise((6, 5, 3), 5, 2), mean_pool((3, 3, 3)))
     ),
@@ -102,7 +106,7 @@ def build(folder: Path) -> tuple[Path, list[str]]:
         objects.append(str(out))
         if name != "portable":
             defines.append(f"-DZGE_WITH_{name.upper()}")
-    sources = [str(CORE / f"zge_{part}.c") for part in ("arena", "learn", "model", "trunk")]
+    sources = [str(CORE / f"zge_{part}.c") for part in PARTS]
     program = folder / "fuzz"
     driver = str(ROOT / "tools" / "fuzz_driver.c")
     command = [cc, *FLAGS, *defines, driver, *sources, *objects, "-o", str(program)]

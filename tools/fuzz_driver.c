@@ -65,7 +65,7 @@ static void sign(bytes b) {
         return;
     }
     uint32_t sections = get32(b.data + 4) >> 16;
-    if (sections > 12 || 48 + 16 * sections > b.size) {
+    if (sections > 18 || 48 + 16 * sections > b.size) {
         return;
     }
     for (uint32_t i = 0; i < sections; i++) {
@@ -159,7 +159,7 @@ static void use(zge_model *m, bytes b, bytes original) {
         raw[i] = (uint8_t)draw(256);
     }
     for (uint32_t i = 0; i < n; i++) {
-        y[i] = (uint16_t)draw(m->classes);
+        y[i] = (uint16_t)draw(m->known);
     }
     zge_status s = zge_model_predict_f32(m, x, n, classes, NULL);
     s = s == ZGE_OK ? zge_model_predict_u8(m, raw, n, classes, NULL) : s;
@@ -172,6 +172,20 @@ static void use(zge_model *m, bytes b, bytes original) {
         uint32_t fresh = 1 + draw(n);
         s = draw(2) ? zge_learner_step_f32(m, x, y, fresh, n - fresh, classes, NULL)
                     : zge_learner_step_u8(m, raw, y, fresh, n - fresh, classes, NULL);
+    }
+    if (s == ZGE_OK && m->pending != NULL) {
+        for (uint32_t i = 0; i < 4 && s == ZGE_OK; i++) {
+            s = zge_learner_hold_f32(m, draw(4), x, NULL);
+            const zge_status settled = zge_learner_settle(m, draw(4), y[0], n - 1, NULL, NULL);
+            s = s == ZGE_OK && settled != ZGE_E_ID ? settled : s;
+        }
+    }
+    if (s == ZGE_OK && m->learning && m->head == ZGE_HEAD_ANALYTIC) {
+        s = zge_learner_solve(m, 2);
+    }
+    if (s == ZGE_OK && m->learning && m->known < m->classes) {
+        const zge_status added = zge_learner_add_class(m, "new", 3, NULL);
+        s = added == ZGE_E_NAME || added == ZGE_E_ROOM ? s : added;
     }
     if (s != ZGE_OK) {
         fail("an accepted arena cannot be used", s, original);

@@ -7,6 +7,7 @@ core has accepted.
 
 from __future__ import annotations
 
+import operator
 import os
 import struct
 import zlib
@@ -40,12 +41,16 @@ TRAINING_STRATEGIES = (
     "rigl", "set", "hebbian", "three-factor", "attention", "deepr", "lottery", "static",
 )  # fmt: skip
 LEARN = ("all", "head", "none")
+NO_NAME = b"\xff"  # fills the room behind a name, and that of a class that has none yet
+NAME_ROOM = 24  # bytes for each name of a file with spare classes, unless a name needs more
+ANALYTIC_PACE = 32  # steps of an analytic head's solve in a tick
 
 _HEADER = struct.Struct("<4sHHIIQII16x")
 _ENTRY = struct.Struct("<HHIII")
-_NET = struct.Struct("<IHHIIIHHHHIHHIQIfIB3x")
+_NET = struct.Struct("<IHHIIIHHHHIHHIQIfIBBH")
 _LAYER = struct.Struct("<BBBBIIIfff4x")
 _TRUNK = struct.Struct("<BBBBIIIfffBBBx")
+_PENDING = struct.Struct("<QQQII")
 _LEARNER = struct.Struct("<QQQQIIfHHHHIIIQ")
 _TRACES = struct.Struct("<HHHH")
 _ANCHORS = struct.Struct("<IIII")
@@ -111,6 +116,7 @@ class LearnerParameters:
     strategy: str = "rigl"
     swaps: int = 1
     gather: int = 64
+    pace: int = ANALYTIC_PACE
 
 
 @dataclass
@@ -143,17 +149,49 @@ class Parameters:
     trunk: Sequence[TrunkParameters] = ()
 
 
-def names_blob(class_names: Iterable[str], feature_names: Iterable[str] | None = None) -> bytes:
+def names_blob(
+    class_names: Iterable[str],
+    feature_names: Iterable[str] | None = None,
+    *,
+    spare: int | None = None,
+) -> bytes:
     """Names in UTF-8, each closed by a zero byte.
 
-    Raises ZgedgeError for a name with a zero byte in it.
+    Where `spare` is given, so many classes that have no name yet follow, and each class has the
+    same room, at least 24 bytes. Raises ZgedgeError for a name with a zero byte in it, or an empty
+    one where there is room.
     """
-    blob = bytearray()
-    for name in [*class_names, *(feature_names or ())]:
-        if "\0" in name:
-            raise ZgedgeError(f"The name {name!r} has a zero byte in it.", "Rename it.")
-        blob += name.encode() + b"\0"
-    return bytes(blob)
+    names = [_encoded(name) for name in class_names]
+    if spare is not None:
+        room = max(NAME_ROOM, *map(len, names))
+        if not all(names):
+            raise ZgedgeError("A class has an empty name.", "Rename it.")
+        names = [name.ljust(room, NO_NAME) for name in [*names, *[b""] * spare]]
+    blob = b"".join(name + b"\0" for name in names)
+    return blob + b"".join(_encoded(name) + b"\0" for name in feature_names or ())
+
+
+def _encoded(name: str) -> bytes:
+    if "\0" in name:
+        raise ZgedgeError(f"The name {name!r} has a zero byte in it.", "Rename it.")
+    return name.encode()
+
+
+def id_number(key: int | str) -> int:
+    """The 64-bit id of a sample that waits for its label.
+
+    A whole number of 0..2^64 - 1 is its own; of a text it is the FNV-1a hash of its UTF-8 bytes
+    (docs/format.md). Raises TypeError for anything else, ValueError for a number outside.
+    """
+    if isinstance(key, str):
+        number = 0xCBF29CE484222325
+        for byte in key.encode():
+            number = (number ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+        return number
+    number = operator.index(key)
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"{number} is outside 0..2^64 - 1")
+    return number
 
 
 def _integer(text: str) -> int:
@@ -196,10 +234,15 @@ def weight_shape(layer: TrunkLayer) -> tuple[int, ...]:
     return (*window, layer.channels) if layer.kind == net.DEPTHWISE else ()
 
 
-def residual_place(layer: Layer, learning: bool) -> int:
-    if not learning:
+def residual_place(layer: Layer, steps: bool) -> int:
+    if not steps:
         return RESIDUAL_NONE
     return RESIDUAL_INDEX if layer.residual_in_index else RESIDUAL_SECTION
+
+
+def floor_bias(width: int) -> int:
+    """The least bias of a row of `width` weights; of the head, that of a class never learned."""
+    return -(2**31 - 1 - width * 255 * 127)
 
 
 def pool_codes(codes: UInt8, shape: tuple[int, int, int]) -> UInt8:
@@ -250,8 +293,10 @@ def write(network: Network, p: Parameters) -> bytes:
 
     Raises ZgedgeError where parameters do not fit the network.
     """
-    blob = names_blob(p.class_names, p.feature_names)
-    if len(blob) != network.names_bytes or len(p.class_names) != network.classes:
+    named = network.known or network.classes
+    spare = network.classes - named
+    blob = names_blob(p.class_names, p.feature_names, spare=spare if network.known else None)
+    if len(blob) != network.names_bytes or len(p.class_names) != named:
         raise ZgedgeError("The names do not fit the network's description.")
     if (twice := _twice(p.class_names)) is not None:
         raise ZgedgeError(f"Two classes are called {twice!r}.", "Rename one of them.")
@@ -262,6 +307,12 @@ def write(network: Network, p: Parameters) -> bytes:
         parts: dict[int, bytes] = {net.NET: _net_bytes(network, p), net.NAMES: blob}
         if network.learning:
             parts[net.LEARNER] = _learner_bytes(p, filled)
+        if network.head == net.ANALYTIC_HEAD:
+            parts[net.ANALYTIC] = _analytic_bytes(network, p)
+        if network.pending:
+            parts[net.PENDING] = _PENDING.pack(0, 0, 0, network.pending, 0).ljust(
+                network.section_bytes()[net.PENDING], b"\0"
+            )
     except OverflowError as e:
         raise ZgedgeError("A scale of the network is too large for float32.") from e
     parts[net.INPUT] = (
@@ -275,7 +326,7 @@ def write(network: Network, p: Parameters) -> bytes:
             raise ZgedgeError(f"Weights of {t.weights.shape} do not fit {conv}.")
         rows += np.asarray(t.bias, "<i4").tobytes() + np.asarray(t.multiplier, "<f4").tobytes()
         weights += np.ascontiguousarray(t.weights).tobytes()
-    for layer, q in zip(network.layers, p.layers, strict=True):
+    for layer, q in zip(network.layers, _with_spare(p.layers, spare), strict=True):
         if q.weights.shape != (layer.outputs, layer.width) or q.weights.dtype != np.int8:
             raise ZgedgeError(f"Weights of {q.weights.shape} do not fit {layer}.")
         rows += np.asarray(q.bias, "<i4").tobytes() + np.asarray(q.multiplier, "<f4").tobytes()
@@ -316,6 +367,24 @@ def write(network: Network, p: Parameters) -> bytes:
     return bytes(out)
 
 
+def _with_spare(layers: Sequence[LayerParameters], spare: int) -> list[LayerParameters]:
+    """The layers with rows behind the head's for classes that nothing was learned of."""
+    out = list(layers)
+    if not spare:
+        return out
+    head = out[-1]
+    width = head.weights.shape[1]
+    wired = None if head.indices is None else np.tile(head.indices[-1], (spare, 1))
+    out[-1] = replace(
+        head,
+        weights=np.vstack([head.weights, np.zeros((spare, width), np.int8)]),
+        indices=None if head.indices is None else np.vstack([head.indices, wired]),
+        bias=np.append(head.bias, np.full(spare, floor_bias(width), np.int32)),
+        multiplier=np.append(head.multiplier, np.full(spare, head.multiplier[-1], np.float32)),
+    )
+    return out
+
+
 def _net_bytes(network: Network, p: Parameters) -> bytes:
     height, width, channels = network.shape
     flags = int(p.int_classes) | (2 if p.feature_names else 0)
@@ -325,6 +394,7 @@ def _net_bytes(network: Network, p: Parameters) -> bytes:
         channels, net.TASKS.index(network.task), network.batch, p.unknown, network.replay_samples,
         network.replay_bits, flags, p.budget, p.seed, p.steps,
         -1.0 if p.accuracy is None else p.accuracy, p.samples, network.replay_pool,
+        net.HEADS.index(network.head), network.known,
     )  # fmt: skip
     for conv, t in zip(network.trunk, p.trunk, strict=True):
         # The weight step of a mean pool is one over what it adds up; convolutions have one a row.
@@ -336,7 +406,7 @@ def _net_bytes(network: Network, p: Parameters) -> bytes:
         )  # fmt: skip
     for layer, q in zip(network.layers, p.layers, strict=True):
         blob += _LAYER.pack(
-            KINDS[layer.kind], layer.block, residual_place(layer, network.learning), q.z_in,
+            KINDS[layer.kind], layer.block, residual_place(layer, network.steps), q.z_in,
             layer.inputs, layer.outputs, layer.width, q.s_in, q.s_w, q.s_out,
         )  # fmt: skip
     return blob
@@ -351,6 +421,11 @@ def _learner_bytes(p: Parameters, filled: int) -> bytes:
     for weight, bias in learning_coefficients(p.layers):
         blob += struct.pack("<ff", weight, bias)
     return blob
+
+
+def _analytic_bytes(network: Network, p: Parameters) -> bytes:
+    pace = (p.learner or LearnerParameters()).pace
+    return struct.pack("<IIII", 0, 0, 0, pace).ljust(network.section_bytes()[net.ANALYTIC], b"\0")
 
 
 def _replay_bytes(network: Network, codes: UInt8, labels: npt.NDArray[np.int64]) -> bytes:
@@ -540,7 +615,7 @@ class Arena:
         (
             _, classes, layers, groups, height, width, channels, task, batch, self.unknown,
             replay_samples, replay_bits, names, self.budget, self.seed, self.steps, accuracy,
-            self.samples, replay_pool,
+            self.samples, replay_pool, head, known,
         ) = _NET.unpack_from(buffer.data, at)  # fmt: skip
         self.accuracy: float | None = None if accuracy < 0 else float(accuracy)
         self.int_classes = bool(names & 1)
@@ -571,10 +646,12 @@ class Arena:
             learning=bool(flags & 1), batch=batch, replay_samples=replay_samples,
             replay_bits=replay_bits, replay_pool=replay_pool, align=align, trunk=tuple(trunk),
             traces=self._traces(), watch=net.WATCH in self.offsets,
-            anchors=self._anchor_room(),
+            anchors=self._anchor_room(), head=net.HEADS[head], known=known,
+            pending=self._pending_room(),
         )  # fmt: skip
-        texts = [x.decode() for x in bytes(self.section(net.NAMES)).split(b"\0")[:-1]]
-        self.class_names = tuple(texts[:classes])
+        names_of = bytes(self.section(net.NAMES)).split(b"\0")[:-1]
+        texts = [x.rstrip(NO_NAME).decode() for x in names_of]
+        self.class_names = tuple(texts[: known or classes])
         labels = map(_integer, self.class_names) if self.int_classes else self.class_names
         if (twice := _twice(labels)) is not None:
             raise ValueError(f"two classes are called {twice!r}")
@@ -593,6 +670,43 @@ class Arena:
         """Parts of the sketches."""
         section = self.section(net.TRACES)
         return int(_TRACES.unpack_from(section.data)[0]) if len(section) else 0
+
+    def _pending_room(self) -> int:
+        table = self.section(net.PENDING)
+        return int(_PENDING.unpack_from(table.data)[3]) if len(table) else 0
+
+    def pending(self) -> dict[str, int]:
+        """Samples that wait for their label, and how many went unlearned."""
+        table = self.section(net.PENDING)
+        if not len(table):
+            return {"pending": 0, "pending_dropped": 0, "pending_unknown": 0}
+        dropped, unknown, _, room, _ = _PENDING.unpack_from(table.data)
+        entries = table[net.PENDING_BYTES :][: room * net.PENDING_ENTRY_BYTES].view("<u8")
+        return {
+            "pending": int(np.count_nonzero(entries[::2])),
+            "pending_dropped": dropped, "pending_unknown": unknown,
+        }  # fmt: skip
+
+    def analytic(self) -> dict[str, Any] | None:
+        """State of an analytic head as views: `scale`, `cursor`, `rounds`, `pace`, `scores`
+        int64 [classes], `counts` uint32 [classes], `sums` and `values` int32 [classes, width],
+        `triangle` int32; None where the head is another."""
+        section = self.section(net.ANALYTIC)
+        if not len(section):
+            return None
+        classes, width = self.network.classes, self.network.layers[-1].inputs
+        names = ("scale", "cursor", "rounds", "pace")
+        out: dict[str, Any] = dict(zip(names, struct.unpack_from("<IIII", section), strict=True))
+        at = net.ANALYTIC_BYTES
+        for name, kind, shape in (
+            ("scores", "<i8", (classes,)), ("counts", "<u4", (classes,)),
+            ("sums", "<i4", (classes, width)), ("values", "<i4", (classes, width)),
+            ("triangle", "<i4", (width * (width + 1) // 2,)),
+        ):  # fmt: skip
+            size = int(np.dtype(kind).itemsize * np.prod(shape))
+            out[name] = section[at : at + size].view(kind).reshape(shape)
+            at += size
+        return out
 
     @property
     def generation(self) -> int:

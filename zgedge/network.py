@@ -24,6 +24,9 @@ MAX_STRIDE = 4
 MAX_BATCH = 64
 MAX_REPLAY = 65_535
 MAX_ANCHORS = 65_535
+MAX_ANALYTIC = 511  # inputs of an analytic head
+MAX_ANALYTIC_CLASSES = 256
+MAX_PENDING = 4_096
 BLOCKS = (1, 4, 8, 16)
 REPLAY_BITS = (1, 2, 4, 8)
 REPLAY_POOLS = (0, 2)
@@ -31,23 +34,27 @@ REPLAY_POOLS = (0, 2)
 SPARSE, DENSE = "sparse", "dense"
 CONV, DEPTHWISE, MAX_POOL, MEAN_POOL = "conv", "depthwise", "max-pool", "mean-pool"
 TASKS = ("table", "picture", "series")
+SOFTMAX, ANALYTIC_HEAD = "softmax", "analytic"
+HEADS = (SOFTMAX, ANALYTIC_HEAD)
 
 # Sections in the order in which they stand in a file; the numbers are the format's.
 NET, NAMES, INPUT, WEIGHTS, INDICES, ROWS, ACTIVATIONS, RESIDUAL, SCRATCH, REPLAY, LEARNER = range(
     1, 12
 )
-ANCHORS, WATCH, SNAPSHOT, TRACES = 12, 13, 14, 16
+ANCHORS, WATCH, SNAPSHOT, ANALYTIC, TRACES, PENDING = 12, 13, 14, 15, 16, 17
 ORDER = (
     NET, NAMES, INPUT, ROWS, WEIGHTS, INDICES, ACTIVATIONS, RESIDUAL, LEARNER, SCRATCH, REPLAY,
-    ANCHORS, WATCH, SNAPSHOT, TRACES,
+    ANCHORS, WATCH, SNAPSHOT, ANALYTIC, TRACES, PENDING,
 )  # fmt: skip
 SECTION_NAMES = {
     NET: "network", NAMES: "names", INPUT: "input", WEIGHTS: "weights", INDICES: "indices",
     ROWS: "rows", ACTIVATIONS: "activations", RESIDUAL: "residual", SCRATCH: "scratch",
     REPLAY: "replay", LEARNER: "learner", ANCHORS: "anchors", WATCH: "watch", SNAPSHOT: "snapshot",
-    TRACES: "traces",
+    ANALYTIC: "analytic", TRACES: "traces", PENDING: "pending",
 }  # fmt: skip
-LEARNING_SECTIONS = (RESIDUAL, SCRATCH, REPLAY, LEARNER, ANCHORS, WATCH, SNAPSHOT, TRACES)
+LEARNING_SECTIONS = (
+    RESIDUAL, SCRATCH, REPLAY, LEARNER, ANCHORS, WATCH, SNAPSHOT, ANALYTIC, TRACES, PENDING,
+)  # fmt: skip
 
 HEADER_BYTES = 48
 ENTRY_BYTES = 16
@@ -57,6 +64,10 @@ LEARNER_BYTES = 72
 LEARNER_LAYER_BYTES = 8
 TRACES_BYTES = 8
 MAX_TRACES = 64
+ANALYTIC_BYTES = 16
+PENDING_BYTES = 32
+PENDING_ENTRY_BYTES = 16
+PENDING_BITS = 8  # of a value that waits, where no replay says otherwise
 RESIDUAL_BITS = 4
 WATCH_BYTES = 144
 ANCHORS_BYTES = 16  # and for each anchor its sample and a byte of flags
@@ -343,9 +354,13 @@ class Network:
     sample its features at `replay_bits` each or, where `replay_pool` is 2, the means of 2 x 2
     places of the picture. `traces` are the parts of the sketches that the attention strategy learns
     with, 0 for none.
-    places of the picture. `watch` is whether drift is watched for; `anchors` are samples, packed as
-    those of the replay, by which what was learned is judged, and they come with the state that was
-    accepted last.
+
+    `watch` is whether drift is watched for; `anchors` are samples, packed as those of the replay,
+    by which what was learned is judged, and they come with the state that was accepted last.
+
+    `head` says how the last layer learns; before an analytic one nothing does. `known` are the
+    classes that have a name where others wait for one, 0 where all have one. `pending` samples can
+    wait for their label.
     """
 
     shape: tuple[int, int, int]
@@ -364,6 +379,9 @@ class Network:
     align: int = 8
     trunk: tuple[TrunkLayer, ...] = ()
     traces: int = 0
+    head: str = SOFTMAX
+    known: int = 0
+    pending: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.traces <= MAX_TRACES:
@@ -374,6 +392,7 @@ class Network:
             raise ValueError(f"{self.classes} classes are outside 2..{MAX_CLASSES}")
         self._check_trunk()
         self._check_replay()
+        self._check_head()
         width = self.features
         for layer in self.layers:
             if layer.inputs != width:
@@ -392,6 +411,29 @@ class Network:
         if not 0 <= self.anchors <= MAX_ANCHORS or (self.anchors and not self.watch):
             raise ValueError(
                 f"{self.anchors} anchors are outside the format, or nothing is watched"
+            )
+
+    def _check_head(self) -> None:
+        if self.head not in HEADS:
+            raise ValueError(f"a head {self.head!r} is none of {', '.join(HEADS)}")
+        if not 0 <= self.known <= self.classes:
+            raise ValueError(f"{self.known} of {self.classes} classes cannot have a name")
+        if not 0 <= self.pending <= MAX_PENDING or (self.pending and not self.learning):
+            raise ValueError(f"{self.pending} samples cannot wait for a label")
+        if self.head != ANALYTIC_HEAD:
+            return
+        if self.layers[-1].kind != DENSE or self.layers[-1].inputs > MAX_ANALYTIC:
+            raise ValueError(f"an analytic head is dense, of at most {MAX_ANALYTIC} inputs")
+        if (
+            not self.learning
+            or self.replay_samples
+            or self.traces
+            or self.watch
+            or self.classes > MAX_ANALYTIC_CLASSES
+        ):
+            raise ValueError(
+                "an analytic head learns, without replay, traces, watch or anchors, up to "
+                f"{MAX_ANALYTIC_CLASSES} classes"
             )
 
     def _check_trunk(self) -> None:
@@ -458,14 +500,22 @@ class Network:
         return -(-height // 2) * -(-width // 2) * channels
 
     @property
+    def steps(self) -> bool:
+        """Whether layers learn step by step: what needs errors and residual bits."""
+        return self.learning and self.head == SOFTMAX
+
+    @property
     def replay_stride(self) -> int:
-        """Bytes of one remembered sample, its label apart."""
+        """Bytes of one sample that is kept, its label apart."""
         return (self.replay_values * self.sample_bits + 7) // 8
 
     @property
     def sample_bits(self) -> int:
-        """Bits of a value of a remembered sample or an anchor; 0 where there is none."""
-        return self.replay_bits or (ANCHOR_BITS if self.anchors else 0)
+        """Bits of a value of a sample that is kept: remembered, an anchor, or waiting for its
+        label; 0 where there is none."""
+        if self.replay_bits:
+            return self.replay_bits
+        return ANCHOR_BITS if self.anchors else PENDING_BITS if self.pending else 0
 
     @property
     def replay_sample_bytes(self) -> int:
@@ -492,12 +542,16 @@ class Network:
             + 4 * self.classes * self.batch,
         }
         if self.learning:
+            sizes[LEARNER] = LEARNER_BYTES + LEARNER_LAYER_BYTES * len(self.layers)
+            if self.pending:
+                each = PENDING_ENTRY_BYTES + self.replay_stride
+                sizes[PENDING] = PENDING_BYTES + self.pending * each
+        if self.steps:
             hidden = max((layer.inputs for layer in self.layers[1:]), default=0)
             rewirable = max((x.inputs for x in self.layers if x.kind == SPARSE), default=0)
             sizes[RESIDUAL] = sum(
                 (layer.weights + 1) // 2 for layer in self.layers if not layer.residual_in_index
             )
-            sizes[LEARNER] = LEARNER_BYTES + LEARNER_LAYER_BYTES * len(self.layers)
             sizes[SCRATCH] = (
                 4 * hidden * self.batch
                 + 4 * rewirable
@@ -515,6 +569,10 @@ class Network:
             if self.anchors:
                 sizes[ANCHORS] = ANCHORS_BYTES + self.anchors * (self.replay_sample_bytes + 1)
                 sizes[SNAPSHOT] = self.snapshot_bytes
+        if self.head == ANALYTIC_HEAD:
+            width = self.layers[-1].inputs
+            each = 12 + 8 * width  # a class: its score, its count, its sums and its values
+            sizes[ANALYTIC] = ANALYTIC_BYTES + self.classes * each + 2 * width * (width + 1)
         return {kind: sizes[kind] for kind in ORDER if sizes.get(kind)}
 
     def sections(self) -> Iterator[tuple[int, int, int]]:
@@ -536,7 +594,7 @@ class Network:
         """The same network without what only learning needs."""
         return replace(
             self, learning=False, batch=1, replay_samples=0, replay_bits=0, replay_pool=0, traces=0,
-            anchors=0, watch=False,
+            anchors=0, watch=False, head=SOFTMAX, pending=0,
         )  # fmt: skip
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.core.reference_analytic import AnalyticHead
 from tests.core.reference_guard import Guard
 from tests.core.reference_rewiring import Traces, centred, sampled
 from zgedge import arena as files
@@ -216,7 +217,9 @@ class Learner:
                 inputs_of = (
                     indices.astype(np.int64)[:, :, None] * spec.block + np.arange(spec.block)
                 ).reshape(spec.outputs, spec.width)
-            if spec.residual_in_index:
+            if not self.network.steps:
+                e = np.zeros((spec.outputs, spec.width), np.int64)
+            elif spec.residual_in_index:
                 assert raw is not None
                 e = raw.view(np.int16).astype(np.int64) >> 12
             else:
@@ -233,6 +236,11 @@ class Learner:
                 )
             )  # fmt: skip
         widest = max((x.spec.inputs for x in self.layers if x.spec.kind == net.SPARSE), default=0)
+        self.analytic = None if a.analytic() is None else AnalyticHead(a)
+        self.known = len(a.class_names)
+        # Samples that wait for their label: place -> (order, id, codes).
+        self.waiting: dict[int, tuple[int, int, Ints]] = {}
+        self.came = self.dropped = self.unknown_ids = 0
         hidden = max((x.spec.inputs for x in self.layers[1:]), default=0)
         grad = a.section(net.SCRATCH)[4 * hidden * self.network.batch :]
         self.grad = grad[: 4 * widest].view("<i4").astype(np.int64)
@@ -309,11 +317,11 @@ class Learner:
         classes = self.network.classes
         head.delta = np.zeros(logits.shape, np.int64)
         for c, label in enumerate(labels):
-            column = logits[:, c]
+            column = logits[: self.known, c]
             below_top = np.float32(column.max() - column) * to_table
             weights = [EXP[int(np.rint(np.float32(min(b, 255))))] for b in below_top]
             total = sum(weights)
-            for j in range(classes):
+            for j in range(self.known):
                 noise = below(random(base, c * classes + j), total)
                 e = (weights[j] * 127 + noise) // total
                 head.delta[j, c] = e - 127 if j == label else e
@@ -458,10 +466,38 @@ class Learner:
                 self.now += 1
         self.clamped = clamped
 
+    def hold(self, key: int, x: npt.NDArray[Any]) -> None:
+        clamped = self.clamped
+        codes = self.as_remembered(self.codes(x[None])[0])
+        self.clamped = clamped
+        place = next((p for p, (_, k, _) in self.waiting.items() if k == key), None)
+        if place is None:
+            free = [p for p in range(self.network.pending) if p not in self.waiting]
+            if free:
+                place = free[0]
+            else:
+                place = min(self.waiting, key=lambda p: self.waiting[p][0])
+                self.dropped += 1
+        self.came += 1
+        self.waiting[place] = (self.came, key, codes)
+
+    def settle(self, key: int, label: int, replay: int) -> bool:
+        place = next((p for p, (_, k, _) in self.waiting.items() if k == key), None)
+        if place is None:
+            self.unknown_ids += 1
+            return False
+        self._step(self.waiting.pop(place)[2][:, None], [label], replay)
+        return True
+
+    def add_class(self) -> None:
+        self.known += 1
+
     def step(self, x: npt.NDArray[Any], y: list[int], replay: int) -> None:
         clamped = self.clamped
         new = self.codes(x).T
-        clamped = self.clamped - clamped
+        self._step(new, y, replay, self.clamped - clamped)
+
+    def _step(self, new: Ints, y: list[int], replay: int, clamped: int = 0) -> None:
         labels, columns = list(y), [new]
         if self.labels and self.learn != "none":
             base = stream(self.key, self.now, DRAW)
@@ -469,11 +505,18 @@ class Learner:
                 slot = below(random(base, c), len(self.labels))
                 columns.append(self.memory[slot][:, None])
                 labels.append(self.labels[slot])
+        if self.network.known and self.analytic is None and self.learn != "none":
+            self.wake(y)
         logits = self.forward(np.concatenate(columns, 1))
         answers = self.winners(logits[:, : len(y)])
         self.head_error(logits, labels, len(y))
         self.tick = (0, 0)
-        if self.learn != "none":
+        if self.analytic is not None and self.learn != "none":
+            for c, label in enumerate(y):
+                self.analytic.add(self.layers[-1].x[:, c] - self.layers[-1].z, label)
+            self.analytic.solve(self.analytic.pace)
+            self._take_head()
+        elif self.learn != "none":
             self.held = self.guard.hold(len(y))
             self.layers[-1].delta[:, self.held] = 0
             self._learn(labels)
@@ -490,6 +533,21 @@ class Learner:
         self.gathered = self.activity = 0
         if self.traces is not None:
             self.traces.forget()
+
+    def _take_head(self) -> None:
+        """What the analytic head last published is what predicts."""
+        head, analytic = self.layers[-1], self.analytic
+        if analytic is not None and analytic.weights is not None:
+            head.v = analytic.weights * 16
+            head.bias = np.array(analytic.bias, np.int64)
+
+    def wake(self, labels: list[int]) -> None:
+        """A class that has its first sample starts beside the least likely one."""
+        bias = self.layers[-1].bias
+        floor = -(2**31 - 1 - self.layers[-1].spec.width * 255 * 127)
+        for label in labels:
+            if bias[label] == floor:
+                bias[label] = min((b for b in bias.tolist() if b != floor), default=0)
 
     def _learn(self, labels: list[int]) -> None:
         total = len(labels)
@@ -561,6 +619,8 @@ class Learner:
             if indices is not None:
                 assert np.array_equal(indices, layer.inputs_of[:, :: spec.block] // spec.block)
             e = (layer.v - 16 * layer.w).reshape(-1)
+            if not self.network.steps:
+                continue
             if spec.residual_in_index:
                 raw = a.raw_indices(i)
                 assert raw is not None
@@ -571,6 +631,9 @@ class Learner:
                 both = np.stack([part & 15, part >> 4], 1).reshape(-1)[: spec.weights]
                 assert np.array_equal((both.astype(np.int64) ^ 8) - 8, e), f"residuals of layer {i}"
         self.guard.check(a)
+        if self.analytic is not None:
+            self.analytic.check(a)
+            self.grad = self.grad[:0]
         hidden = max((x.spec.inputs for x in self.layers[1:]), default=0)
         start = 4 * hidden * self.network.batch
         grad = a.section(net.SCRATCH)[start : start + 4 * len(self.grad)].view("<i4")
@@ -592,6 +655,7 @@ class Learner:
         if self.traces is not None and under is not None:
             expected = self.traces.section(a, self.layers[under[0]].spec)
             assert a.section(net.TRACES).tobytes() == expected, "the traces"
+        self._check_waiting(a)
         if self.network.replay_samples and self.labels:
             codes = np.stack(self.memory).astype(np.uint8)
             if self.network.replay_pool:
@@ -608,3 +672,24 @@ class Learner:
             assert labels[: len(self.labels)].tolist() == self.labels
             held = section[head + wide * room :].reshape(room, -1)[: len(packed)]
             assert np.array_equal(held, packed), "the replay"
+
+    def _check_waiting(self, a: Arena) -> None:
+        room = self.network.pending
+        if not room:
+            return
+        table = a.section(net.PENDING)
+        assert table[:24].view("<u8").tolist() == [self.dropped, self.unknown_ids, self.came]
+        entries = table[32 : 32 + 16 * room].view("<u8").reshape(room, 2)
+        packed = table[32 + 16 * room :].reshape(room, -1)
+        for place in range(room):
+            order, key, codes = self.waiting.get(place, (0, 0, None))
+            assert entries[place].tolist() == [order, key]
+            if codes is None:
+                assert not packed[place].any(), "a free place holds nothing"
+                continue
+            codes = codes[None].astype(np.uint8)
+            if self.network.replay_pool:
+                codes = files.pool_codes(codes, self.network.shape)
+            assert np.array_equal(
+                packed[place], files.pack_codes(codes, self.network.sample_bits)[0]
+            )

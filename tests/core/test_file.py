@@ -128,7 +128,7 @@ def test_size_field_that_lies(size: int) -> None:
     assert _refused(data) == SIZE
 
 
-@pytest.mark.parametrize("count", [0, 17, 255, 65_535])
+@pytest.mark.parametrize("count", [0, 19, 255, 65_535])
 def test_number_of_sections_that_lies(count: int) -> None:
     data = bytearray(nets.file(PLAIN))
     struct.pack_into("<H", data, 6, count)
@@ -464,12 +464,22 @@ def test_every_status_has_its_own_text_and_python_knows_the_numbers() -> None:
     header = (CORE / "zge.h").read_text()
     enum = header[header.index("typedef enum zge_status") : header.index("} zge_status;")]
     codes = {name: int(n) for name, n in re.findall(r"(ZGE_\w+) = (-?\d+)", enum)}
-    assert len(codes) == 18
+    assert len(codes) == 21
     texts = {name: core.status_text(n) for name, n in codes.items()}
     assert len(set(texts.values())) == len(codes)
     assert "unknown status" not in texts.values()
     assert core.status_text(-99) == core.status_text(1) == "unknown status"
-    for name in ("OK", "E_ARGUMENT", "E_INPUT", "E_LABEL", "E_NO_LEARNING", "E_VARIANT"):
+    for name in (
+        "OK",
+        "E_ARGUMENT",
+        "E_INPUT",
+        "E_LABEL",
+        "E_NO_LEARNING",
+        "E_VARIANT",
+        "E_ROOM",
+        "E_NAME",
+        "E_ID",
+    ):
         assert getattr(core, name) == codes[f"ZGE_{name}"], name
     meaning = {
         "MAGIC": "not a zge file", "CHECKSUM": "checksum", "INDEX": "outside", "KIND": "kind",

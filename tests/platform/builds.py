@@ -25,8 +25,8 @@ NATIVE = "native"
 AARCH64, ARMV7 = "aarch64-linux-musl", "armv7-linux-musleabihf"
 ZIG_TARGETS = {AARCH64: "aarch64-linux-musl", ARMV7: "arm-linux-musleabihf"}
 _UNITS = (
-    "zge_arena", "zge_guard", "zge_learn", "zge_model", "zge_rewire", "zge_trunk", "zge_watch",
-    "zge_kernels",
+    "zge_analytic", "zge_arena", "zge_guard", "zge_learn", "zge_model", "zge_pending",
+    "zge_rewire", "zge_trunk", "zge_watch", "zge_kernels",
 )  # fmt: skip
 
 

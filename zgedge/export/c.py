@@ -24,6 +24,7 @@ from zgedge import arena as files
 from zgedge import network as net
 from zgedge.errors import BudgetError, UsageError
 from zgedge.export import c_core, c_texts
+from zgedge.export.source import named
 from zgedge.network import Network
 from zgedge.runtime import Model
 from zgedge.runtime import core_library as core
@@ -100,7 +101,7 @@ def to_c(
             f"{model.name} was written without what learning needs.",
             "Train it without --no-learning, or export it without learning.",
         )
-    out = _learner(model, name, samples) if learning else _predictor(model, name)
+    out = _learner(model, name, samples) if learning else _predictor(named(model), name)
     for what, have, need in (("flash", flash, out.flash_bytes), ("RAM", ram, out.ram_bytes)):
         if have is not None and need > have:
             hint = "Train to a smaller budget"
@@ -150,10 +151,21 @@ def _limits(network: Network) -> dict[str, int]:
     return {
         "ZGE_MAX_INPUTS": max(max(x.inputs, x.outputs) for x in layers),
         "ZGE_MAX_CLASSES": network.classes,
+        "ZGE_MAX_ANALYTIC": network.layers[-1].inputs,
         "ZGE_MAX_LAYERS": len(network.layers),
         "ZGE_MAX_TRUNK": max(1, len(network.trunk)),
         "ZGE_MAX_BATCH": max(16, network.batch),  # rows of one sample are summed 16 at a time
     }
+
+
+def _parts(network: Network) -> list[str]:
+    """Parts of the core that this network needs, of those that a program can do without."""
+    has = {
+        "trunk": bool(network.trunk), "traces": bool(network.traces), "watch": network.watch,
+        "analytic": network.head == net.ANALYTIC_HEAD,
+        "pending": bool(network.pending),
+    }  # fmt: skip
+    return [name for name in c_core.PARTS if has[name]]
 
 
 def _about(model: Model, learning: bool) -> str:
@@ -180,7 +192,9 @@ def _filled(
     words |= {
         "name": name, "NAME": name.upper(), "about": _about(model, learning), "inputs": n.inputs,
         "classes": n.classes, "licence": c_texts.LICENCE,
-        "class_names": ",\n    ".join(_string(x) for x in model.arena.class_names),
+        "class_names": ",\n    ".join(
+            _string(x) for x in (*model.arena.class_names, *[""] * (n.classes - len(model.classes)))
+        ),
         "ram_note": " at most" if learning else "",
         "run": c_texts.RUN_TRUNK if n.trunk else c_texts.RUN,
     }  # fmt: skip
@@ -252,8 +266,9 @@ def _predictor(model: Model, name: str) -> CSource:
     layers = list(_layers(model, ram, keep))
     logits = ram.take(4 * n.classes, "int32_t")
     head = _fields(
-        inputs=n.inputs, classes=n.classes, layers=len(layers), groups=n.groups, trunk=len(convs),
-        features=n.features, batch=1, unknown=a.unknown, **fields, logits=logits, sums=sums,
+        inputs=n.inputs, classes=n.classes, known=n.classes, layers=len(layers),
+        groups=n.groups, trunk=len(convs), features=n.features, batch=1, unknown=a.unknown,
+        **fields, logits=logits, sums=sums,
     )  # fmt: skip
     body = (
         f"{head.replace('        ', '    ')},\n    .layer = {{{{\n" + "}, {\n".join(layers) + "}},"
@@ -262,7 +277,7 @@ def _predictor(model: Model, name: str) -> CSource:
         body += "\n    .conv = {{\n" + "}, {\n".join(convs) + "}},"
     core_text = c_core.amalgam(
         {*_PREDICT_ROOTS, "zge_trunk_run" if convs else "zge_quantize_columns"},
-        limits=_limits(n), trunk=bool(convs), traces=False, constant=True,
+        limits=_limits(n), parts=_parts(n), constant=True,
     )  # fmt: skip
     header, source = _filled(
         model, name, False, [c_texts.PREDICTOR, c_texts.PREDICT], core=core_text, flash=flash,
@@ -360,8 +375,7 @@ def _learner(model: Model, name: str, samples: bool) -> CSource:
     ram = len(image) + HANDLE_BYTES[0] + HANDLE_BYTES[1] * (len(n.layers) + max(1, len(n.trunk)))
     core_text = c_core.amalgam(
         {*_PREDICT_ROOTS, *_LEARN_ROOTS},
-        limits=_limits(n), trunk=bool(n.trunk), traces=bool(n.traces), watch=n.watch,
-        constant=False,
+        limits=_limits(n), parts=_parts(n), constant=False,
     )  # fmt: skip
     header, source = _filled(
         model, name, True, [c_texts.LEARNER, c_texts.PREDICT, c_texts.LEARN], core=core_text,
@@ -387,6 +401,6 @@ def pair(
         begin = [c_run.start()] if export.learning else []
         *_, coded = program.run(*begin, c_run.quantize(export, x))
         *_, said = program.run(*begin, c_run.predict(export, coded["codes"]))
-        return model.logits(x), said["logits"]
+        return model.logits(x), said["logits"][:, : len(model.classes)]
 
     return both

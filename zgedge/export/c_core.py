@@ -18,11 +18,14 @@ from zgedge.runtime import core_library
 FOLDER = Path(core_library.__file__).parent / "core"
 # In the order of a program: what is declared in the first two is defined in the others.
 FILES = (
-    "zge.h", "zge_impl.h", "zge_kernels.c", "zge_trunk.c", "zge_model.c", "zge_rewire.c",
-    "zge_watch.c", "zge_guard.c", "zge_learn.c", "zge_arena.c",
+    "zge.h", "zge_impl.h", "zge_kernels.c", "zge_trunk.c", "zge_model.c", "zge_analytic.c",
+    "zge_pending.c", "zge_rewire.c", "zge_watch.c", "zge_guard.c", "zge_learn.c", "zge_arena.c",
 )  # fmt: skip
-# Set for a network without picture layers, without traces, for one of which nothing watches.
-_LEFT_OUT = frozenset({"ZGE_NO_TRUNK", "ZGE_NO_TRACES", "ZGE_NO_WATCH"})
+# What a program can do without, and the macro that leaves it out.
+PARTS = {
+    "trunk": "ZGE_NO_TRUNK", "traces": "ZGE_NO_TRACES", "watch": "ZGE_NO_WATCH",
+    "analytic": "ZGE_NO_ANALYTIC", "pending": "ZGE_NO_PENDING",
+}  # fmt: skip
 _UNDEFINED = re.compile(r"ZGE_(SIMD|HAVE|WITH)_\w+|ZGE_NEEDS|ZGE_VARIANT|ZGE(_IMPL)?_H|__cplusplus")
 _NAME = re.compile(r"\b(?:zge|ZGE)_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -66,7 +69,7 @@ def _condition(line: str, defined: frozenset[str]) -> bool | None:
     name, negated = match[2] or match[4], match[1] == "ifndef" or match[3] == "!"
     if name in defined:
         return not negated
-    return negated if _UNDEFINED.fullmatch(name) or name in _LEFT_OUT else None
+    return negated if _UNDEFINED.fullmatch(name) or name in PARTS.values() else None
 
 
 def resolved(text: str, defined: frozenset[str]) -> str:
@@ -210,19 +213,15 @@ def amalgam(
     roots: Iterable[str],
     *,
     limits: Mapping[str, int],
-    trunk: bool,
-    traces: bool,
+    parts: Iterable[str],
     constant: bool,
-    watch: bool = False,
 ) -> str:
     """C of all that the functions and types `roots` need, every function static.
 
-    `limits` replaces limits of the format (ZGE_MAX_...) by those of one network; without `trunk`
-    the picture layers stay away, without `traces` what only they serve, and without `watch` drift
-    and guard; with `constant` nothing can write to weights.
+    `limits` replaces limits of the format (ZGE_MAX_...) by those of one network; of PARTS those in
+    `parts` are there, the others stay away; with `constant` nothing can write to weights.
     """
-    has = {"ZGE_NO_TRUNK": trunk, "ZGE_NO_TRACES": traces, "ZGE_NO_WATCH": watch}
-    defined = frozenset(name for name in _LEFT_OUT if not has[name])
+    defined = frozenset(PARTS.values()) - {PARTS[name] for name in parts}
     items = _items(defined, limits, "const " if constant else "")
     by_name: dict[str, list[Item]] = {}
     for item in items:

@@ -236,7 +236,7 @@ int ${name}_start(const uint8_t *saved) {
 static int net_learn(uint32_t kind, const void *x, uint32_t label, uint32_t replay) {
     const uint16_t labels[1] = {(uint16_t)label};
     int32_t was;
-$ready    if (label >= ${NAME}_CLASSES) {
+$ready    if (label >= net.known) {
         return ${NAME}_ERROR_LABEL;
     }
     if (replay >= ${NAME}_BATCH) {

@@ -33,7 +33,14 @@ from zgedge.export.onnx_graph import (
     taps,
     window,
 )
-from zgedge.export.source import Float32, check_inputs, dense_rows, mean_multiplier, need
+from zgedge.export.source import (
+    Float32,
+    check_inputs,
+    dense_rows,
+    mean_multiplier,
+    named,
+    need,
+)
 from zgedge.runtime import Model
 
 FORMS = ("sparse", "qoperator", "qdq")
@@ -62,6 +69,7 @@ def to_onnx(
     """
     if form not in FORMS:
         raise UsageError(f"{form!r} is no form of ONNX.", f"There are {', '.join(FORMS)}.")
+    model = named(model)
     _check_room(model.arena, form)
     if form == "qdq":
         if softmax:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 import zgedge
-from zgedge.arena import Arena
+from zgedge.arena import (
+    Arena,
+    LayerParameters,
+    Parameters,
+    TrunkParameters,
+    in_memory,
+    names_blob,
+    write,
+)
 from zgedge.errors import MissingExtraError
 from zgedge.runtime import Model
 from zgedge.runtime.memory import remembered
@@ -39,6 +47,43 @@ def dense_rows(arena: Arena, i: int) -> npt.NDArray[np.int8]:
     blocks = weights.reshape(layer.outputs, layer.per_row, layer.block)
     full[np.arange(layer.outputs)[:, None], indices] = blocks
     return full.reshape(layer.outputs, layer.inputs)
+
+
+def named(model: Model) -> Model:
+    """The model as one that predicts the classes which have a name now; itself where all have."""
+    a = model.arena
+    known = len(a.class_names)
+    if not a.network.known:
+        return model
+    layers = []
+    for i, (s_in, s_w, s_out, z_in) in enumerate(a.scales):
+        rows = known if i + 1 == len(a.scales) else a.network.layers[i].outputs
+        indices, (bias, multiplier) = a.indices(i), a.rows(i)
+        layers.append(
+            LayerParameters(
+                a.weights(i)[:rows], None if indices is None else indices[:rows], bias[:rows],
+                multiplier[:rows], s_in, s_w, s_out, z_in,
+            )
+        )  # fmt: skip
+    trunk = []
+    for i, (t, (s_in, s_out)) in enumerate(zip(a.network.trunk, a.trunk_scales, strict=True)):
+        numbers = (a.trunk_weights(i), *a.trunk_rows(i)) if t.has_weights else ()
+        trunk.append(TrunkParameters(s_in, s_out, *numbers))
+    scale, center = a.input_coding()
+    network = replace(
+        a.network.for_inference(), classes=known, known=0,
+        layers=(*a.network.layers[:-1], replace(a.network.layers[-1], outputs=known)),
+        names_bytes=len(names_blob(a.class_names, a.feature_names)),
+    )  # fmt: skip
+    data = write(
+        network,
+        Parameters(
+            scale, center, layers, a.class_names, int_classes=a.int_classes,
+            feature_names=a.feature_names, unknown=a.unknown, accuracy=a.accuracy, seed=a.seed,
+            steps=a.steps, samples=a.samples, budget=a.budget, trunk=trunk,
+        ),
+    )  # fmt: skip
+    return Model(in_memory(data), model.name)
 
 
 def mean_multiplier(arena: Arena, i: int) -> np.float32:

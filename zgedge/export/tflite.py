@@ -39,6 +39,7 @@ from zgedge.export.source import (
     input_coding,
     mean_multiplier,
     metadata,
+    named,
     need,
 )
 from zgedge.export.tflite_file import (
@@ -102,6 +103,7 @@ def to_tflite(
     """
     if form not in FORMS:
         raise UsageError(f"{form!r} is no form of TFLite.", f"There are {', '.join(FORMS)}.")
+    model = named(model)
     kind = _input_type(input_coding(model.arena), input_type)
     return _Export(model.arena, form == "sparse", kind).build(softmax)
 
@@ -422,7 +424,7 @@ def runner(
 
     def run(x: Float32) -> npt.NDArray[np.int64]:
         rows = feed(x)
-        out = np.empty((len(x), model.arena.network.classes), np.float32)
+        out = np.empty((len(x), len(model.classes)), np.float32)
         for i in range(len(rows)):
             interpreter.set_tensor(given["index"], rows[i : i + 1])
             interpreter.invoke()

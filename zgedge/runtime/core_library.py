@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_float,
+    c_int32,
+    c_size_t,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 
 from zgedge import network as net
 from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
 
 OK = 0
 E_ARGUMENT, E_INPUT, E_LABEL, E_NO_LEARNING, E_VARIANT, E_NO_GUARD = -1, -14, -15, -16, -17, -18
+E_ROOM, E_NAME, E_ID = -19, -20, -21
 HINTS = {
     -2: "Check the path: a model file is written by `zgedge train`.",
     -3: "Install the version of zgedge that wrote it.",
@@ -83,6 +94,14 @@ _CALLS = {
     "zge_learner_watch_u8": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p]),
     "zge_learner_accept": (c_int32, [c_void_p]),
     "zge_learner_rollback": (c_int32, [c_void_p]),
+    "zge_learner_hold_f32": (c_int32, [c_void_p, c_uint64, c_void_p, c_void_p]),
+    "zge_learner_hold_u8": (c_int32, [c_void_p, c_uint64, c_void_p, c_void_p]),
+    "zge_learner_settle": (
+        c_int32,
+        [c_void_p, c_uint64, c_uint16, c_uint32, c_void_p, c_void_p],
+    ),
+    "zge_learner_add_class": (c_int32, [c_void_p, c_char_p, c_uint32, c_void_p]),
+    "zge_learner_solve": (c_int32, [c_void_p, c_uint32]),
     "zge_variant_count": (c_uint32, []),
     "zge_variant_name": (c_char_p, [c_uint32]),
     "zge_variant_usable": (c_int32, [c_uint32]),
@@ -166,7 +185,7 @@ def check(status: int, where: str) -> None:
     text = f"{where}: {status_text(status)}."
     if status == E_INPUT:
         raise DataError(text, "Remove or fill in those values; `zgedge data check` lists them.")
-    if status == E_LABEL:
+    if status in (E_LABEL, E_NAME, E_ID):
         raise DataError(text)
     if status == E_NO_LEARNING:
         raise ModelError(text, "Train it without --no-learning.", status=status)

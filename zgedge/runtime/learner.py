@@ -63,8 +63,7 @@ class Learner:
             self.model.name,
         )
         self.configure(rate=rate, strategy=strategy, swaps=swaps, gather=gather)
-        self._index = {label: i for i, label in enumerate(self.model._labels[:-1])}
-        self._plain = self.model.int_classes and list(self._index) == list(range(len(self._index)))
+        self._index_labels()
         self._x_u8 = np.zeros((self.batch, self.model.inputs), np.uint8)
         self._x_f32 = np.zeros((self.batch, self.model.inputs), np.float32)
         self._y = np.zeros(self.batch, np.uint16)
@@ -75,6 +74,10 @@ class Learner:
         self._was_at = ctypes.c_void_p(self._was.ctypes.data)
         self.tick = core.Tick()
         self._tick_at = ctypes.c_void_p(ctypes.addressof(self.tick))
+
+    def _index_labels(self) -> None:
+        self._index = {label: i for i, label in enumerate(self.model._labels[:-1])}
+        self._plain = self.model.int_classes and list(self._index) == list(range(len(self._index)))
 
     def configure(
         self,
@@ -238,6 +241,114 @@ class Learner:
         if status:
             core.check(status, self.model.name)
 
+    def hold(self, key: int | str, x: Any) -> Any:
+        """Predict sample x [inputs] and keep it until its label comes (`settle`).
+
+        key  its id: a whole number of 0..2^64 - 1, or a text, whose 64-bit hash counts. A sample
+             of the same id is replaced; where the table is full the oldest one goes, and `status`
+             counts it
+
+        Returns the label predicted. Raises UsageError where no such table was planned
+        (`zgedge train --pending N`) or for a bad id, DataError as `learn_one` does.
+        """
+        number = self._id(key)
+        x = self.model.rows(x[None] if isinstance(x, np.ndarray) else [x])[0]
+        if x.dtype == np.uint8:
+            self._x_u8[0] = x
+            status = core.lib.zge_learner_hold_u8(
+                self.model._handle, number, self._x_u8_at, self._was_at
+            )
+        else:
+            self._x_f32[0] = x
+            status = core.lib.zge_learner_hold_f32(
+                self.model._handle, number, self._x_f32_at, self._was_at
+            )
+        core.check(status, self.model.name)
+        return self.model._labels[self._was[0]]
+
+    def settle(self, key: int | str, y: Any, *, replay: int | None = None) -> Any:
+        """Learn the sample that waits under the id `key`: its label is y. It waits no more.
+
+        Returns the label that is predicted for it now, before learning. Raises DataError for an
+        id that nothing waits under (counted in `status`), or a label that the model has not: the
+        sample then still waits.
+        """
+        number = self._id(key)
+        label = self._label_number(y)
+        most = self.batch - 1 if replay is None else _count("replay", replay)
+        status = core.lib.zge_learner_settle(
+            self.model._handle, number, label, most, self._was_at, self._tick_at
+        )
+        if status == core.E_ID:
+            raise DataError(
+                f"No sample with the id {key!r} waits for its label.",
+                "It was settled, never held, or went for a newer one.",
+            )
+        core.check(status, self.model.name)
+        return self.model._labels[self._was[0]]
+
+    def _id(self, key: int | str) -> int:
+        if not self.model.arena.network.pending:
+            raise UsageError(
+                f"{self.model.name} has no table of samples that wait for their label.",
+                "Train it with --pending N.",
+            )
+        try:
+            return files.id_number(key)
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"The id {key!r} is neither a text nor of 0..2^64 - 1.") from e
+
+    def add_class(self, name: Any) -> int:
+        """Name the next spare class; it is predicted from when it was learned. Returns its number.
+
+        Raises UsageError where no room was planned for it (`zgedge train --spare-classes N`),
+        DataError for a name that another class has or that is none.
+        """
+        network = self.model.arena.network
+        text = str(name)
+        if self.model.int_classes:
+            try:
+                text = str(files._integer(text))
+            except ValueError as e:
+                raise DataError(
+                    f"The class {name!r} is no whole number, as those of {self.model.name} are."
+                ) from e
+        if text in map(str, self.model._labels):
+            raise DataError(f"A class of {self.model.name} is called {text!r} already.")
+        known = len(self._index)
+        if known == network.classes:
+            raise UsageError(
+                f"{self.model.name} has room for {network.classes} classes, and all have a name.",
+                "Train it with --spare-classes N.",
+            )
+        number = ctypes.c_uint32()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as e:
+            raise DataError(f"The class {name!r} is no text.") from e
+        core.check(
+            core.lib.zge_learner_add_class(
+                self.model._handle, data, len(data), ctypes.byref(number)
+            ),
+            f"{self.model.name}: the class {text!r}",
+        )
+        self.model.arena = files.Arena(self.model.arena.buffer)
+        self.model._name_classes()
+        self._index_labels()
+        return number.value
+
+    def solve(self, rounds: int = 64) -> None:
+        """Let an analytic head solve for its weights now, `rounds` rounds (1..4,096) of the solve
+        of which each tick does a part. Raises UsageError where the head is another."""
+        if self.model.arena.network.head != "analytic":
+            raise UsageError(
+                f"{self.model.name} has no analytic head.", "Train it with --head analytic."
+            )
+        core.check(
+            core.lib.zge_learner_solve(self.model._handle, _count("rounds", rounds)),
+            f"{self.model.name}: rounds={rounds}",
+        )
+
     def remember(self, x: Any, y: Any) -> None:
         """Store samples x [n, inputs] of labels y [n] in the replay without learning from them."""
         x = np.ascontiguousarray(self.model.rows(x), np.float32)
@@ -292,7 +403,12 @@ class Learner:
         quiet); `guard` ("on", or "off" with too few anchors), `anchors`, `anchors_right`, `best`
         of this epoch, and `smallest_drop`, the points of accuracy that it can see.
         """
-        return {**(self.model.arena.learner() or {}), **(self.model.arena.watch() or {})}
+        state = {**(self.model.arena.learner() or {}), **(self.model.arena.watch() or {})}
+        state |= self.model.arena.pending()
+        analytic = self.model.arena.analytic()
+        if analytic is not None:
+            state |= {"solved": analytic["rounds"], "counted": int(analytic["counts"].sum())}
+        return state
 
     def seal(self) -> None:
         """See `Model.seal`."""

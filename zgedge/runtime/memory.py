@@ -228,8 +228,9 @@ def made_up(model: Model, n: int) -> tuple[npt.NDArray[np.float32], list[Any]]:
     """
     network = model.arena.network
     rng = np.random.Generator(np.random.PCG64(0))
-    numbers = np.arange(n) % network.classes
-    centers = rng.integers(0, 256, (min(n, network.classes), network.inputs))
+    known = len(model.classes)
+    numbers = np.arange(n) % known
+    centers = rng.integers(0, 256, (min(n, known), network.inputs))
     noise = rng.integers(-32, 33, (n, network.inputs))
     codes = np.clip(centers[numbers] + noise, 0, 255).astype(np.uint8)
     classes = model.classes.tolist()

@@ -55,16 +55,7 @@ class Model:
             raise ModelError(f"{name}: {e}.", status=-12) from e
         self.inputs = self.arena.network.inputs
         self.int_classes = self.arena.int_classes
-        names: Sequence[Any] = self.arena.class_names
-        if self.int_classes:
-            try:
-                names = [int(n) for n in names]
-            except ValueError as e:
-                raise ModelError(f"{name}: a class name is not an integer: {e}.", status=-12) from e
-        self.classes = np.array(names)
-        # The core answers -1 for unknown, which is also the last place of this tuple.
-        self._labels = (*names, UNKNOWN_INT if self.int_classes else UNKNOWN)
-        self._label_array = np.array(self._labels)
+        self._name_classes()
         self._class = ctypes.c_int32()
         self._score = ctypes.c_uint16()
         self._class_at = ctypes.c_void_p(ctypes.addressof(self._class))
@@ -74,6 +65,21 @@ class Model:
         self._one_u8_at = ctypes.c_void_p(self._one_u8.ctypes.data)
         self._one_f32_at = ctypes.c_void_p(self._one_f32.ctypes.data)
         self._shape = (self.inputs,)
+
+    def _name_classes(self) -> None:
+        """Take the names of the classes from the arena."""
+        names: Sequence[Any] = self.arena.class_names
+        if self.int_classes:
+            try:
+                names = [int(n) for n in names]
+            except ValueError as e:
+                raise ModelError(
+                    f"{self.name}: a class name is not an integer: {e}.", status=-12
+                ) from e
+        self.classes = np.array(names)
+        # The core answers -1 for unknown, which is also the last place of this tuple.
+        self._labels = (*names, UNKNOWN_INT if self.int_classes else UNKNOWN)
+        self._label_array = np.array(self._labels)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Model:
@@ -151,7 +157,7 @@ class Model:
         return self.predict(x[None] if isinstance(x, np.ndarray) else [x])[0]
 
     def predict_proba(self, x: Any) -> npt.NDArray[np.float64]:
-        """Softmax [n, classes] of samples x [n, inputs]; each row sums to 1.
+        """Softmax [n, classes that have a name] of samples x [n, inputs]; each row sums to 1.
 
         The shares are the core's integers, of which a row's sum may miss 32,768 by rounding.
         """
@@ -161,21 +167,22 @@ class Model:
             self._handle, x.ctypes.data, len(x), scores.ctypes.data
         )
         core.check(status, self.name)
-        share = scores.astype(np.float64)
+        share = scores[:, : len(self.classes)].astype(np.float64)
         # Logits closer than a step of the table have equal shares; the class is still the larger.
         share[np.arange(len(x)), self.logits(x).argmax(axis=1)] += 0.5
         proba: npt.NDArray[np.float64] = share / share.sum(axis=1, keepdims=True)
         return proba
 
     def logits(self, x: Any) -> npt.NDArray[np.int32]:
-        """Integer logits [n, classes] of samples x [n, inputs], in steps of s_in * s_w."""
+        """Integer logits [n, classes that have a name] of samples x [n, inputs], in steps of
+        s_in * s_w."""
         x = np.asarray(self.rows(x), np.float32)
         logits = np.empty((len(x), self.arena.network.classes), np.int32)
         status = core.lib.zge_model_logits_f32(
             self._handle, x.ctypes.data, len(x), logits.ctypes.data
         )
         core.check(status, self.name)
-        return logits
+        return logits[:, : len(self.classes)]
 
     def seal(self) -> None:
         """Make the arena's bytes a valid file again: scratch zeroed, checksums renewed, the

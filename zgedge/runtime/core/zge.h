@@ -39,6 +39,9 @@ extern "C" {
 #define ZGE_MAX_TRUNK 32u      /* picture layers before them */
 #define ZGE_MAX_CHANNELS 4096u /* channels that a trunk layer gives */
 #define ZGE_MAX_TAPS 4096u     /* weights of a channel of a trunk layer */
+#define ZGE_MAX_ANALYTIC 511u /* inputs of an analytic head, */
+#define ZGE_MAX_ANALYTIC_CLASSES 256u /* and its classes */
+#define ZGE_MAX_PENDING 4096u /* samples that wait for their label */
 #define ZGE_MAX_BATCH 64u      /* samples of one learning step; a power of two */
 #define ZGE_MAX_ARENA 0x40000000u /* bytes */
 
@@ -70,7 +73,10 @@ typedef enum zge_status {
     ZGE_E_LABEL = -15,     /* a label is not below the number of classes */
     ZGE_E_NO_LEARNING = -16, /* the arena was written without what learning needs */
     ZGE_E_VARIANT = -17,     /* no such kernel variant, or this processor lacks its instructions */
-    ZGE_E_NO_GUARD = -18     /* the arena has no anchors to judge by and no accepted state to go back to */
+    ZGE_E_NO_GUARD = -18,    /* the arena has no anchors to judge by and no accepted state to go back to */
+    ZGE_E_ROOM = -19,        /* no room is planned for another class, or for a name so long */
+    ZGE_E_NAME = -20,        /* a class name is empty, no UTF-8, or another class has it */
+    ZGE_E_ID = -21           /* no sample with this id waits for its label */
 } zge_status;
 
 /* Section kinds of the arena. */
@@ -89,7 +95,9 @@ enum {
     ZGE_S_ANCHORS = 12,    /* learning: samples that nothing is learned from, to judge by */
     ZGE_S_WATCH = 13,      /* learning: drift, plasticity, the guard */
     ZGE_S_SNAPSHOT = 14,   /* learning, with anchors: the state that was accepted last */
-    ZGE_S_TRACES = 16      /* learning: sketches of the attention strategy */
+    ZGE_S_ANALYTIC = 15,   /* learning: statistics of the analytic head, and its solve */
+    ZGE_S_TRACES = 16,     /* learning: sketches of the attention strategy */
+    ZGE_S_PENDING = 17     /* learning: samples that wait for their label */
 };
 
 /* Layer kinds. */
@@ -106,6 +114,12 @@ enum {
 
 /* Where a layer's residual weight bits live. */
 enum { ZGE_R_NONE = 0, ZGE_R_INDEX = 1, ZGE_R_SECTION = 2 };
+
+/* How the last layer learns. */
+enum {
+    ZGE_HEAD_SOFTMAX = 0, /* by gradient, as all layers do */
+    ZGE_HEAD_ANALYTIC = 1 /* streaming linear discriminants; the layers before it stay as they are */
+};
 
 /* Rewiring strategies of the learner. */
 enum {
@@ -177,6 +191,15 @@ typedef struct zge_model {
     uint32_t replay_samples, replay_bits, replay_stride;
     uint32_t replay_pool;    /* 2 where the replay holds means of 2 x 2 places, else 0 */
     int32_t learning;        /* 1 where the arena can learn */
+    uint32_t head;           /* ZGE_HEAD_* */
+    uint32_t known;          /* classes that have a name; the others wait for one */
+    int32_t spare;           /* 1 where classes were planned that had no name at training */
+    uint8_t *net;            /* the network section */
+    uint8_t *names;          /* the names section */
+    uint8_t *head_record;    /* the last layer's record in the network section */
+    uint8_t *analytic;       /* the analytic head's section, or null */
+    uint8_t *pending;        /* the section of samples that wait for their label, or null */
+    uint32_t pending_entries; /* its room */
     const float *input_scale;  /* [groups] steps per unit of the raw value */
     const float *input_center; /* [groups] raw value at the zero point */
     int32_t *logits;         /* [classes][S] */
@@ -280,6 +303,27 @@ ZGE_API zge_status zge_learner_step_f32(zge_model *m, const float *x, const uint
                                         uint32_t replay, int32_t *classes, zge_tick *tick);
 ZGE_API zge_status zge_learner_step_u8(zge_model *m, const uint8_t *x, const uint16_t *y, uint32_t n,
                                        uint32_t replay, int32_t *classes, zge_tick *tick);
+
+/* Delayed labels. hold: predict a sample and keep it under an id until its label comes; where the table is
+ * full the oldest one goes, and one of the same id is replaced. settle: learn the sample of that id with
+ * `replay` remembered ones as zge_learner_step does, and free its place.
+ *   x [inputs] raw values; class: what was predicted (settle: what is predicted now), may be null
+ * Fails: ZGE_E_ARGUMENT (also where no such table is planned), ZGE_E_NO_LEARNING, ZGE_E_INPUT, ZGE_E_LABEL
+ * (the sample stays), ZGE_E_ID (counted). */
+ZGE_API zge_status zge_learner_hold_f32(zge_model *m, uint64_t id, const float *x, int32_t *class_);
+ZGE_API zge_status zge_learner_hold_u8(zge_model *m, uint64_t id, const uint8_t *x, int32_t *class_);
+ZGE_API zge_status zge_learner_settle(zge_model *m, uint64_t id, uint16_t y, uint32_t replay, int32_t *class_,
+                                      zge_tick *tick);
+
+/* Give the next spare class a name: UTF-8, `bytes` of it, without a zero byte. *number gets its number. It
+ * is predicted from when it was learned.
+ * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_ROOM, ZGE_E_NAME. */
+ZGE_API zge_status zge_learner_add_class(zge_model *m, const char *name, uint32_t bytes, uint32_t *number);
+
+/* Analytic head: finish the round of the solve that is under way and `rounds` - 1 more, 1..4,096; weights are
+ * renewed after each. Nothing happens while there is no sample.
+ * Fails: ZGE_E_ARGUMENT (also where the head is another), ZGE_E_NO_LEARNING. */
+ZGE_API zge_status zge_learner_solve(zge_model *m, uint32_t rounds);
 
 /* Remember samples without learning from them (each counts as a step of the generator); forget all.
  * Fails: ZGE_E_ARGUMENT, ZGE_E_NO_LEARNING, ZGE_E_LABEL, ZGE_E_INPUT. */

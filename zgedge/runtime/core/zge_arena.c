@@ -4,7 +4,7 @@
 /* The bytes 0x89 'Z' 'G' 'E'. */
 #define ZGE_MAGIC 0x45475a89u
 
-#define ZGE_SECTION_KINDS 17u
+#define ZGE_SECTION_KINDS 19u
 
 typedef struct zge_section {
     uint32_t offset, bytes;
@@ -82,7 +82,7 @@ static zge_status zge_check_head(const uint8_t *a, size_t bytes, zge_fault *f) {
 
 /* Kinds between those that there are are reserved. */
 static int32_t zge_is_section(uint32_t kind) {
-    return (kind >= ZGE_S_NET && kind <= ZGE_S_SNAPSHOT) || kind == ZGE_S_TRACES;
+    return (kind >= ZGE_S_NET && kind <= ZGE_S_ANALYTIC) || kind == ZGE_S_TRACES || kind == ZGE_S_PENDING;
 }
 
 /* Sections in ascending order, aligned, inside, apart; every byte between them zero. */
@@ -145,6 +145,9 @@ static uint32_t zge_bits_for(uint32_t n) { /* bits that hold 0 .. n - 1 */
 
 static int32_t zge_is_power(uint32_t n) { return n != 0 && (n & (n - 1)) == 0; }
 
+/* Whether layers learn step by step: what needs errors and residual bits. */
+static int32_t zge_steps(const zge_model *m) { return m->learning && m->head == ZGE_HEAD_SOFTMAX; }
+
 /* Shapes and scales of all layers. Pointers come later. */
 static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at, zge_model *m, zge_fault *f) {
     if (bytes < ZGE_N_SIZE) {
@@ -159,6 +162,10 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
     m->replay_samples = zge_get32(net + ZGE_N_REPLAY);
     m->replay_bits = zge_get16(net + ZGE_N_REPLAY_BITS);
     m->replay_pool = net[ZGE_N_REPLAY_POOL];
+    m->head = net[ZGE_N_HEAD];
+    m->known = zge_get16(net + ZGE_N_KNOWN);
+    m->spare = m->known > 0;
+    m->known = m->spare ? m->known : m->classes;
     if (m->inputs < 1 || m->inputs > ZGE_MAX_INPUTS || m->classes < 2 || m->classes > ZGE_MAX_CLASSES ||
         m->layers < 1 || m->layers > ZGE_MAX_TRUNK + ZGE_MAX_LAYERS || (m->groups != 1 && m->groups != m->inputs)) {
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at);
@@ -180,12 +187,16 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
         return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_REPLAY);
     }
     float accuracy = zge_getf(net + ZGE_N_ACCURACY);
-    if (zge_get16(net + ZGE_N_FLAGS) > 3 || !zge_all_zero(net + ZGE_N_RESERVED, 3) ||
-        !(accuracy >= -1.0f && accuracy <= 1.0f)) {
+    if (zge_get16(net + ZGE_N_FLAGS) > 3 || !(accuracy >= -1.0f && accuracy <= 1.0f)) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_NET, 0, at + ZGE_N_FLAGS);
     }
     if (bytes != ZGE_N_SIZE + m->layers * (uint32_t)ZGE_L_SIZE) {
         return zge_fail(f, ZGE_E_SECTION, ZGE_S_NET, 0, at);
+    }
+    if (m->head > ZGE_HEAD_ANALYTIC || m->known > m->classes ||
+        (m->head == ZGE_HEAD_ANALYTIC &&
+         (!m->learning || m->replay_samples > 0 || m->classes > ZGE_MAX_ANALYTIC_CLASSES))) {
+        return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, 0, at + ZGE_N_HEAD);
     }
     const uint32_t records = m->layers;
     m->conv[0].height = (uint32_t)height;
@@ -249,7 +260,7 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
             return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, record, here + ZGE_L_BLOCK);
         }
         int32_t fits = l->kind == ZGE_L_SPARSE && l->block == 1 && l->index_bits <= 12;
-        uint32_t expected = !m->learning ? ZGE_R_NONE : fits ? ZGE_R_INDEX : ZGE_R_SECTION;
+        uint32_t expected = !zge_steps(m) ? ZGE_R_NONE : fits ? ZGE_R_INDEX : ZGE_R_SECTION;
         if (l->residual != expected) {
             return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, record, here + ZGE_L_RESIDUAL);
         }
@@ -258,6 +269,10 @@ static zge_status zge_check_net(const uint8_t *net, uint32_t bytes, uint32_t at,
             return zge_fail(f, ZGE_E_SCALE, ZGE_S_NET, record, here + ZGE_L_S_IN);
         }
         inputs = l->outputs;
+    }
+    const zge_layer *head = &m->layer[m->layers - 1];
+    if (m->head == ZGE_HEAD_ANALYTIC && (head->kind != ZGE_L_DENSE || head->inputs > ZGE_MAX_ANALYTIC)) {
+        return zge_fail(f, ZGE_E_SHAPE, ZGE_S_NET, records - 1, at + ZGE_N_HEAD);
     }
     return ZGE_OK;
 }
@@ -299,7 +314,8 @@ static uint32_t zge_most_sparse(const zge_model *m) {
 
 /* Lengths that the shapes demand; 64-bit so that nothing near 2^32 wraps. */
 typedef struct zge_needs {
-    uint64_t weights, indices, rows, residual, activations, scratch, replay, learner, anchors, watch, snapshot, traces;
+    uint64_t weights, indices, rows, residual, activations, scratch, replay, learner, anchors, watch, snapshot;
+    uint64_t analytic, traces, pending;
 } zge_needs;
 
 static void zge_need(const zge_model *m, zge_needs *n) {
@@ -338,10 +354,20 @@ static void zge_need(const zge_model *m, zge_needs *n) {
 #endif
     }
     n->watch = m->anchors > 0 || m->watch != NULL ? ZGE_W_SIZE : 0;
-    if (!m->learning) {
+    if (!zge_steps(m)) {
         n->scratch = 0;
+    }
+    if (!m->learning) {
         n->learner = 0;
         n->watch = 0;
+    }
+#if !defined(ZGE_NO_ANALYTIC)
+    if (m->head == ZGE_HEAD_ANALYTIC) {
+        n->analytic = zge_analytic_bytes(m->classes, m->layer[m->layers - 1].inputs);
+    }
+#endif
+    if (m->pending_entries > 0) {
+        n->pending = ZGE_WAIT_SIZE + (uint64_t)m->pending_entries * (ZGE_WAIT_E_SIZE + m->replay_stride);
     }
 }
 
@@ -369,7 +395,7 @@ static void zge_place(zge_model *m, const zge_section *s) {
     zge_trunk_place(m, x);
 #endif
     x += zge_round4(m->trunk_bytes);
-    if (m->learning) {
+    if (zge_steps(m)) {
         m->back = (int32_t *)(void *)scratch;
         scratch += (size_t)zge_widest_hidden(m) * m->batch * 4;
         m->grad = (int32_t *)(void *)scratch;
@@ -393,7 +419,7 @@ static void zge_place(zge_model *m, const zge_section *s) {
         }
         l->x = x;
         x += zge_round4(l->inputs * m->batch);
-        if (m->learning) {
+        if (zge_steps(m)) {
             l->delta = (int8_t *)scratch;
             scratch += zge_round4(l->outputs * m->batch);
         }
@@ -422,6 +448,11 @@ static void zge_place(zge_model *m, const zge_section *s) {
         m->anchor_data = m->anchor_flags + m->anchors;
         m->snapshot = a + s[ZGE_S_SNAPSHOT].offset;
     }
+    m->net = a + s[ZGE_S_NET].offset;
+    m->names = a + s[ZGE_S_NAMES].offset;
+    m->head_record = m->net + ZGE_N_SIZE + (size_t)(m->trunk + m->layers - 1) * ZGE_L_SIZE;
+    m->analytic = s[ZGE_S_ANALYTIC].present ? a + s[ZGE_S_ANALYTIC].offset : NULL;
+    m->pending = s[ZGE_S_PENDING].present ? a + s[ZGE_S_PENDING].offset : NULL;
     m->input_scale = (const float *)(const void *)(a + s[ZGE_S_INPUT].offset);
     m->input_center = m->input_scale + m->groups;
 }
@@ -490,6 +521,15 @@ zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t i, z
     return st != ZGE_OK ? st : zge_check_weights(m, i, l->weights, (size_t)l->outputs * l->width, f);
 }
 
+static int32_t zge_is_room(const uint8_t *p, const uint8_t *end) {
+    for (; p != end; p++) {
+        if (*p != ZGE_NO_NAME) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static zge_status zge_check_names(const uint8_t *net, const uint8_t *p, uint32_t bytes, uint32_t at,
                                   const zge_model *m, zge_fault *f) {
     uint32_t names = m->classes + ((zge_get16(net + ZGE_N_FLAGS) & 2u) ? m->inputs : 0);
@@ -499,6 +539,19 @@ static zge_status zge_check_names(const uint8_t *net, const uint8_t *p, uint32_t
     }
     if (ends != names || p[bytes - 1] != 0) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_NAMES, 0, at);
+    }
+    const uint8_t *end = p;
+    for (uint32_t c = 0; c < m->classes; c++, end++) {
+        const uint8_t *start = end;
+        uint32_t filled = 0; /* bytes of the name, before the room behind it */
+        for (; *end != 0; end++) {
+            filled += *end != ZGE_NO_NAME;
+        }
+        /* Of a named class the room comes last; of another nothing else is there. */
+        if ((filled > 0) != (c < m->known && end != start) || (m->spare && end == start) ||
+            !zge_is_room(start + filled, end)) {
+            return zge_fail(f, ZGE_E_STATE, ZGE_S_NAMES, 0, at + (uint32_t)(start - p));
+        }
     }
     return ZGE_OK;
 }
@@ -529,7 +582,7 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
     }
     /* A gradient gathered from so many samples is no larger; sums of such cannot overflow. */
     const int32_t most = (int32_t)zge_get32(k + ZGE_K_GATHERED) * 255 * 127;
-    for (uint32_t i = 0; i < zge_widest_sparse(m); i++) {
+    for (uint32_t i = 0; i < zge_widest_sparse(m) && m->grad != NULL; i++) {
         if (m->grad[i] > most || m->grad[i] < -most) {
             return zge_fail(f, ZGE_E_STATE, ZGE_S_SCRATCH, 0, (uint32_t)((uint8_t *)&m->grad[i] - m->arena));
         }
@@ -599,6 +652,9 @@ const char *zge_status_text(int32_t status) {
     case ZGE_E_NO_LEARNING: return "the file was written without what learning needs";
     case ZGE_E_VARIANT: return "no such kernel variant on this processor";
     case ZGE_E_NO_GUARD: return "the file has no anchors and no accepted state";
+    case ZGE_E_ROOM: return "no room was planned for another class, or for a name so long";
+    case ZGE_E_NAME: return "a class name is empty, no text, or another class has it";
+    case ZGE_E_ID: return "no sample with this id waits for its label";
     }
     return "unknown status";
 }
@@ -647,6 +703,17 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         m->replay_bits = m->replay_samples > 0 ? m->replay_bits : 4; /* packed so without a replay */
     }
     m->watch = s[ZGE_S_WATCH].present ? a + s[ZGE_S_WATCH].offset : NULL;
+    if (!zge_steps(m) && (m->anchors > 0 || m->watch != NULL)) {
+        return zge_fail(fault, ZGE_E_SECTION, ZGE_S_WATCH, 0, s[ZGE_S_WATCH].offset);
+    }
+    if (s[ZGE_S_PENDING].present) {
+        const uint8_t *p = a + s[ZGE_S_PENDING].offset;
+        m->pending_entries = s[ZGE_S_PENDING].bytes < ZGE_WAIT_SIZE ? 0 : zge_get32(p + ZGE_WAIT_ENTRIES);
+        if (!m->learning || m->pending_entries < 1 || m->pending_entries > ZGE_MAX_PENDING) {
+            return zge_fail(fault, ZGE_E_SECTION, ZGE_S_PENDING, 0, s[ZGE_S_PENDING].offset);
+        }
+        m->replay_bits = m->replay_bits > 0 ? m->replay_bits : 8; /* packed so without replay and anchors */
+    }
     m->replay_stride = (zge_replay_values(m) * m->replay_bits + 7u) / 8u;
 #if !defined(ZGE_NO_TRUNK)
     m->trunk_bytes = m->trunk > 0 ? (uint32_t)zge_trunk_plan(m) : 0;
@@ -654,7 +721,7 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
 #if !defined(ZGE_NO_TRACES)
     if (s[ZGE_S_TRACES].present) { /* its length follows from its own first number */
         const uint32_t parts = s[ZGE_S_TRACES].bytes < ZGE_A_SIZE ? 0 : zge_get16(a + s[ZGE_S_TRACES].offset);
-        if (!m->learning || parts < 1 || parts > ZGE_MAX_PARTS || zge_widest_sparse(m) == 0) {
+        if (!zge_steps(m) || parts < 1 || parts > ZGE_MAX_PARTS || zge_widest_sparse(m) == 0) {
             return zge_fail(fault, ZGE_E_SECTION, ZGE_S_TRACES, 0, s[ZGE_S_TRACES].offset);
         }
         m->parts = parts;
@@ -671,7 +738,8 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         {ZGE_S_SCRATCH, need.scratch},          {ZGE_S_REPLAY, need.replay},
         {ZGE_S_LEARNER, need.learner},          {ZGE_S_ANCHORS, need.anchors},
         {ZGE_S_WATCH, need.watch},              {ZGE_S_SNAPSHOT, need.snapshot},
-        {ZGE_S_TRACES, need.traces},
+        {ZGE_S_ANALYTIC, need.analytic},        {ZGE_S_TRACES, need.traces},
+        {ZGE_S_PENDING, need.pending},
     };
     for (size_t i = 0; i < sizeof expect / sizeof expect[0]; i++) {
         st = zge_expect(s, expect[i].kind, expect[i].bytes, fault);
@@ -718,6 +786,20 @@ zge_status zge_model_open(zge_model *m, void *arena, size_t bytes, zge_fault *fa
         st = zge_check_traces(m, fault);
     }
 #endif
+#if !defined(ZGE_NO_ANALYTIC)
+    if (st == ZGE_OK && m->analytic != NULL) {
+        uint32_t where;
+        st = zge_analytic_check(m, &where);
+        st = st == ZGE_OK ? ZGE_OK : zge_fail(fault, st, ZGE_S_ANALYTIC, 0, where);
+    }
+#endif
+#if !defined(ZGE_NO_PENDING)
+    if (st == ZGE_OK && m->pending != NULL) {
+        uint32_t where;
+        st = zge_pending_check(m, &where);
+        st = st == ZGE_OK ? ZGE_OK : zge_fail(fault, st, ZGE_S_PENDING, 0, where);
+    }
+#endif
     return st;
 }
 
@@ -744,7 +826,7 @@ zge_status zge_model_seal(zge_model *m) {
             memset(a + zge_get32(t + ZGE_T_OFFSET), 0, zge_get32(t + ZGE_T_BYTES));
         }
     }
-    if (m->learning) {
+    if (zge_steps(m)) {
         /* The gradient row is state: it outlives a step. Errors are not. */
         const zge_layer *first = &m->layer[0];
         const zge_layer *last = &m->layer[m->layers - 1];

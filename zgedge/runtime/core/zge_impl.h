@@ -83,7 +83,8 @@ enum {
     ZGE_N_ACCURACY = 52,   /* f32 test accuracy 0 .. 1, or -1 */
     ZGE_N_SAMPLES = 56,    /* u32 training samples */
     ZGE_N_REPLAY_POOL = 60, /* u8: 0, or 2 where the replay holds means of 2 x 2 places */
-    ZGE_N_RESERVED = 61,   /* 3 zero bytes */
+    ZGE_N_HEAD = 61,       /* u8: ZGE_HEAD_* */
+    ZGE_N_KNOWN = 62,      /* u16: classes that have a name; 0: all */
     ZGE_N_SIZE = 64
 };
 enum {
@@ -201,8 +202,35 @@ enum {
     ZGE_G_MOST = 65535
 };
 
+/* Section of the analytic head: 16 bytes, then i64 scores [classes], u32 counts [classes], i32 sums and
+ * values [classes][width], i32 triangle [width (width + 1) / 2]. */
+enum {
+    ZGE_LDA_SCALE = 0,  /* u32 halvings of the triangle alone */
+    ZGE_LDA_CURSOR = 4, /* u32 next step of the solve: class * width + feature */
+    ZGE_LDA_ROUNDS = 8, /* u32 rounds of the solve */
+    ZGE_LDA_PACE = 12,  /* u32 steps of the solve a tick */
+    ZGE_LDA_SIZE = 16,
+    ZGE_ANALYTIC_PACE = 4096 /* most of them */
+};
+
+/* Section of the samples that wait for their label: 32 bytes, then 16 bytes an entry, then the samples. */
+enum {
+    ZGE_WAIT_DROPPED = 0,  /* u64 samples that went for a newer one */
+    ZGE_WAIT_UNKNOWN = 8,  /* u64 labels for ids that were not there */
+    ZGE_WAIT_HELD = 16,    /* u64 samples that came in */
+    ZGE_WAIT_ENTRIES = 24, /* u32 room */
+    ZGE_WAIT_RESERVED = 28, /* u32 zero */
+    ZGE_WAIT_SIZE = 32,
+    ZGE_WAIT_E_ORDER = 0, /* u64: ZGE_WAIT_HELD when it came; 0: free */
+    ZGE_WAIT_E_ID = 8,    /* u64 */
+    ZGE_WAIT_E_SIZE = 16
+};
+
 /* Weights are learned as v = 16 * weight + residual, within +-127 * 16. */
 enum { ZGE_RESIDUAL_BITS = 4, ZGE_V_MAX = 127 * 16 };
+
+/* Fills the room behind a name, and that of a class which has none yet: no byte of UTF-8. */
+enum { ZGE_NO_NAME = 0xff };
 
 static inline uint32_t zge_round4(uint32_t bytes) { return (bytes + 3u) & ~3u; }
 
@@ -392,6 +420,24 @@ zge_status zge_guard_check(const zge_model *m, zge_fault *f);
 
 /* Every weight, index, bias and multiplier of a layer behind the trunk (zge_arena.c); `record`: its number. */
 zge_status zge_check_layer(const zge_model *m, const zge_layer *l, uint32_t record, zge_fault *f);
+
+/* The analytic head (zge_analytic.c). Bytes of its section; whether it is sound, and the byte nearest to
+ * where it is not; samples of the batch into the statistics, and some steps of the solve. */
+uint64_t zge_analytic_bytes(uint32_t classes, uint32_t width);
+zge_status zge_analytic_check(const zge_model *m, uint32_t *offset);
+void zge_analytic_learn(zge_model *m, uint32_t s, const uint16_t *labels, uint32_t n);
+
+/* Samples that wait for their label (zge_pending.c): whether the section is sound. */
+zge_status zge_pending_check(const zge_model *m, uint32_t *offset);
+
+/* A step with samples of any kind, as zge_learner_step. */
+zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16_t *y, uint32_t n, uint32_t replay,
+                        int32_t *classes, zge_tick *tick);
+
+/* The least bias that a row can have: a class that has it was never learned. */
+static inline int32_t zge_floor_bias(const zge_layer *head) {
+    return -(INT32_MAX - (int32_t)head->width * 255 * 127);
+}
 
 /* Finite and above zero, without libm. */
 static inline int32_t zge_good_scale(float v) { return v > 0.0f && v <= 3.0e38f; }

@@ -129,7 +129,7 @@ static zge_status zge_check_batch(const zge_model *m, const void *x, const uint1
         return ZGE_E_ARGUMENT;
     }
     for (uint32_t i = 0; i < n; i++) {
-        if (y[i] >= m->classes) {
+        if (y[i] >= m->known) {
             return ZGE_E_LABEL;
         }
     }
@@ -205,7 +205,7 @@ static uint32_t zge_head_error(const zge_model *m, uint32_t s, const uint16_t *l
     uint32_t correct = 0;
     for (uint32_t c = 0; c < s; c++) {
         if (c >= n) {
-            for (uint32_t j = 0; j < m->classes; j++) {
+            for (uint32_t j = 0; j < m->classes && head->delta != NULL; j++) {
                 head->delta[(size_t)j * s + c] = 0;
             }
             continue;
@@ -213,7 +213,7 @@ static uint32_t zge_head_error(const zge_model *m, uint32_t s, const uint16_t *l
         uint32_t best;
         uint16_t weights[ZGE_MAX_CLASSES];
         uint32_t sum = zge_softmax(m, s, c, &best, weights);
-        for (uint32_t j = 0; j < m->classes; j++) {
+        for (uint32_t j = 0; j < m->classes && head->delta != NULL; j++) {
             uint32_t noise = zge_below(zge_random(base, c * m->classes + j), sum);
             int32_t e = (int32_t)((weights[j] * 127u + noise) / sum);
             head->delta[(size_t)j * s + c] = (int8_t)(j == labels[c] ? e - 127 : e);
@@ -241,8 +241,28 @@ static void zge_spare(const zge_model *m, uint32_t s, uint32_t n, uint64_t held)
 
 /* ---- the step ---- */
 
-static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16_t *y, uint32_t n,
-                               uint32_t replay, int32_t *classes, zge_tick *tick) {
+/* A class that has its first sample starts beside the least likely one, so that it can be learned. */
+static void zge_wake(const zge_model *m, const uint16_t *labels, uint32_t n) {
+    const zge_layer *head = &m->layer[m->layers - 1];
+    const int32_t floor = zge_floor_bias(head);
+    for (uint32_t i = 0; i < n; i++) {
+        if (head->bias[labels[i]] != floor) {
+            continue;
+        }
+        int32_t least = 0;
+        int32_t found = 0;
+        for (uint32_t c = 0; c < m->classes; c++) {
+            if (head->bias[c] != floor && (!found || head->bias[c] < least)) {
+                least = head->bias[c];
+                found = 1;
+            }
+        }
+        head->bias[labels[i]] = least;
+    }
+}
+
+zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16_t *y, uint32_t n, uint32_t replay,
+                        int32_t *classes, zge_tick *tick) {
     zge_status st = zge_check_batch(m, x, y, n, m == NULL ? 0 : m->batch);
     if (st != ZGE_OK) {
         return st;
@@ -279,6 +299,9 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
         labels[c] = (uint16_t)zge_label(m, slot);
     }
     const uint32_t clamped = zge_take(m, columns, total, s);
+    if (m->spare && m->head == ZGE_HEAD_SOFTMAX && learn != ZGE_LEARN_NONE) {
+        zge_wake(m, y, n);
+    }
     zge_forward(m, s);
     const uint32_t correct = zge_head_error(m, s, labels, total, n, classes);
     zge_tick done = {0};
@@ -286,7 +309,12 @@ static zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const
     done.clamped = clamped;
     done.replayed = replay;
 
-    if (learn != ZGE_LEARN_NONE) {
+#if !defined(ZGE_NO_ANALYTIC)
+    if (m->head == ZGE_HEAD_ANALYTIC && learn != ZGE_LEARN_NONE) {
+        zge_analytic_learn(m, s, y, n);
+    }
+#endif
+    if (m->head == ZGE_HEAD_SOFTMAX && learn != ZGE_LEARN_NONE) {
         const uint32_t lowest = learn == ZGE_LEARN_HEAD ? m->layers - 1 : 0;
         zge_pace pace = {zge_getf(k + ZGE_K_RATE), zge_get16(k + ZGE_K_SWAPS), zge_get16(k + ZGE_K_GATHER)};
         uint64_t held = 0;
@@ -345,4 +373,57 @@ zge_status zge_learner_step_f32(zge_model *m, const float *x, const uint16_t *y,
 zge_status zge_learner_step_u8(zge_model *m, const uint8_t *x, const uint16_t *y, uint32_t n, uint32_t replay,
                                int32_t *classes, zge_tick *tick) {
     return zge_step_any(m, ZGE_C_U8, x, y, n, replay, classes, tick);
+}
+
+static int32_t zge_same_name(const uint8_t *at, const char *name, uint32_t bytes) {
+    for (uint32_t i = 0; i < bytes; i++) {
+        if (at[i] != (uint8_t)name[i]) {
+            return 0;
+        }
+    }
+    return at[bytes] == 0 || at[bytes] == ZGE_NO_NAME;
+}
+
+zge_status zge_learner_add_class(zge_model *m, const char *name, uint32_t bytes, uint32_t *number) {
+    if (m == NULL || m->arena == NULL || name == NULL) {
+        return ZGE_E_ARGUMENT;
+    }
+    if (!m->learning) {
+        return ZGE_E_NO_LEARNING;
+    }
+    if (m->known == m->classes) {
+        return ZGE_E_ROOM;
+    }
+    for (uint32_t i = 0; i < bytes; i++) {
+        if (name[i] == 0 || (uint8_t)name[i] == ZGE_NO_NAME) {
+            return ZGE_E_NAME;
+        }
+    }
+    uint8_t *at = m->names;
+    for (uint32_t c = 0; c < m->known; c++) {
+        if (zge_same_name(at, name, bytes)) {
+            return ZGE_E_NAME;
+        }
+        while (*at != 0) {
+            at++;
+        }
+        at++;
+    }
+    uint32_t room = 0;
+    while (at[room] != 0) {
+        room++;
+    }
+    if (bytes == 0) {
+        return ZGE_E_NAME;
+    }
+    if (bytes > room) {
+        return ZGE_E_ROOM;
+    }
+    memcpy(at, name, bytes);
+    if (number != NULL) {
+        *number = m->known;
+    }
+    m->known++;
+    zge_put16(m->net + ZGE_N_KNOWN, (uint16_t)m->known);
+    return ZGE_OK;
 }

@@ -133,11 +133,14 @@ uint32_t zge_softmax(const zge_model *m, uint32_t s, uint32_t column, uint32_t *
     const int32_t *logits = m->logits + column;
     uint32_t winner = 0;
     uint32_t sum = 0;
-    for (uint32_t c = 1; c < m->classes; c++) {
+    for (uint32_t c = 1; c < m->known; c++) {
         winner = logits[(size_t)c * s] > logits[(size_t)winner * s] ? c : winner;
     }
     const int32_t top = logits[(size_t)winner * s];
-    for (uint32_t c = 0; c < m->classes; c++) {
+    for (uint32_t c = m->known; c < m->classes && out != NULL; c++) {
+        out[c] = 0; /* a class without a name is never predicted */
+    }
+    for (uint32_t c = 0; c < m->known; c++) {
         float below = (float)((uint32_t)top - (uint32_t)logits[(size_t)c * s]) * to_table;
         below = below < 255.0f ? below : 255.0f;
         uint16_t e = zge_exp[(uint32_t)zge_rne(below)];

@@ -374,11 +374,13 @@ def _with_spare(layers: Sequence[LayerParameters], spare: int) -> list[LayerPara
         return out
     head = out[-1]
     width = head.weights.shape[1]
-    wired = None if head.indices is None else np.tile(head.indices[-1], (spare, 1))
+    indices = head.indices
+    if indices is not None:
+        indices = np.vstack([indices, *[indices[-1:]] * spare])
     out[-1] = replace(
         head,
         weights=np.vstack([head.weights, np.zeros((spare, width), np.int8)]),
-        indices=None if head.indices is None else np.vstack([head.indices, wired]),
+        indices=indices,
         bias=np.append(head.bias, np.full(spare, floor_bias(width), np.int32)),
         multiplier=np.append(head.multiplier, np.full(spare, head.multiplier[-1], np.float32)),
     )
@@ -696,7 +698,9 @@ class Arena:
             return None
         classes, width = self.network.classes, self.network.layers[-1].inputs
         names = ("scale", "cursor", "rounds", "pace")
-        out: dict[str, Any] = dict(zip(names, struct.unpack_from("<IIII", section), strict=True))
+        out: dict[str, Any] = dict(
+            zip(names, struct.unpack_from("<IIII", section.data), strict=True)
+        )
         at = net.ANALYTIC_BYTES
         for name, kind, shape in (
             ("scores", "<i8", (classes,)), ("counts", "<u4", (classes,)),

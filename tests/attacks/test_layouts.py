@@ -25,7 +25,7 @@ FIELDS = {
     "N": (
         arena._NET,
         "INPUTS CLASSES LAYERS GROUPS HEIGHT WIDTH CHANNELS TASK BATCH UNKNOWN REPLAY REPLAY_BITS "
-        "FLAGS BUDGET SEED STEPS ACCURACY SAMPLES REPLAY_POOL RESERVED",
+        "FLAGS BUDGET SEED STEPS ACCURACY SAMPLES REPLAY_POOL HEAD KNOWN",
     ),
     "L": (arena._LAYER, "KIND BLOCK RESIDUAL Z_IN INPUTS OUTPUTS WIDTH S_IN S_W S_OUT RESERVED"),
     "P": (
@@ -40,6 +40,7 @@ FIELDS = {
     "G": (arena._ANCHORS, "ROOM FILLED CURSOR TRIED"),
     "D": (arena._DETECTOR, "SEEN HELD TOTAL SUM ZERO"),
 }
+FIELDS["WAIT"] = (arena._PENDING, "DROPPED UNKNOWN HELD ENTRIES RESERVED")
 STRUCTURES = {"zge_fault": core.Fault, "zge_tick": core.Tick, "zge_config": core.Config}
 
 
@@ -124,6 +125,8 @@ STATUSES = {
     "E_ALIGN": (-13, "multiple of 8 bytes"), "E_INPUT": (-14, "NaN or an infinity"),
     "E_LABEL": (-15, "label"), "E_NO_LEARNING": (-16, "without what learning needs"),
     "E_VARIANT": (-17, "kernel variant"), "E_NO_GUARD": (-18, "no anchors"),
+    "E_ROOM": (-19, "no room was planned"), "E_NAME": (-20, "class name"),
+    "E_ID": (-21, "waits for its label"),
 }  # fmt: skip
 
 
@@ -147,6 +150,6 @@ def test_hints_are_for_statuses_of_a_file() -> None:
     assert set(core.HINTS) <= {number for number, _ in STATUSES.values() if -14 < number < -1}
 
 
-@pytest.mark.parametrize("number", [1, -19, -99, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("number", [1, -22, -99, 2**31 - 1, -(2**31)])
 def test_number_that_is_no_status_has_a_text_too(number: int) -> None:
     assert core.status_text(number) == "unknown status"

@@ -399,19 +399,21 @@ zge_status zge_learner_add_class(zge_model *m, const char *name, uint32_t bytes,
             return ZGE_E_NAME;
         }
     }
-    uint8_t *at = m->names;
-    for (uint32_t c = 0; c < m->known; c++) {
-        if (zge_same_name(at, name, bytes)) {
-            return ZGE_E_NAME;
-        }
-        while (*at != 0) {
-            at++;
-        }
-        at++;
-    }
+    uint8_t *at = m->names; /* start of name number `seen`, of `room` bytes so far */
     uint32_t room = 0;
-    while (at[room] != 0) {
-        room++;
+    for (uint32_t seen = 0; seen <= m->known;) {
+        if (at[room] != 0) {
+            room++;
+            continue;
+        }
+        if (seen < m->known) {
+            if (zge_same_name(at, name, bytes)) {
+                return ZGE_E_NAME;
+            }
+            at += room + 1;
+            room = 0;
+        }
+        seen++;
     }
     if (bytes == 0) {
         return ZGE_E_NAME;

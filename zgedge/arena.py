@@ -689,6 +689,11 @@ class Arena:
             "pending_dropped": dropped, "pending_unknown": unknown,
         }  # fmt: skip
 
+    def set_accuracy(self, accuracy: float) -> None:
+        """Write the test accuracy, 0..1; the checksums are for the next sealing."""
+        struct.pack_into("<f", self.section(net.NET).data, 52, accuracy)
+        self.accuracy = accuracy
+
     def analytic(self) -> dict[str, Any] | None:
         """State of an analytic head as views: `scale`, `cursor`, `rounds`, `pace`, `scores`
         int64 [classes], `counts` uint32 [classes], `sums` and `values` int32 [classes, width],

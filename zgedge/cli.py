@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 import zgedge
 from zgedge import arena as files
+from zgedge import network as net
 from zgedge.budget import Plan, format_size, parse_size
 from zgedge.errors import (
     BudgetError,
@@ -174,6 +175,18 @@ def main() -> None:
 @latency_option
 @click.option("--no-learning", is_flag=True, help="Leave out what only learning on a device needs.")
 @click.option(
+    "--head", default="softmax", show_default=True, type=click.Choice(net.HEADS),
+    help="analytic: running sums over seeded features, for classes that come one after another.",
+)  # fmt: skip
+@click.option(
+    "--spare-classes", default=0, metavar="N", type=click.IntRange(0, net.MAX_CLASSES),
+    help="Classes that get their name on the device.",
+)  # fmt: skip
+@click.option(
+    "--pending", default=0, metavar="N", type=click.IntRange(0, net.MAX_PENDING),
+    help="Samples that can wait for their label.",
+)  # fmt: skip
+@click.option(
     "--unknown", is_flag=True, help="Store a threshold under which the answer is unknown."
 )
 @click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
@@ -197,6 +210,9 @@ def train(
     network: str | None,
     latency: str | None,
     no_learning: bool,
+    head: str,
+    spare_classes: int,
+    pending: int,
     unknown: bool,
     window: int | None,
     log: str | None,
@@ -219,6 +235,11 @@ def train(
     seconds = None if train_time is None else parse_duration(train_time)
     if sum(length is not None for length in (epochs, steps, seconds)) > 1:
         raise UsageError("--epochs, --steps and --train-time: give one of them.")
+    if no_learning and (head != "softmax" or spare_classes or pending):
+        raise UsageError(
+            "--head analytic, --spare-classes and --pending are for learning on a device.",
+            "Leave out --no-learning.",
+        )
     _check_writable(out)
     if checkpoint is not None:
         _check_writable(checkpoint)
@@ -230,11 +251,33 @@ def train(
     to = screen()
     if not as_json:
         _say_data(to, dataset)
-    chosen = _choose(
-        dataset, size, not no_learning, network, latency, seconds, seed, rewire,
-        memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
-    )  # fmt: skip
-    planned = chosen.plan
+    if head == "analytic":
+        if network or latency or teacher or unknown or checkpoint or epochs or steps or seconds:
+            raise UsageError(
+                "An analytic head is not trained in steps: its features come from the seed.",
+                "Leave out --network, --latency, --teacher, --unknown, --checkpoint and lengths.",
+            )
+        _train_analytic(dataset, size, out, spare_classes, pending, seed, as_json)
+        return
+    from zgedge.train.seeded import room_for, roomy
+
+    share, names = size, dataset.classes
+    for _ in range(4):
+        chosen = _choose(
+            dataset, share, not no_learning, network, latency, seconds, seed, rewire,
+            memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
+        )  # fmt: skip
+        planned = chosen.plan
+        room = room_for(planned.network, names, spare_classes, pending)
+        if planned.network.file_bytes + room <= size:
+            break
+        share = min(share - 1, size - room)
+    else:
+        raise BudgetError(
+            f"{size:,} bytes are too few for {spare_classes} spare classes and {pending} samples.",
+            f"A budget of {planned.network.file_bytes + room:,} bytes is enough.",
+            smallest=planned.network.file_bytes + room,
+        )
     if seconds is not None:
         seconds = max(1.0, seconds - chosen.seconds)
     if not as_json:
@@ -247,7 +290,8 @@ def train(
         )  # fmt: skip
     if result.interrupted and not result.best_epoch:
         raise KeyboardInterrupt
-    blob = files.write(result.network, replace(result.parameters, budget=size))
+    made = roomy(result.network, names, spare_classes, pending)
+    blob = files.write(made, replace(result.parameters, budget=size))
     files.replace_file(out, blob)
     if as_json:
         _print({
@@ -298,6 +342,31 @@ def train(
 def _again(spec: str, steps: int, seed: int) -> str:
     """The options that give the same bytes again, whatever chose the network and the time."""
     return f"--network {shlex.quote(spec)} --steps {steps} --seed {seed}"
+
+
+def _train_analytic(
+    dataset: Any, size: int, out: str, spare: int, pending: int, seed: int, as_json: bool
+) -> None:
+    from zgedge.train.seeded import seeded
+
+    began = time.monotonic()
+    network, parameters, blob = seeded(dataset, size, spare=spare, pending=pending, seed=seed)
+    files.replace_file(out, blob)
+    seconds = time.monotonic() - began
+    if as_json:
+        _print({
+            "path": out, "bytes": len(blob), "budget": size, "accuracy": parameters.accuracy,
+            "seconds": round(seconds, 3), "layers": bytemap.layer_rows(network),
+            "trunk": bytemap.trunk_rows(network), "head": "analytic", "seed": seed,
+            "features": network.layers[-1].inputs,
+        })  # fmt: skip
+        return
+    to = screen()
+    spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
+    spans.append((f", {network.layers[-1].inputs} seeded features", ""))
+    if parameters.accuracy is not None:
+        spans.append((f", test accuracy {parameters.accuracy:.2%}", "bold green"))
+    to.spans([*spans, (f", {seconds:.1f} s.", "")])
 
 
 def _choose(

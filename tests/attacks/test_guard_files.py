@@ -1,4 +1,4 @@
-"""Sections of drift and guard that someone made wrong on purpose: each field and what it may hold."""
+"""Hostile files: each number of anchors, watch and snapshot is checked when one is opened."""
 
 from __future__ import annotations
 

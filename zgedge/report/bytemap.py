@@ -25,6 +25,11 @@ _LOOK = {
     net.LEARNER: ("l", "bright_red", "counters, rates, random generator"),
     net.SCRATCH: ("S", "bright_yellow", "errors and gradients of a step"),
     net.REPLAY: ("P", "magenta", "remembered samples"),
+    net.ANCHORS: ("a", "bright_magenta", "samples that what was learned is judged by"),
+    net.WATCH: ("w", "bright_red", "drift, plasticity, the guard"),
+    net.SNAPSHOT: ("s", "bright_cyan", "the state that was accepted last"),
+    net.ANALYTIC: ("D", "bright_yellow", "sums and second moments of the analytic head"),
+    net.PENDING: ("Q", "magenta", "samples that wait for their label"),
     net.TRACES: ("T", "magenta", "sketches of inputs and errors"),
 }
 

@@ -1,0 +1,231 @@
+"""An analytic head over features that were never trained: a network for streams of which little is
+known beforehand (docs/heads.md).
+
+Pictures go through one convolution of smooth random filters and max pools down to some 3 x 3
+places; everything else through one layer of random units. The seed alone makes them; the training
+data choose their scales and fill the head's statistics, in one pass and with the core itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from zgedge import network as net
+from zgedge.arena import (
+    LayerParameters,
+    LearnerParameters,
+    Parameters,
+    TrunkParameters,
+    in_memory,
+    names_blob,
+    write,
+)
+from zgedge.budget import Task
+from zgedge.data.dataset import Dataset
+from zgedge.errors import BudgetError, UsageError
+from zgedge.network import Layer, Network, TrunkLayer, conv, dense, max_pool, sparse
+from zgedge.runtime import Learner, Model
+from zgedge.train.inputs import InputCoding, choose_coding
+
+FAN_IN = 32
+PLACES = 3  # of a picture, along a side, that the head looks at
+THRESHOLD = 0.25  # of a filter's root mean square answer
+CALIBRATION = 256  # samples that scales are chosen on
+TOP = 0.9995  # share of the answers that an activation can express
+ROUNDS = 64
+
+Float = npt.NDArray[np.float64]
+
+
+def seeded(
+    dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0, seed: int = 0
+) -> tuple[Network, Parameters, bytes]:
+    """The network with as many features as fit, its parameters, and its file, the training data
+    learned in one pass. `spare` classes get their name on the device, `pending` samples can wait
+    for their label.
+
+    Raises BudgetError where not even a few features fit.
+    """
+    network = planned(dataset, budget, spare=spare, pending=pending)
+    coding = choose_coding(dataset, network.groups)
+    rng = np.random.default_rng(seed)
+    codes = coding.encode(dataset.x_train[:CALIBRATION])
+    trunk, layers = _features(network, coding, codes, rng)
+    width = network.layers[-1].inputs
+    s_in = trunk[-1].s_out if trunk else layers[-1].s_out
+    known = len(dataset.classes)
+    layers.append(
+        LayerParameters(
+            np.zeros((known, width), np.int8), None, np.zeros(known, np.int32),
+            np.full(known, s_in, np.float32), s_in, 1.0,
+        )
+    )  # fmt: skip
+    parameters = Parameters(
+        coding.scale, coding.center, layers, dataset.classes, int_classes=dataset.int_classes,
+        seed=seed, samples=len(dataset.x_train), budget=budget, trunk=trunk,
+        learner=LearnerParameters(key=seed, strategy="static"),
+    )  # fmt: skip
+    model = Model(in_memory(write(network, parameters)), dataset.name)
+    learner = Learner(model)
+    labels = model.classes[dataset.y_train]
+    learner.learn_many(dataset.x_train, labels)
+    learner.solve(ROUNDS)
+    if len(dataset.x_test):
+        right = model.predict(dataset.x_test) == model.classes[dataset.y_test]
+        parameters.accuracy = float(right.mean())
+        model.arena.set_accuracy(parameters.accuracy)
+    return network, parameters, model.to_bytes()
+
+
+def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) -> Network:
+    """The network with as many features as a file of `budget` bytes holds, at most 511."""
+    task = Task.of(dataset)
+    classes = task.classes + spare
+    if classes > net.MAX_ANALYTIC_CLASSES:
+        raise UsageError(
+            f"{classes} classes are more than the {net.MAX_ANALYTIC_CLASSES} of an analytic head."
+        )
+    blob = names_blob(dataset.classes, spare=spare if spare else None)
+    options = {
+        "names_bytes": len(blob), "groups": task.groups, "task": task.kind, "batch": 1,
+        "head": net.ANALYTIC_HEAD, "known": task.classes if spare else 0, "pending": pending,
+    }  # fmt: skip
+
+    def of(count: int) -> Network:
+        trunk: tuple[TrunkLayer, ...] = ()
+        hidden: tuple[Layer, ...] = ()
+        if task.kind == "picture":
+            trunk = _trunk(task.shape, count)
+            width = trunk[-1].outputs
+        else:
+            width = count
+            fan_in = min(task.inputs, FAN_IN)
+            wide = 3 * fan_in >= task.inputs
+            hidden = (dense(task.inputs, width) if wide else sparse(task.inputs, width, fan_in),)
+        layers = (*hidden, dense(width, classes))
+        return Network(task.shape, classes, layers, trunk=trunk, **options)  # type: ignore[arg-type]
+
+    best: Network | None = None
+    smallest = of(1)
+    for count in range(1, net.MAX_ANALYTIC + 1):
+        try:
+            network = of(count)
+        except ValueError:  # more than 511 features
+            break
+        if network.file_bytes > budget:
+            break
+        best = network
+    if best is None:
+        raise BudgetError(
+            f"{budget:,} bytes are too few for an analytic head on {dataset.name}.",
+            f"The smallest budget that works is {smallest.file_bytes:,} bytes.",
+            smallest=smallest.file_bytes,
+        )
+    return best
+
+
+def _trunk(shape: tuple[int, int, int], channels: int) -> tuple[TrunkLayer, ...]:
+    """One convolution, then pools down to some 3 x 3 places."""
+    kernel = next(k for k in (7, 5, 3, 1) if k == 1 or min(shape[:2]) >= 3 * k - 3)
+    trunk = [conv(shape, channels, kernel, same=False)]
+    while min(trunk[-1].out_shape[:2]) > 5 * PLACES:
+        trunk.append(max_pool(trunk[-1].out_shape))
+    side = min(trunk[-1].out_shape[:2])
+    stride = min(net.MAX_STRIDE, side // PLACES)
+    window = side - (PLACES - 1) * stride
+    if stride > 0 and 2 <= window <= net.MAX_POOL_KERNEL:
+        trunk.append(max_pool(trunk[-1].out_shape, window, stride))
+    return tuple(trunk)
+
+
+def _features(
+    network: Network, coding: InputCoding, codes: npt.NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[list[TrunkParameters], list[LayerParameters]]:
+    x = (codes.astype(np.float64) - coding.zero) * coding.step
+    if network.trunk:
+        return _filters(network.trunk, x, coding.step, rng), []
+    layer = network.layers[0]
+    rows, width = layer.outputs, layer.width
+    real = rng.standard_normal((rows, width))
+    step = np.abs(real).max() / 127
+    weights = np.rint(real / step).astype(np.int8)
+    indices = None
+    if layer.kind == net.SPARSE:
+        picked = [np.sort(rng.choice(layer.inputs, width, replace=False)) for _ in range(rows)]
+        indices = np.stack(picked).astype(np.uint16)
+        answers = np.stack([x[:, i] @ w for i, w in zip(indices, weights * step, strict=True)], 1)
+    else:
+        answers = x @ (weights * step).T
+    # Each unit answers to a share of the samples that is its own.
+    quiet = np.array(
+        [np.quantile(a, q) for a, q in zip(answers.T, rng.uniform(0.2, 0.8, rows), strict=True)]
+    )
+    s_out = _top(np.maximum(answers - quiet, 0))
+    bias = np.rint(-quiet / (coding.step * step)).astype(np.int32)
+    multiplier = np.full(rows, coding.step * step / s_out, np.float32)
+    return [], [
+        LayerParameters(
+            weights, indices, bias, multiplier, coding.step, float(step), s_out, coding.zero
+        )
+    ]
+
+
+def _filters(
+    trunk: tuple[TrunkLayer, ...], x: Float, s_in: float, rng: np.random.Generator
+) -> list[TrunkParameters]:
+    first = trunk[0]
+    k, (height, width, incoming) = first.kernel, first.shape
+    noise = rng.standard_normal((first.channels, k + 8, k + 8, incoming))
+    blur = np.exp(-(np.arange(-4, 5) ** 2) / 2)
+    blur /= blur.sum()
+    for axis in (1, 2):
+        noise = np.apply_along_axis(np.convolve, axis, noise, blur, mode="valid")
+    if k > 1:
+        noise -= noise.mean(axis=(1, 2), keepdims=True)
+    steps = np.abs(noise).max(axis=(1, 2, 3)) / 127
+    weights = np.rint(noise / steps[:, None, None, None]).astype(np.int8)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        x.reshape(-1, height, width, incoming), (k, k), axis=(1, 2)
+    )
+    flat = windows[:, :: max(1, k // 2), :: max(1, k // 2)].transpose(0, 1, 2, 4, 5, 3)
+    flat = flat.reshape(-1, first.taps)
+    answers = flat @ (weights.reshape(first.channels, -1) * steps[:, None]).T
+    size = np.sqrt((answers**2).mean(axis=0)) + 1e-9
+    s_out = _top(np.maximum(answers / size - THRESHOLD, 0))
+    bias = np.rint(-THRESHOLD * size / (s_in * steps)).astype(np.int32)
+    multiplier = (s_in * steps / (size * s_out)).astype(np.float32)
+    pools = [TrunkParameters(s_out, s_out) for _ in trunk[1:]]
+    return [TrunkParameters(s_in, s_out, weights, bias, multiplier), *pools]
+
+
+def _top(answers: Float) -> float:
+    """The real value of one of 255 steps."""
+    top = float(np.quantile(answers, TOP))
+    return float(np.float32((top if top > 0 else 1.0) / 255))
+
+
+def roomy(network: Network, names: tuple[str, ...], spare: int, pending: int) -> Network:
+    """A network with room for `spare` more classes and `pending` waiting samples."""
+    head = network.layers[-1]
+    if network.classes + spare > net.MAX_CLASSES:
+        raise UsageError(f"{network.classes} and {spare} classes are more than {net.MAX_CLASSES}.")
+    if spare:
+        features = network.names_bytes - len(names_blob(names))
+        network = replace(
+            network, classes=network.classes + spare, known=network.classes,
+            layers=(*network.layers[:-1], replace(head, outputs=head.outputs + spare)),
+            names_bytes=len(names_blob(names, spare=spare)) + features,
+        )  # fmt: skip
+    return replace(network, pending=pending)
+
+
+def room_for(network: Network, names: tuple[str, ...], spare: int, pending: int) -> int:
+    """Most bytes that `roomy` adds, however the samples that wait are packed in the end."""
+    if not spare and not pending:
+        return 0
+    made = roomy(network, names, spare, pending)
+    wider = pending * (made.replay_values - made.replay_stride)
+    return made.file_bytes - network.file_bytes + wider

@@ -6,18 +6,16 @@ standard error. On a device without rich the same commands print plain text.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -27,8 +25,16 @@ import zgedge
 from zgedge import arena as files
 from zgedge import network as net
 from zgedge.budget import Plan, format_size, parse_size
+from zgedge.cli_common import (
+    ENDS,
+    Command,
+    Commands,
+    file_argument,
+    json_option,
+    print_json,
+)
+from zgedge.cli_service import register
 from zgedge.errors import (
-    BudgetError,
     DataError,
     MissingExtraError,
     ProofError,
@@ -42,82 +48,12 @@ from zgedge.runtime import Learner, Model
 from zgedge.spec import spec_of
 
 if TYPE_CHECKING:
-    from click import Command, Group
-
     from zgedge.report.diff import Answers, LayerDiff
     from zgedge.train import Epoch
     from zgedge.train.search import Choice
-else:
-    try:
-        from rich_click import RichCommand as Command
-        from rich_click import RichGroup as Group
-    except ImportError:  # a device: click alone
-        from click import Command, Group
 
-INTERRUPTED = 128 + signal.SIGINT
-READER_GONE = 128 + signal.SIGPIPE
 SHOWN = 12  # candidates of a plan
 CALIBRATION = 1024  # rows that the scales of an export are found on
-ENDS = """\b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
-5 budget too small, 6 proof failed, 130 interrupted, 141 reader gone."""
-
-
-class Commands(Group):
-    """Turns our errors into a message and their exit code."""
-
-    command_class = Command
-    group_class = type
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Before the options are known to be good: what is wrong with them is said in JSON as well.
-        ctx.meta["zgedge.json"] = "--json" in args
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ZgedgeError as e:
-            _fail(ctx, e)
-        except click.UsageError as e:
-            if not ctx.meta["zgedge.json"]:
-                raise
-            _fail(ctx, UsageError(e.format_message()))
-        except MemoryError:
-            _fail(ctx, ZgedgeError("This machine has not enough memory for that."))
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # The reader has gone, as `head` does; there is nobody to tell.
-            _close_output()
-            ctx.exit(READER_GONE)
-        except OSError as e:
-            # What writes a file says which one; this is the output itself, on a full disk.
-            _close_output()
-            click.echo(f"Error: Cannot write the output: {e.strerror}.", err=True)
-            ctx.exit(ZgedgeError.exit_code)
-
-
-def _fail(ctx: click.Context, error: ZgedgeError) -> NoReturn:
-    if ctx.meta["zgedge.json"]:
-        found = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        _print({**found, "smallest": error.smallest} if isinstance(error, BudgetError) else found)
-    else:
-        click.echo(f"Error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"       {error.hint}", err=True)
-    ctx.exit(error.exit_code)
-
-
-def _close_output() -> None:
-    """Let what is still buffered go nowhere: the interpreter would fail to flush it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
-)
 data_dir_option = click.option(
     "--data-dir", metavar="DIR", help="Folder of mnist and cifar10 [default: $ZGEDGE_DATA]."
 )
@@ -133,7 +69,6 @@ network_option = click.option(
 latency_option = click.option(
     "--latency", metavar="TIME", help="Most time of a prediction on this host, such as 5ms."
 )
-file_argument = click.argument("file", type=click.Path(dir_okay=False))
 
 
 @click.group(cls=Commands, epilog=ENDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -294,7 +229,7 @@ def train(
     blob = files.write(made, replace(result.parameters, budget=size))
     files.replace_file(out, blob)
     if as_json:
-        _print({
+        print_json({
             "path": out, "bytes": len(blob), "budget": size, "accuracy": result.accuracy,
             "seconds": round(result.seconds, 3), "layers": bytemap.layer_rows(result.network),
             "trunk": bytemap.trunk_rows(result.network),
@@ -569,7 +504,7 @@ def plan_command(
             "verdict": one.verdict,
         })  # fmt: skip
     if as_json:
-        _print({
+        print_json({
             "budget": size, "network": chosen.spec, "bytes": chosen.plan.bytes,
             "saturated": chosen.plan.saturated, "reasons": [list(r) for r in chosen.plan.reasons],
             "candidates": rows, "board": board, "seconds": round(chosen.seconds, 3),
@@ -627,7 +562,7 @@ def info(file: str, out: str | None, strip_samples: bool, as_json: bool) -> None
         model.save(out)
         found["copy"] = {"path": out, "remembered": 0}
     if as_json:
-        _print(found)
+        print_json(found)
         return
     to = screen()
     _say_about(to, model, found)
@@ -723,7 +658,7 @@ def predict(
     if as_json:
         shares = [round(int(s) / 32768, 5) for s in scores]
         found = {"samples": len(labels), "labels": labels, "scores": shares}
-        _print({**found, "unknown": int((numbers < 0).sum()), "files": files or None})
+        print_json({**found, "unknown": int((numbers < 0).sum()), "files": files or None})
         return
     ends = [f"\t{clean(path)}" for path in files] or [""] * len(labels)
     for text, score, end in zip(labels, scores, ends, strict=True):
@@ -752,7 +687,7 @@ def evaluate(
     }
     unknown = int((found < 0).sum())
     if as_json:
-        _print({"accuracy": accuracy, "samples": len(y), "unknown": unknown, "classes": each})
+        print_json({"accuracy": accuracy, "samples": len(y), "unknown": unknown, "classes": each})
         return
     to = screen()
     error = (accuracy * (1 - accuracy) / len(y)) ** 0.5
@@ -867,7 +802,7 @@ def report(
     files.replace_file(out, text)
     given = {"data": data, "log": log, "before": before}
     if as_json:
-        _print({
+        print_json({
             "path": out, "bytes": len(text),
             "accuracy": measured.accuracy if measured else None,
             "samples": len(measured.labels) if measured else 0,
@@ -932,7 +867,7 @@ def diff_command(
         "answers": None if answers is None else asdict(answers),
     }  # fmt: skip
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         _say_diff(screen(), found, layers, answers)
 
@@ -1057,7 +992,7 @@ def export_command(
         "remembered": remembered, "samples": left, **found,
     }  # fmt: skip
     if as_json:
-        _print(about)
+        print_json(about)
     else:
         _say_export(screen(), about)
 
@@ -1239,7 +1174,7 @@ def import_command(
         "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
     }  # fmt: skip
     if as_json:
-        _print(about)
+        print_json(about)
     else:
         _say_import(to, about)
 
@@ -1349,7 +1284,7 @@ def adapt(
     after = accuracy()
     model.save(out)
     if as_json:
-        _print({
+        print_json({
             "before": before, "after": after, "steps": done.steps, "rewired": done.rewired,
             "samples": done.samples, "held_out": len(y_held), "path": out,
             "bytes": len(model.arena.buffer), "generation": model.arena.generation,
@@ -1441,7 +1376,7 @@ def prove(
         )  # fmt: skip
     if as_json:
         record = found.pop("record")
-        _print({**found, "record": record})
+        print_json({**found, "record": record})
     else:
         _say_proof(screen(), found)
     if not found["passed"]:
@@ -1506,7 +1441,7 @@ def data_list(data_dir: str | None, as_json: bool) -> None:
             {"name": e.name, "summary": e.summary, "named": e.named, "place": e.place}
             for e in entries
         ]
-        _print({"data": rows, "folder": str(sources.data_folder(data_dir))})
+        print_json({"data": rows, "folder": str(sources.data_folder(data_dir))})
         return
     to = screen()
     to.line("Named data sets", "bold")
@@ -1545,7 +1480,7 @@ def data_check(
             progress=progress,
         )  # fmt: skip
     if as_json:
-        _print(report.as_dict())
+        print_json(report.as_dict())
     else:
         to = screen()
         to.line(f"{data}: {report.rows:,} rows of {report.features:,} values", "bold")
@@ -1583,7 +1518,7 @@ def data_get(
         )  # fmt: skip
     size = path.stat().st_size
     if as_json:
-        _print({"path": str(path), "bytes": size})
+        print_json({"path": str(path), "bytes": size})
     else:
         click.echo(f"{path}: {size:,} bytes")
 
@@ -1722,7 +1657,7 @@ def _table_of_accuracy(
     if found.runs and plot is not None:
         files.replace_file(plot, accuracy_plot.draw(found, kind))
     if as_json:
-        _print({
+        print_json({
             "table": name, "data": dataset.name, "budgets": budgets, "seeds": numbers,
             "rows": accuracy.summary(found), "runs": [asdict(run) for run in found.runs],
             "missing": [
@@ -1748,7 +1683,7 @@ def doctor(data_dir: str | None, as_json: bool) -> None:
     """Check this installation and this machine."""
     found = _examine(data_dir)
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         _say_doctor(screen(), found)
     if not found["ok"]:
@@ -1834,8 +1769,7 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
     table(to, ("", ""), rows)
 
 
-def _print(found: dict[str, Any]) -> None:
-    click.echo(json.dumps(found))
+register(main)
 
 
 if __name__ == "__main__":

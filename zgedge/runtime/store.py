@@ -526,6 +526,11 @@ class Store:
         return self._slots is not None and self._slots.busy
 
     @property
+    def syncing(self) -> bool:
+        """Whether a commit only waits for the disk."""
+        return self._syncing
+
+    @property
     def generation(self) -> int:
         """How many commits made the newest state on disk; 0: none."""
         return 0 if self._slots is None else self._slots.generation
@@ -616,7 +621,7 @@ class Store:
             "since_commit": None if self._last is None else round(now - self._last, 3),
             "busy": self.busy,
             "written": wear.written + logged,
-            "written_a_day": round((wear.written + logged) * DAY / max(seconds, 1)),
+            "written_a_day": round((wear.written + logged) * DAY / max(seconds, 3600)),
             "written_today": wear.today + logged,
             "written_day_before": wear.day_before,
             "running": seconds,

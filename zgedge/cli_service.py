@@ -1,0 +1,290 @@
+"""The commands of a service: `run` serves a model that goes on learning, `learn` and `top` speak
+to a service that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from zgedge.budget import parse_size
+from zgedge.cli_common import ENDS, Command, file_argument, json_option, print_json
+from zgedge.errors import DataError, UsageError, ZgedgeError
+from zgedge.report.screen import Screen, screen
+from zgedge.runtime import Model
+
+ACTIONS = ("on", "freeze", "status")
+
+state_option = click.option(
+    "--state", metavar="DIR", help="Folder of learned state [default: FILE.state]."
+)
+socket_option = click.option(
+    "--socket", metavar="PATH", help="Socket of the service [default: socket in that folder]."
+)
+
+
+def register(main: click.Group) -> None:
+    """Add the commands of this module."""
+    for command in (run, learn, top):
+        main.add_command(command)
+
+
+def _places(file: str, state: str | None, socket: str | None) -> tuple[str, str]:
+    state = state or f"{file}.state"
+    return state, socket or os.path.join(state, "socket")
+
+
+# ---- run ----
+
+
+@click.command(cls=Command, epilog=ENDS)
+@file_argument
+@click.option(
+    "--source", "sources", multiple=True, metavar="SOURCE",
+    help="Rows: - for standard input, a file to follow, a folder to watch, mqtt://HOST/TOPIC.",
+)  # fmt: skip
+@state_option
+@socket_option
+@click.option("--form", type=click.Choice(("csv", "json")), help="Of rows [default: as they look].")
+@click.option("--label", metavar="NAME", help="Column or key of the label [default: label].")
+@click.option("--id", "name", metavar="NAME", help="Column or key of a row's name [default: id].")
+@click.option("--from-start", is_flag=True, help="Take what files and folders hold already.")
+@click.option("--answers", is_flag=True, help="Print a JSON line for each row of a source.")
+@click.option("--freeze", is_flag=True, help="Start frozen: predict and score, learn nothing.")
+@click.option(
+    "--commit-every", default=60.0, show_default=True, metavar="SECONDS",
+    help="Least time between two commits.",
+)  # fmt: skip
+@click.option(
+    "--erase-block", default="128KB", show_default=True, metavar="SIZE",
+    help="What the disk erases at once.",
+)  # fmt: skip
+@click.option(
+    "--queue", type=click.IntRange(1, 65536), metavar="N",
+    help="Learning samples that may wait [default: 1 MB of them, 1,024 at most].",
+)  # fmt: skip
+@click.option("--metrics-file", metavar="PATH", help="Write metrics there, for node_exporter.")
+@json_option
+def run(
+    file: str,
+    sources: tuple[str, ...],
+    state: str | None,
+    socket: str | None,
+    form: str | None,
+    label: str | None,
+    name: str | None,
+    from_start: bool,
+    answers: bool,
+    freeze: bool,
+    commit_every: float,
+    erase_block: str,
+    queue: int | None,
+    metrics_file: str | None,
+    as_json: bool,
+) -> None:
+    """Serve FILE, and let it go on learning from its sources inside the same bytes. FILE is not
+    changed: what is learned is kept in a folder, and survives a power cut."""
+    from zgedge.runtime.service import Service, stopped_by_signals
+
+    if answers and as_json:
+        raise UsageError("--answers prints a line for each row, --json one for all: give one.")
+    model = Model.open(file)
+    folder, path = _places(file, state, socket)
+    if not model.arena.network.learning:
+        folder = ""  # there is nothing to keep
+        if socket is None and state is None:
+            path = f"{file}.socket"
+    made = _sources(model, sources, form, label, name, from_start)
+    say: Callable[[dict[str, Any]], None] | None = _answer if answers else None
+    service = Service(
+        file, state=folder or None, socket=path, sources=made, answers=say,
+        commit_every=commit_every, queue=queue, erase=parse_erase(erase_block),
+        metrics_file=metrics_file,
+    )  # fmt: skip
+    if freeze and service.learner is not None:
+        service.control("freeze")
+    del model
+    with stopped_by_signals(service):
+        if not as_json:
+            click.echo(_hello(service, path), err=True)
+        found = service.run()
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(_goodbye(found), err=True)
+    if found["store"] is not None and found["store"]["failure"] is not None:
+        raise ZgedgeError(found["store"]["failure"], "What was learned since is lost.")
+
+
+def parse_erase(text: str) -> int:
+    """Bytes of an erase block; the store knows what is one."""
+    size = text.strip()
+    return int(size) if size.isascii() and size.isdigit() else parse_size(size)
+
+
+def _sources(
+    model: Model,
+    specs: tuple[str, ...],
+    form: str | None,
+    label: str | None,
+    name: str | None,
+    from_start: bool,
+) -> list[Any]:
+    from zgedge.runtime.sources import Followed, Pipe, Reader, Watched
+
+    made: list[Any] = []
+    try:
+        for spec in specs:
+            reader = Reader(model.inputs, form, label, name, model.arena.feature_names)
+            if spec == "-":
+                if any(isinstance(other, Pipe) for other in made):
+                    raise UsageError("Standard input can be one source, not two.")
+                made.append(Pipe(sys.stdin.fileno(), reader))
+            elif spec.startswith(("mqtt://", "mqtts://")):
+                from zgedge.runtime.mqtt import Mqtt
+
+                made.append(Mqtt(spec, reader))
+            elif os.path.isdir(spec):
+                made.append(Watched(spec, model.inputs, _loader(model), begin=from_start))
+            elif os.path.isdir(os.path.dirname(spec) or "."):
+                made.append(Followed(spec, reader, begin=from_start))
+            else:
+                raise UsageError(f"There is no {spec} to follow, and no folder for it.")
+    except BaseException:
+        for source in made:
+            source.close()
+        raise
+    return made
+
+
+def _loader(model: Model) -> Any:
+    """Reads a file of samples as the data package reads it."""
+    from zgedge import data
+
+    network = model.arena.network
+    shape = network.shape if network.task == "picture" else None
+    window = network.shape[0] if network.task == "series" else None
+
+    def load(path: str) -> Any:
+        return data.load_inputs(path, features=model.inputs, shape=shape, window=window)
+
+    return load
+
+
+def _answer(told: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+def _hello(service: Any, path: str) -> str:
+    told = f"Serving {service.path} at {path}, from {service.started_from}"
+    if service.learner is None:
+        return f"{told}; it was written to predict only."
+    for slot in service.store.slots:
+        if slot.startswith("damaged"):
+            told += f"; a slot is {slot}"
+    failure = service.store.failure
+    return f"{told}." + (f" {failure} Learning goes on in memory." if failure else "")
+
+
+def _goodbye(found: dict[str, Any]) -> str:
+    kept = ""
+    if found["store"] is not None:
+        kept = f"; {found['store']['commits']:,} commits in {found['store']['folder']}"
+    return (
+        f"Stopped ({found['stopped']}): {found['samples']:,} samples learned, "
+        f"{found['predictions']:,} predicted{kept}."
+    )
+
+
+# ---- learn ----
+
+
+@click.command(cls=Command, epilog=ENDS)
+@click.argument("action", type=click.Choice(ACTIONS))
+@file_argument
+@state_option
+@socket_option
+@json_option
+def learn(action: str, file: str, state: str | None, socket: str | None, as_json: bool) -> None:
+    """Steer the service that runs FILE: let it learn, freeze it, or see what it does."""
+    _, path = _places(file, state, socket)
+    request = {"op": "status"} if action == "status" else {"op": "control", "do": action}
+    (reply,) = _asked(path, request)
+    if action != "status":
+        (reply,) = _asked(path, {"op": "status"})
+    if as_json:
+        print_json(reply)
+        return
+    out = screen()
+    _say_learning(out, reply)
+
+
+def _say_learning(out: Screen, s: dict[str, Any]) -> None:
+    told = {
+        "on": "It learns.",
+        "frozen": "It is frozen: it predicts and scores, and learns nothing.",
+        "never": "It was written to predict only.",
+    }
+    out.line(told[s["learning"]], "bold")
+    if s["accuracy"] is not None:
+        out.line(f"{s['accuracy']:.2%} of the last {s['window']:,} labelled samples were right.")
+    if s["learner"] is not None:
+        out.line(f"{s['samples']:,} samples since the start; {s['learner']['rewired']:,} "
+                 "connections rewired in all.")  # fmt: skip
+    if s["store"] is not None and s["store"]["failure"] is not None:
+        out.line(s["store"]["failure"], "bold red")
+
+
+def _asked(path: str, *requests: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Replies of a running service. Raises ZgedgeError for one that says no."""
+    from zgedge.runtime.sockets import ask
+
+    for reply in ask(path, iter(requests)):
+        if not reply.pop("ok"):
+            kind = UsageError if reply["exit_code"] == DataError.exit_code else ZgedgeError
+            raise kind(reply["error"], reply["hint"])
+        yield reply
+
+
+# ---- top ----
+
+
+@click.command(cls=Command, epilog=ENDS)
+@file_argument
+@state_option
+@socket_option
+@click.option("--once", is_flag=True, help="Print one frame and end.")
+@click.option(
+    "--every", default=1.0, show_default=True, type=click.FloatRange(0.1), metavar="SECONDS",
+    help="Time between two frames.",
+)  # fmt: skip
+@json_option
+def top(
+    file: str, state: str | None, socket: str | None, once: bool, every: float, as_json: bool
+) -> None:
+    """Watch the service that runs FILE: accuracy, rewiring, memory, commits and wear."""
+    from zgedge.report.top import frame
+
+    _, path = _places(file, state, socket)
+
+    live = sys.stdout.isatty() and not once
+    unicode = "utf" in (sys.stdout.encoding or "").lower()
+    while True:
+        (reply,) = _asked(path, {"op": "status", "history": True})
+        if as_json:
+            print_json(reply)
+            return
+        out = screen()
+        if live:
+            sys.stdout.write("\x1b[H\x1b[2J")
+        for spans in frame(reply, out.width, unicode):
+            out.spans(spans)
+        if once:
+            return
+        time.sleep(every)

@@ -1,0 +1,604 @@
+"""The service: predicts at once, learns one tick at a time, and keeps what it learned.
+
+One loop, no thread but the one that waits for the disk. In each turn it answers what was asked,
+takes a row of its sources, learns one sample and writes one piece of a commit; so a prediction
+waits for one tick at most. Samples are learned in the order in which they arrived. Everything that
+a sample needs exists before the first: the queue, the row, counters, the copy for a commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from zgedge import arena as files
+from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
+from zgedge.runtime.learner import Learner
+from zgedge.runtime.metrics import History, Resident, Rolling, Times, prometheus
+from zgedge.runtime.model import Model
+from zgedge.runtime.sockets import Server
+from zgedge.runtime.sources import LineError, Row, Source, line_limit
+from zgedge.runtime.store import Store
+
+QUEUE_BYTES = 1 << 20
+QUEUE_MOST = 1024
+PUSHED = 64  # rows taken from a source that pushes between two ticks
+SYNCING = 0.002  # seconds between two looks at a sync that is under way
+SAME_EVENT = 60.0  # seconds in which a kind of event is logged once
+EVENTS = 20  # in a status
+
+Answer = Callable[[dict[str, Any]], None]
+
+
+class Queue:
+    """Learning samples that wait, in arrays that exist from the start; the oldest goes first.
+
+    A full queue drops its oldest: what is newest says most about the world as it is.
+    """
+
+    def __init__(self, room: int, inputs: int) -> None:
+        self._x = np.zeros((room, inputs), np.float32)
+        self._y = np.zeros(room, np.int32)
+        self._first = 0
+        self.room = room
+        self.count = 0
+        self.dropped = 0
+
+    def put(self, x: Any, number: int) -> None:
+        if self.count == self.room:
+            self.pop()
+            self.dropped += 1
+        at = (self._first + self.count) % self.room
+        self._x[at] = x
+        self._y[at] = number
+        self.count += 1
+
+    def pop(self) -> tuple[Any, int]:
+        """The oldest sample; its values are good until the next `put`."""
+        at = self._first
+        self._first = (at + 1) % self.room
+        self.count -= 1
+        return self._x[at], int(self._y[at])
+
+
+class Service:
+    """A model that is served and goes on learning.
+
+    model         path of the deployed file, which is not written
+    state         folder of learned state; None: nothing is kept
+    socket        path of the socket to serve; None: none
+    sources       where rows come from, besides the socket
+    answers       called with a dict for each row of a source: what was predicted
+    commit_every  least seconds between two commits
+    queue         learning samples that may wait; None: as many as a megabyte holds, 1,024 at most
+    metrics_file  file to write metrics to, each `metrics_every` seconds
+
+    Raises ModelError for a file that is no model or state of another one, ZgedgeError where the
+    folder or the socket is in use or cannot be had, UsageError for options that mean nothing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        state: str | None = None,
+        socket: str | None = None,
+        sources: Sequence[Source] = (),
+        answers: Answer | None = None,
+        commit_every: float = 60.0,
+        queue: int | None = None,
+        erase: int | None = None,
+        metrics_file: str | None = None,
+        metrics_every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        store: Store | None = None,
+    ) -> None:
+        self.path = model
+        self._clock = clock
+        self._started = clock()
+        self._answers = answers
+        self._metrics_file = metrics_file
+        self._metrics_every = metrics_every
+        self._metrics_at = 0.0
+        self._metrics_failure: str | None = None
+        self.sources = list(sources)
+        self._selector = selectors.DefaultSelector()
+        self._server: Server | None = None
+        self.store = store
+        self._stopping: str | None = None
+        deployed = files.read_file(model)
+        Model(deployed.copy(), model)  # a file that cannot be opened is no base for any state
+        try:
+            if self.store is None and state is not None:
+                options = {} if erase is None else {"erase": erase}
+                self.store = Store.open(
+                    state, deployed, interval=commit_every, background=True, clock=clock, **options
+                )
+            self.model = self._open(deployed)
+            self.learner = Learner(self.model) if self.model.arena.network.learning else None
+            # Frozen, labelled samples are scored and not learned.
+            self.frozen = self.learner is None or self.learner.status()["learn"] == "none"
+            inputs = self.model.inputs
+            room = max(16, min(QUEUE_MOST, QUEUE_BYTES // (4 * inputs))) if queue is None else queue
+            if room < 1:
+                raise UsageError(f"A queue of {room} samples means nothing.", "Take 1 or more.")
+            self.queue = Queue(room, inputs)
+            self._row = Row(inputs)
+            if socket is not None:
+                self._server = Server(socket, self._selector, self.request, line_limit(inputs))
+        except BaseException:
+            self.close()
+            raise
+        self.rolling = Rolling()
+        self.times = Times()
+        self.history = History()
+        self._resident = Resident()
+        self._rss = self._rss_first = self._rss_most = self._resident.read()
+        self.predictions = self.samples = self.correct = self.rewired = 0
+        self.refused: dict[str, int] = {}
+        self._logged: dict[str, float] = {}
+        self._before = (0, 0, 0)  # samples, correct, rewired at the last second
+        self._next_second = self._started + 1
+        self._dirty = False
+        self._failing = False
+        self._dropped = 0
+        self._from_source: int | None = None  # number of the source's row in the queue
+        self._rows = [0] * len(self.sources)
+        self._refused_rows = [0] * len(self.sources)
+        for source in self.sources:
+            if source.fd is not None:
+                self._selector.register(source.fd, selectors.EVENT_READ, _nothing)
+
+    def _open(self, deployed: files.UInt8) -> Model:
+        """The newest state that opens, or the deployed model."""
+        self.started_from = "the deployed model"
+        state = None
+        if self.store is not None:
+            state = self.store.load(check=lambda found: Model(found, self.path))
+        if state is None:
+            return Model(deployed, self.path)
+        assert self.store is not None
+        self.started_from = f"commit {self.store.loaded}"
+        return Model(state, self.path)
+
+    # ---- the loop ----
+
+    def run(self) -> dict[str, Any]:
+        """Serve until `stop`, or until the last of its sources has ended. Returns the last status,
+        with `stopped`: why. Signals are the caller's (`stopped_by_signals`)."""
+        if self.store is not None:
+            for slot in self.store.slots:
+                if slot.startswith("damaged"):
+                    self.event("slot damaged", slot)
+            self.event("started", f"from {self.started_from}")
+        gc.collect()
+        gc.freeze()
+        try:
+            while self._stopping is None:
+                self.turn()
+            self._finish()
+            return {**self.status(), "stopped": self._stopping}
+        finally:
+            gc.unfreeze()
+            self.close()
+
+    def stop(self, why: str) -> None:
+        """End the loop after this turn: what waits is learned, and the state committed."""
+        self._stopping = self._stopping or why
+
+    def turn(self) -> None:
+        """One turn: requests, rows, one tick, one piece of a commit."""
+        for key, mask in self._selector.select(self._patience()):
+            key.data(mask)
+        if self._server is not None and self._server.waiting:
+            self._server.serve()
+        now = self._clock()
+        self._take(now)
+        if self.queue.count or (self.store is not None and (self.store.busy or self._due())):
+            since = time.perf_counter_ns()
+            if self.queue.count:
+                self._tick()
+            if self.store is not None:
+                self._keep(self.store)
+            self.times.add(time.perf_counter_ns() - since)
+        if now >= self._next_second:
+            self._second(now)
+
+    def _patience(self) -> float:
+        """Seconds to wait for events where there is nothing else to do."""
+        if self.queue.count or (self._server is not None and self._server.waiting):
+            return 0.0
+        now = self._clock()
+        wait = max(0.0, self._next_second - now)
+        for source in self.sources:
+            if not source.ended:
+                wait = min(wait, source.wait(now))
+        if self.store is not None and self.store.busy:
+            wait = min(wait, SYNCING if self.store.syncing else 0.0)
+        return wait
+
+    def _take(self, now: float) -> None:
+        """Rows of sources: of those that can wait one, and only when nothing waits already."""
+        for i, source in enumerate(self.sources):
+            if source.ended:
+                continue
+            most = PUSHED if source.pushes else 1 - min(1, self.queue.count)
+            fd = source.fd
+            for _ in range(most):
+                try:
+                    if not source.take(self._row, now):
+                        break
+                    self._rows[i] += 1
+                    self._use(self._row, i)
+                except DataError as e:
+                    self._refused_rows[i] += 1
+                    self._refuse(e, source.spec)
+                except OSError as e:
+                    self.event("source", f"{source.spec}: {e.strerror}")
+                    source.ended = True
+                    break
+            if source.ended:
+                self._end(source, fd)
+
+    def _end(self, source: Source, fd: int | None) -> None:
+        if fd is not None:
+            self._selector.unregister(fd)
+        source.close()
+        self.event("source", f"{source.spec} has ended")
+        if all(other.ended for other in self.sources):
+            self.stop("its sources have ended")
+
+    def _use(self, row: Row, source: int) -> None:
+        """Predict or learn a row of a source."""
+        if row.label is None or self.learner is None:
+            label = self.predict(row.x)
+            if self._answers is not None:
+                self._answers(self._told(row, label, source))
+            return
+        number = self._number(row.label)
+        self.queue.put(row.x, number)
+        if self._answers is not None:
+            if self.sources[source].pushes:
+                self._answers(self._told(row, self.predict(row.x), source))
+            else:
+                self._from_source = source
+
+    def _told(self, row: Row, predicted: Any, source: int) -> dict[str, Any]:
+        told: dict[str, Any] = {"row": self._rows[source], "predicted": predicted}
+        if row.label is not None:
+            told["label"] = row.label
+        if row.name is not None:
+            told["id"] = row.name
+        return told
+
+    def _tick(self) -> None:
+        """Learn the sample that has waited longest; where learning is frozen, score it only."""
+        x, number = self.queue.pop()
+        assert self.learner is not None
+        label = self.model._labels[number]
+        if self.frozen:
+            predicted = self.model.predict_one(x)
+            right = int(predicted == label)
+        else:
+            predicted = self.learner.learn_one(x, label)
+            tick = self.learner.tick
+            right = tick.correct
+            self.rewired += tick.rewired
+            self._dirty = True
+        self.samples += 1
+        self.correct += right
+        self.rolling.add(right)
+        if self._from_source is not None:
+            source, self._from_source = self._from_source, None
+            if self._answers is not None:
+                self._answers(self._told(self._row, predicted, source))
+
+    # ---- keeping what was learned ----
+
+    def _due(self) -> bool:
+        return self._dirty and self.store is not None and self.store.due()
+
+    def _keep(self, store: Store) -> None:
+        """Begin a commit where it is time for one, or write a piece of it."""
+        if store.busy:
+            if not store.step():
+                self._kept(store)
+        elif self._due():
+            self._begin(store)
+
+    def _begin(self, store: Store) -> None:
+        self.model.seal()
+        self._dirty = False
+        store.begin(self.model.arena.buffer.data)
+        if not store.busy:
+            self._kept(store)
+
+    def _kept(self, store: Store) -> None:
+        """A commit has ended."""
+        failing = store.failure is not None
+        self._dirty = self._dirty or failing
+        if failing and not self._failing:
+            self.event("commit failed", store.failure or "")
+        elif self._failing and not failing:
+            self.event("committed", f"commit {store.generation}, after failures")
+        self._failing = failing
+
+    def commit(self) -> str | None:
+        """Commit now, whatever the interval, and wait for it; why that failed, or None."""
+        if self.store is None:
+            return "There is no folder for learned state."
+        if self.store.busy:
+            self.store.finish()
+            self._kept(self.store)
+        if self._dirty:
+            self._begin(self.store)
+            self.store.finish()
+            self._kept(self.store)
+        return self.store.failure
+
+    def _finish(self) -> None:
+        """What a clean stop owes: samples that were taken are learned, and all is committed."""
+        while self.queue.count:
+            self._tick()
+        if self.store is None:
+            return
+        self.event("stopped", self._stopping or "")
+        self.commit()
+        self.store.log.flush()
+        self.store.log.sync()
+
+    def close(self) -> None:
+        """Let go of everything, without a commit."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for source in self.sources:
+            source.close()
+        self.sources = []
+        if self.store is not None:
+            self.store.close()
+        self._selector.close()
+
+    # ---- once a second ----
+
+    def _second(self, now: float) -> None:
+        self._next_second = max(self._next_second + 1, now)
+        self._rss = self._resident.read()
+        self._rss_most = max(self._rss_most, self._rss)
+        samples, correct, rewired = self._before
+        self._before = (self.samples, self.correct, self.rewired)
+        self.history.second(
+            self.samples - samples, self.correct - correct, self.rewired - rewired, 0, self._rss
+        )
+        if self.queue.dropped > self._dropped:
+            self.event("dropped", "a flood", value=self.queue.dropped - self._dropped)
+            self._dropped = self.queue.dropped
+        if self._metrics_file is not None and now >= self._metrics_at:
+            self._metrics_at = now + self._metrics_every
+            self._write_metrics(self._metrics_file)
+
+    def _write_metrics(self, path: str) -> None:
+        """Replace the file at once, so that nobody reads half of it."""
+        new = f"{path}.{os.getpid()}"
+        try:
+            with open(new, "w", encoding="utf-8") as f:
+                f.write(prometheus(self.status()))
+            os.replace(new, path)
+            self._metrics_failure = None
+        except OSError as e:
+            self._metrics_failure = f"Metrics are not written to {path}: {e.strerror}."
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+
+    def event(self, kind: str, text: str = "", *, value: int = 0) -> None:
+        """Log an event; the same kind and text once a minute."""
+        if self.store is None:
+            return
+        now, key = self._clock(), f"{kind} {text}"
+        if kind in ("bad input", "dropped", "source", "client"):
+            key = kind
+        if now - self._logged.get(key, -SAME_EVENT) < SAME_EVENT:
+            return
+        if len(self._logged) > 100:
+            self._logged.clear()
+        self._logged[key] = now
+        step = self.learner.status()["steps"] if self.learner is not None else 0
+        self.store.log.add(kind, text, step=step, value=value)
+
+    # ---- requests ----
+
+    def predict(self, x: Any) -> Any:
+        label = self.model.predict_one(x)
+        self.predictions += 1
+        return label
+
+    def _number(self, label: Any) -> int:
+        assert self.learner is not None
+        try:
+            return int(self.learner.label_numbers([label])[0])
+        except DataError as e:
+            raise LineError("label", e.message) from e
+
+    def _refuse(self, e: DataError, where: str) -> None:
+        why = e.why if isinstance(e, LineError) else "other"
+        self.refused[why] = self.refused.get(why, 0) + 1
+        self.event("bad input", f"{where}: {e.message}", value=self.refused[why])
+
+    def request(self, asked: Any) -> dict[str, Any]:
+        """Answer a request of the socket: an object with `op`, and what that needs."""
+        try:
+            op = asked.get("op") if isinstance(asked, dict) else None
+            act = self._OPERATIONS.get(op) if isinstance(op, str) else None
+            if act is None:
+                known = ", ".join(self._OPERATIONS)
+                raise LineError("request", f'A request is an object whose "op" is {known}.')
+            return {"ok": True, **act(self, asked)}
+        except DataError as e:
+            self._refuse(e, "socket")
+            return _failed(e)
+        except ZgedgeError as e:
+            return _failed(e)
+
+    def _predict(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._row.set(asked.get("x"))
+        label = self.predict(self._row.x)
+        return {"label": label, "score": self.model._score.value / 32768}
+
+    def _learn(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if self.learner is None:
+            raise ModelError(f"{self.path} was written to predict only.")
+        self._row.set(asked.get("x"))
+        self.queue.put(self._row.x, self._number(asked.get("y")))
+        return {"waiting": self.queue.count, "dropped": self.queue.dropped}
+
+    def _status(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return self.status(history=bool(asked.get("history")))
+
+    def _metrics(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"text": prometheus(self.status())}
+
+    def _control(self, asked: dict[str, Any]) -> dict[str, Any]:
+        do = asked.get("do")
+        self.control(do if isinstance(do, str) else "")
+        return {"learning": self.learning}
+
+    def control(self, do: str) -> None:
+        """Do what a person asks for. Raises LineError for what is not known, ModelError where the
+        file was written to predict only, ZgedgeError where the disk fails."""
+        act = self._CONTROLS.get(do)
+        if act is None:
+            raise LineError("request", f'"do" is one of {", ".join(self._CONTROLS)}.')
+        if self.learner is None and do != "stop":
+            raise ModelError(f"{self.path} was written to predict only.")
+        act(self)
+
+    def _on(self) -> None:
+        assert self.learner is not None
+        self.learner.unfreeze()
+        self.frozen = False
+        self._dirty = True
+        self.event("learning", "on")
+
+    def _freeze(self) -> None:
+        assert self.learner is not None
+        self.learner.freeze()
+        self.frozen = True
+        self._dirty = True
+        self.event("learning", "frozen")
+
+    def _commit_now(self) -> None:
+        if (why := self.commit()) is not None:
+            raise ZgedgeError(why)
+
+    _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any]]] = {  # noqa: RUF012
+        "predict": _predict, "learn": _learn, "status": _status, "metrics": _metrics,
+        "control": _control,
+    }  # fmt: skip
+    _CONTROLS: dict[str, Callable[[Service], None]] = {  # noqa: RUF012
+        "on": _on, "freeze": _freeze, "commit": _commit_now,
+        "stop": lambda self: self.stop("asked to"),
+    }  # fmt: skip
+
+    # ---- status ----
+
+    @property
+    def learning(self) -> str:
+        """ "on", "frozen", or "never" for a file that was written to predict only."""
+        if self.learner is None:
+            return "never"
+        return "frozen" if self.frozen else "on"
+
+    def status(self, history: bool = False) -> dict[str, Any]:
+        """Everything that is known of the service; times in seconds, but for those of ticks, which
+        are in microseconds."""
+        times = self.times
+        arena = self.model.arena
+        found: dict[str, Any] = {
+            "model": self.path,
+            "bytes": len(arena.buffer),
+            "budget": arena.budget or None,
+            "started_from": self.started_from,
+            "uptime": round(self._clock() - self._started, 3),
+            "learning": self.learning,
+            "predictions": self.predictions,
+            "samples": self.samples,
+            "correct": self.correct,
+            "accuracy": self.rolling.accuracy,
+            "window": self.rolling.count,
+            "refused": dict(self.refused),
+            "queue": {
+                "waiting": self.queue.count,
+                "room": self.queue.room,
+                "dropped": self.queue.dropped + sum(s.dropped for s in self.sources),
+            },
+            "ticks": {
+                "count": times.count,
+                **{
+                    name: times.quantile(q) / 1000 if times.count else None
+                    for name, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+                },
+                "longest": times.longest / 1000 if times.count else None,
+            },
+            "memory": {"rss": self._rss, "first": self._rss_first, "most": self._rss_most},
+            "learner": None if self.learner is None else self.learner.status(),
+            "store": None if self.store is None else self.store.status(),
+            "clients": 0 if self._server is None else self._server.clients,
+            "sources": [
+                {"source": s.spec, "rows": rows, "refused": refused, "ended": s.ended,
+                 "state": getattr(s, "state", None)}
+                for s, rows, refused in zip(
+                    self.sources, self._rows, self._refused_rows, strict=True
+                )
+            ],
+            "metrics_failure": self._metrics_failure,
+            "events": [] if self.store is None else [
+                vars(event) for event in self.store.log.tail(EVENTS)
+            ],
+        }  # fmt: skip
+        if history:
+            found["history"] = self.history.as_dict()
+        return found
+
+
+def _failed(e: ZgedgeError) -> dict[str, Any]:
+    return {"ok": False, "error": e.message, "hint": e.hint, "exit_code": e.exit_code}
+
+
+def _nothing(mask: int) -> None:
+    """A source became readable; it is asked in its turn."""
+
+
+@contextlib.contextmanager
+def stopped_by_signals(service: Service) -> Any:
+    """SIGTERM and SIGINT stop the service cleanly while this is entered."""
+    wake, waker = socket.socketpair()
+    for end in (wake, waker):
+        end.setblocking(False)
+
+    def woken(mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            wake.recv(64)
+
+    def handle(number: int, frame: Any) -> None:
+        service.stop(signal.Signals(number).name)
+
+    service._selector.register(wake, selectors.EVENT_READ, woken)
+    old = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
+    fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        wake.close()
+        waker.close()

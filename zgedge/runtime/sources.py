@@ -1,0 +1,522 @@
+"""Where samples come from: rows as text, and what brings them.
+
+A source is asked for one row at a time (`take`), and asked only when there is time to use it, so
+what a pipe or a file holds is never dropped. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from zgedge.errors import DataError, UsageError
+
+CHUNK = 64 * 1024
+LEAST_LINE = 64 * 1024
+FORMS = ("csv", "json")
+
+
+class LineError(DataError):
+    """A line that cannot be used. `why` is a word or two to count it by."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class Row:
+    """A sample as it came in; one is used again for every sample of a source.
+
+    x      float32 [inputs]; meaningful where `given`
+    label  as the row has it, None without one
+    name   what a delayed label refers to, None without one
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self.x = np.zeros(inputs, np.float32)
+        self.given = False
+        self.label: Any = None
+        self.name: Any = None
+
+    def set(self, values: Any) -> None:
+        """Take the numbers of a sample. Raises LineError for other than `inputs` finite ones."""
+        if not isinstance(values, list) or len(values) != len(self.x):
+            n = len(values) if isinstance(values, list) else "no list of"
+            raise LineError("width", f"{n} values; the model takes {len(self.x)}.")
+        try:
+            with np.errstate(over="ignore"):
+                self.x[:] = values
+        except (TypeError, ValueError, OverflowError) as e:
+            raise LineError("not numbers", f"The values are not all numbers: {e}.") from e
+        if not np.isfinite(self.x).all():
+            raise LineError("not finite", "A value is NaN, infinite or too large.")
+        self.given = True
+
+
+class Lines:
+    """Cuts bytes into lines, of at most `limit` bytes; what is longer is thrown away, once told."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._data = bytearray()
+        self._at = 0
+        self._skip = False
+
+    def feed(self, data: bytes | memoryview) -> None:
+        if self._at:
+            del self._data[: self._at]
+            self._at = 0
+        self._data += data
+
+    def next(self) -> bytes | None:
+        """A line without its end; None where there is no whole one. Raises LineError."""
+        end = self._data.find(b"\n", self._at)
+        if end < 0:
+            if self._skip or len(self._data) - self._at > self.limit:
+                first, self._skip = not self._skip, True
+                self._data.clear()
+                self._at = 0
+                if first:
+                    raise LineError("too long", f"A line has more than {self.limit:,} bytes.")
+            return None
+        line = bytes(self._data[self._at : end])
+        self._at = end + 1
+        if self._skip:
+            self._skip = False
+            return self.next()
+        if len(line) > self.limit:
+            raise LineError("too long", f"A line has more than {self.limit:,} bytes.")
+        return line.removesuffix(b"\r")
+
+    @property
+    def whole(self) -> bool:
+        """Whether `next` would give a line."""
+        return self._data.find(b"\n", self._at) >= 0
+
+    def rest(self) -> bytes:
+        """What stands behind the last end of line, which is forgotten."""
+        rest = b"" if self._skip else bytes(self._data[self._at :])
+        self.clear()
+        return rest
+
+    def clear(self) -> None:
+        self._data.clear()
+        self._at = 0
+        self._skip = False
+
+
+def line_limit(inputs: int) -> int:
+    """Bytes of the longest line that a model of so many inputs takes."""
+    return max(LEAST_LINE, 32 * inputs)
+
+
+class Reader:
+    """Rows out of text: CSV, or a JSON object or list a line.
+
+    label, name  columns (CSV) or keys (JSON) of the label and of the name of a sample
+    features     names of the inputs, where the model knows them
+
+    CSV has a header where not one of its first line's values is a number. Then the inputs are found
+    by their names, or are the columns that are left, in their order; the label is the last column
+    unless it is named. Without a header a row has the inputs, and behind them a label or none. JSON
+    has `{"x": [...]}`, with the label and the name beside it, or a list of the inputs.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        form: str | None = None,
+        label: str | None = None,
+        name: str | None = None,
+        features: Sequence[str] | None = None,
+    ) -> None:
+        if form is not None and form not in FORMS:
+            raise UsageError(f"form={form!r} is none of {', '.join(FORMS)}.")
+        self.inputs = inputs
+        self.form = form
+        self._features = features
+        self._named_label = label
+        self._label_key, self._name_key = label or "label", name or "id"
+        self._columns: tuple[list[int], int | None, int | None] | None = None
+        self._width = 0
+
+    def begin(self) -> None:
+        """A new file begins: it may have a header."""
+        self._columns = None
+
+    def read(self, line: bytes, row: Row) -> bool:
+        """Read a line into `row`; False where there is no sample in it. Raises LineError."""
+        row.given, row.label, row.name = False, None, None
+        try:
+            text = line.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as e:
+            raise LineError("not UTF-8", f"A line is not UTF-8 at byte {e.start}.") from e
+        if not text:
+            return False
+        if self.form is None:
+            self.form = "json" if text[0] in "{[" else "csv"
+        return self._json(text, row) if self.form == "json" else self._csv(text, row)
+
+    def _json(self, text: str, row: Row) -> bool:
+        found = parse(text)
+        if isinstance(found, list):
+            row.set(found)
+            return True
+        if not isinstance(found, dict):
+            raise LineError("no row", "A line is neither a JSON object nor a list.")
+        row.label, row.name = found.get(self._label_key), found.get(self._name_key)
+        if "x" in found:
+            row.set(found["x"])
+        elif row.label is None or row.name is None:
+            raise LineError("no row", 'A line has no "x".')
+        return True
+
+    def _csv(self, text: str, row: Row) -> bool:
+        cells = text.split(",")
+        if self._columns is None and not self._begin_csv(cells):
+            return False
+        assert self._columns is not None
+        inputs, label, name = self._columns
+        if len(cells) == self._width + 1 and label is None and name is None:
+            label = self._width  # a label behind the inputs
+        elif len(cells) != self._width:
+            raise LineError(
+                "width", f"A row has {len(cells)} values; the model takes {self.inputs}."
+            )
+        if label is not None:
+            row.label = cells[label].strip().strip('"') or None
+        if name is not None:
+            row.name = cells[name].strip().strip('"') or None
+        try:
+            row.set([float(cells[i]) for i in inputs])
+        except ValueError as e:
+            if isinstance(e, LineError):
+                raise
+            raise LineError("not numbers", f"The values are not all numbers: {e}.") from e
+        return True
+
+    def _begin_csv(self, cells: list[str]) -> bool:
+        """Settle the columns by the first line; False where it is a header."""
+        names = [cell.strip().strip('"') for cell in cells]
+        header = not any(map(_is_number, names))
+        if not header:
+            if self._named_label is not None:
+                raise LineError("no header", f"There is no header to find {self._label_key!r} in.")
+            self._columns, self._width = (list(range(self.inputs)), None, None), self.inputs
+            return True
+        places = list(range(len(names)))
+        name = names.index(self._name_key) if self._name_key in names else None
+        if name is not None:
+            places.remove(name)
+        label = None
+        if self._label_key in names:
+            label = names.index(self._label_key)
+        elif self._named_label is not None:
+            raise LineError("no header", f"The header has no column {self._label_key!r}.")
+        if label is not None:
+            places.remove(label)
+        features = self._features
+        if features is not None and set(features) <= {names[i] for i in places}:
+            left = [i for i in places if names[i] not in features]
+            places = [names.index(feature) for feature in features]
+            if label is None and len(left) == 1:
+                label = left[0]
+        elif label is None and len(places) == self.inputs + 1:
+            label = places.pop()
+        if len(places) != self.inputs:
+            raise LineError(
+                "width",
+                f"The header names {len(places)} inputs; the model takes {self.inputs}.",
+            )
+        self._columns, self._width = (places, label, name), len(names)
+        return False
+
+
+def parse(text: str | bytes) -> Any:
+    """JSON that a stranger sent. Raises LineError."""
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError as e:
+        raise LineError("not UTF-8", f"A line is not UTF-8 at byte {e.start}.") from e
+    except (ValueError, RecursionError) as e:
+        raise LineError("not JSON", f"A line is not JSON: {e}.") from e
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+class Source(Protocol):
+    """Brings rows. `fd` can be waited on, where there is one."""
+
+    spec: str
+    ended: bool
+    pushes: bool  # rows come whether there is time for them or not
+    dropped: int  # rows that were lost because there was none
+
+    @property
+    def fd(self) -> int | None:
+        """What becomes readable when there may be a row."""
+
+    def take(self, row: Row, now: float) -> bool:
+        """The next row into `row`; False where there is none now. Raises LineError for one that
+        cannot be used. `now` is of a clock that only goes forward."""
+
+    def wait(self, now: float) -> float:
+        """Seconds until it is worth asking again, if `fd` does not become readable before."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class Pipe:
+    """Lines of a file descriptor until it ends: standard input."""
+
+    pushes = False
+    dropped = 0
+
+    def __init__(self, fd: int, reader: Reader, spec: str = "-") -> None:
+        self.spec = spec
+        self.ended = False
+        self._fd = fd
+        self._reader = reader
+        self._lines = Lines(line_limit(reader.inputs))
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        try:
+            # A file on a disk is always ready, and cannot be waited on.
+            with select.epoll() as probe:
+                probe.register(fd, select.EPOLLIN)
+            self._waitable = True
+        except OSError:
+            self._waitable = False
+
+    @property
+    def fd(self) -> int | None:
+        return self._fd if self._waitable and not self.ended else None
+
+    def take(self, row: Row, now: float) -> bool:
+        while not self.ended:
+            line = self._lines.next()
+            if line is None:
+                if not self._poll.poll(0):
+                    return False
+                data = os.read(self._fd, CHUNK)
+                if data:
+                    self._lines.feed(data)
+                    continue
+                self.ended = True
+                line = self._lines.rest()
+            if self._reader.read(line, row):
+                return True
+        return False
+
+    def wait(self, now: float) -> float:
+        return 0.0 if self._lines.whole or not (self._waitable or self.ended) else 3600.0
+
+    def close(self) -> None:
+        """The descriptor is whoever's gave it."""
+
+
+class Followed:
+    """Lines that are added to a file, as `tail -F` shows them: through rotation and truncation.
+
+    begin  take what is in the file at the start too; else only what comes after
+    """
+
+    EVERY = 0.25
+    pushes = False
+    dropped = 0
+
+    def __init__(self, path: str, reader: Reader, *, begin: bool = False) -> None:
+        self.spec = path
+        self.ended = False
+        self.fd = None
+        self._reader = reader
+        self._lines = Lines(line_limit(reader.inputs))
+        self._file: int | None = None
+        self._inode: tuple[int, int] | None = None
+        self._offset = 0
+        self._next = 0.0
+        self._open(begin=begin)
+
+    def _open(self, begin: bool) -> None:
+        try:
+            fd = os.open(self.spec, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return  # it may come yet
+        found = os.fstat(fd)
+        self._file, self._inode = fd, (found.st_dev, found.st_ino)
+        self._offset = 0
+        self._reader.begin()
+        self._lines.clear()
+        if not begin and found.st_size:
+            with contextlib.suppress(LineError):  # a header, perhaps
+                self._header(fd)
+            self._offset = found.st_size
+            if os.pread(fd, 1, found.st_size - 1) != b"\n":  # the rest of a line is no line
+                self._lines.feed(b"\0" * (self._lines.limit + 1))
+                with contextlib.suppress(LineError):
+                    self._lines.next()
+
+    def _header(self, fd: int) -> None:
+        first = os.pread(fd, CHUNK, 0).partition(b"\n")[0]
+        self._reader.read(first, Row(self._reader.inputs))
+
+    def take(self, row: Row, now: float) -> bool:
+        while True:
+            line = self._lines.next()
+            if line is not None:
+                if self._reader.read(line, row):
+                    return True
+                continue
+            if not self._more(now):
+                return False
+
+    def _more(self, now: float) -> bool:
+        """Read on, or find that the file is another one; False where there is nothing now."""
+        if self._file is not None:
+            data = os.pread(self._file, CHUNK, self._offset)
+            if data:
+                self._offset += len(data)
+                self._lines.feed(data)
+                return True
+        if now < self._next:
+            return False
+        self._next = now + self.EVERY
+        try:
+            found = os.stat(self.spec)
+        except OSError:
+            return False  # moved away: the new one may come yet
+        if self._file is None or (found.st_dev, found.st_ino) != self._inode:
+            half = self._lines.rest()
+            self.close()
+            self._open(begin=True)
+            if half:
+                raise LineError("half a line", "The file ended within a line.")
+            return self._file is not None
+        if found.st_size < self._offset:
+            self._offset = 0
+            self._reader.begin()
+            self._lines.clear()
+            return True
+        return False
+
+    def wait(self, now: float) -> float:
+        return 0.0 if self._lines.whole else max(0.0, self._next - now)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+# Reads a file of samples: values [n, inputs], and their labels or None. Raises DataError.
+Loader = Callable[[str], tuple[npt.NDArray[Any], list[Any] | None]]
+
+
+class Watched:
+    """Files that come into a folder, or into a folder of it, whose name is their label then.
+
+    A file is read once it has stopped changing for a second. What is remembered of a folder is a
+    number for each file that is in it.
+    """
+
+    pushes = False
+    dropped = 0
+    EVERY = 1.0
+    SETTLE = 1.0
+
+    def __init__(self, path: str, inputs: int, load: Loader, *, begin: bool = False) -> None:
+        self.spec = path
+        self.ended = False
+        self.fd = None
+        self._load = load
+        self._seen: dict[int, None] = {}
+        self._waiting: dict[int, float] = {}
+        self._ready: list[tuple[str, str | None]] = []
+        self._x: npt.NDArray[Any] | None = None
+        self._labels: list[Any] | None = None
+        self._label: str | None = None
+        self._at = 0
+        self._next = 0.0
+        if not begin:
+            self._seen = dict.fromkeys(key for key, _, _ in self._scan())
+
+    def _scan(self) -> Iterator[tuple[int, str, str | None]]:
+        """Files: what tells one from another, path, and label by its folder."""
+        folders: list[tuple[str, str | None]] = [(self.spec, None)]
+        for folder, label in folders:
+            try:
+                entries = sorted(os.scandir(folder), key=lambda e: e.name)
+            except OSError:
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                try:
+                    if entry.is_dir():
+                        if label is None:
+                            folders.append((entry.path, entry.name))
+                        continue
+                    found = entry.stat()
+                except OSError:
+                    continue  # gone already
+                key = hash((entry.path, found.st_ino, found.st_size, found.st_mtime_ns))
+                yield key, entry.path, label
+
+    def _look(self, now: float) -> None:
+        self._next = now + self.EVERY
+        seen: dict[int, None] = {}
+        waiting: dict[int, float] = {}
+        for key, path, label in self._scan():
+            if key in self._seen:
+                seen[key] = None
+            elif now - (since := self._waiting.get(key, now)) >= self.SETTLE:
+                seen[key] = None
+                self._ready.append((path, label))
+            else:
+                waiting[key] = since
+        self._seen, self._waiting = seen, waiting
+
+    def take(self, row: Row, now: float) -> bool:
+        row.given, row.label, row.name = False, None, None
+        while self._x is None or self._at >= len(self._x):
+            self._x = None
+            if not self._ready:
+                if now >= self._next:
+                    self._look(now)
+                if not self._ready:
+                    return False
+            path, self._label = self._ready.pop(0)
+            self._at = 0
+            try:
+                self._x, self._labels = self._load(path)
+            except DataError as e:
+                raise LineError("file", f"{path}: {e.message}") from e
+        at, self._at = self._at, self._at + 1
+        row.name = None
+        row.label = self._label if self._labels is None else self._labels[at]
+        with np.errstate(over="ignore"):
+            row.x[:] = self._x[at]
+        if not np.isfinite(row.x).all():
+            raise LineError("not finite", "A value is NaN, infinite or too large.")
+        row.given = True
+        return True
+
+    def wait(self, now: float) -> float:
+        return 0.0 if self._x is not None or self._ready else max(0.0, self._next - now)
+
+    def close(self) -> None:
+        self._x = None

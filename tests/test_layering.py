@@ -88,7 +88,9 @@ def test_imports_point_down(path: Path) -> None:
 def test_device_side_needs_three_packages(path: Path) -> None:
     for name, line in imports(ast.parse(path.read_text()), lazy=False):
         at = f"{path.relative_to(ROOT)}:{line} imports {name}"
-        allowed = ALWAYS_THERE | TERMINAL if part_of(path).startswith(("report", "cli")) else ALWAYS_THERE
+        allowed = (
+            ALWAYS_THERE | TERMINAL if part_of(path).startswith(("report", "cli")) else ALWAYS_THERE
+        )
         assert name.split(".")[0] in allowed, at
         if name.startswith("zgedge."):
             assert name.split(".")[1] in (*ON_A_DEVICE, "__version__"), at

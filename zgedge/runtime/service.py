@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import selectors
 import signal
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from socket import socketpair
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from zgedge.runtime.learner import Learner
 from zgedge.runtime.metrics import History, Resident, Rolling, Times, prometheus
 from zgedge.runtime.model import Model
 from zgedge.runtime.sockets import Server
-from zgedge.runtime.sources import LineError, Row, Source, line_limit
+from zgedge.runtime.sources import LineError, Row, Source, line_limit, parse
 from zgedge.runtime.store import Store
 
 QUEUE_BYTES = 1 << 20
@@ -111,12 +112,16 @@ class Service:
         self._metrics_at = 0.0
         self._metrics_failure: str | None = None
         self.sources = list(sources)
-        self._selector = selectors.DefaultSelector()
         self._server: Server | None = None
         self.store = store
         self._stopping: str | None = None
         deployed = files.read_file(model)
         Model(deployed.copy(), model)  # a file that cannot be opened is no base for any state
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._waker = socketpair()
+        for end in (self._wake, self._waker):
+            end.setblocking(False)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         try:
             if self.store is None and state is not None:
                 options = {} if erase is None else {"erase": erase}
@@ -192,8 +197,15 @@ class Service:
             self.close()
 
     def stop(self, why: str) -> None:
-        """End the loop after this turn: what waits is learned, and the state committed."""
+        """End the loop after this turn: what waits is learned, and the state committed. Any thread
+        may call it, and a signal's handler."""
         self._stopping = self._stopping or why
+        with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+            self._waker.send(b"\0")
+
+    def _woken(self, mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(64)
 
     def turn(self) -> None:
         """One turn: requests, rows, one tick, one piece of a commit."""
@@ -367,6 +379,8 @@ class Service:
         if self.store is not None:
             self.store.close()
         self._selector.close()
+        self._wake.close()
+        self._waker.close()
 
     # ---- once a second ----
 
@@ -423,6 +437,8 @@ class Service:
 
     def _number(self, label: Any) -> int:
         assert self.learner is not None
+        if isinstance(label, bool) or not isinstance(label, str | int | float):
+            raise LineError("label", f"{json.dumps(label)[:40]} is no label.")
         try:
             return int(self.learner.label_numbers([label])[0])
         except DataError as e:
@@ -433,9 +449,13 @@ class Service:
         self.refused[why] = self.refused.get(why, 0) + 1
         self.event("bad input", f"{where}: {e.message}", value=self.refused[why])
 
-    def request(self, asked: Any) -> dict[str, Any]:
-        """Answer a request of the socket: an object with `op`, and what that needs."""
+    def request(self, line: bytes | LineError) -> dict[str, Any]:
+        """Answer a request of the socket, an object with `op` and what that needs as JSON, or what
+        could not be read as a line."""
         try:
+            if isinstance(line, LineError):
+                raise line
+            asked = parse(line)
             op = asked.get("op") if isinstance(asked, dict) else None
             act = self._OPERATIONS.get(op) if isinstance(op, str) else None
             if act is None:
@@ -578,27 +598,15 @@ def _nothing(mask: int) -> None:
 
 
 @contextlib.contextmanager
-def stopped_by_signals(service: Service) -> Any:
+def stopped_by_signals(service: Service) -> Iterator[None]:
     """SIGTERM and SIGINT stop the service cleanly while this is entered."""
-    wake, waker = socket.socketpair()
-    for end in (wake, waker):
-        end.setblocking(False)
-
-    def woken(mask: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            wake.recv(64)
 
     def handle(number: int, frame: Any) -> None:
         service.stop(signal.Signals(number).name)
 
-    service._selector.register(wake, selectors.EVENT_READ, woken)
     old = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
-    fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(fd)
         for number, handler in old.items():
             signal.signal(number, handler)
-        wake.close()
-        waker.close()

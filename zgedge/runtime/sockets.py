@@ -16,14 +16,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from zgedge.errors import UsageError, ZgedgeError
-from zgedge.runtime.sources import CHUNK, LineError, Lines, parse
+from zgedge.runtime.sources import CHUNK, LineError, Lines
 
 CLIENTS = 16
 REQUESTS = 16  # of a client between two ticks
 UNREAD = 64 * 1024  # bytes of replies beyond which no more requests are read
 MODE = 0o660
 
-Handler = Callable[[Any], dict[str, Any]]
+# Gets each line, or why it could not be read, and gives what is replied as JSON.
+Handler = Callable[[bytes | LineError], dict[str, Any]]
 
 
 class _Client:
@@ -35,7 +36,7 @@ class _Client:
 
 
 class Server:
-    """Serves requests at `path`. `answer` gets each request's JSON and gives the reply's.
+    """Serves requests at `path`.
 
     Raises ZgedgeError where the socket cannot be made or another service answers there,
     UsageError for a path that no socket can have. A socket that is left from a process that has
@@ -172,11 +173,9 @@ class Server:
     def _next(self, client: _Client) -> dict[str, Any] | None:
         try:
             line = client.lines.next()
-            if line is None:
-                return None
-            return self._answer(parse(line))
         except LineError as e:
-            return {"ok": False, "error": e.message, "hint": None, "exit_code": e.exit_code}
+            return self._answer(e)
+        return None if line is None else self._answer(line)
 
     def _drop(self, client: _Client) -> None:
         fd = client.socket.fileno()

@@ -384,14 +384,16 @@ class Followed:
             if not self._more(now):
                 return False
 
+    def _feed(self) -> bool:
+        data = b"" if self._file is None else os.pread(self._file, CHUNK, self._offset)
+        self._offset += len(data)
+        self._lines.feed(data)
+        return bool(data)
+
     def _more(self, now: float) -> bool:
         """Read on, or find that the file is another one; False where there is nothing now."""
-        if self._file is not None:
-            data = os.pread(self._file, CHUNK, self._offset)
-            if data:
-                self._offset += len(data)
-                self._lines.feed(data)
-                return True
+        if self._feed():
+            return True
         if now < self._next:
             return False
         self._next = now + self.EVERY
@@ -400,6 +402,9 @@ class Followed:
         except OSError:
             return False  # moved away: the new one may come yet
         if self._file is None or (found.st_dev, found.st_ino) != self._inode:
+            if self._feed():  # written after the last look, before it was moved
+                self._next = now
+                return True
             half = self._lines.rest()
             self.close()
             self._open(begin=True)

@@ -1701,6 +1701,7 @@ def _examine(data_dir: str | None) -> dict[str, Any]:
     extras = {
         "train": ("torch", "sklearn", "PIL", "rich", "matplotlib"),
         "export": ("onnx", "onnxruntime", "tflite", "flatbuffers", "ai_edge_litert"),
+        "mqtt": ("paho",),
         "deploy": ("ziglang",),
     }
     missing = {

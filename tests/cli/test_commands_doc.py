@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import click
 import numpy as np
 import pytest
 
-from tests.cli.conftest import run_json
+from tests.cli.conftest import process, run_json
 from tests.cli.test_conformance import commands, tree
 from tests.float_nets import centroids
 from zgedge import errors
@@ -82,6 +85,25 @@ def test_exit_codes(page: str) -> None:
     assert named == kinds
 
 
+def piped(model: Path) -> dict[str, Any]:
+    child = process("run", model, "--source", "-", "--json", stdin=subprocess.PIPE)
+    out, _ = child.communicate("")
+    return json.loads(out)  # type: ignore[no-any-return]
+
+
+def of_a_service(model: Path, *args: str) -> dict[str, Any]:
+    child = process("run", model, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1000):
+            if Path(f"{model}.state", "socket").exists():
+                break
+            time.sleep(0.01)
+        return run_json(*args, model)
+    finally:
+        child.terminate()
+        child.communicate()
+
+
 @pytest.fixture
 def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     np.save(tmp_path / "set.npy", np.zeros(3))
@@ -94,6 +116,9 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
         "eval": lambda: run_json("eval", model, "digits"),
         "adapt": lambda: run_json("adapt", model, "digits", "--steps", "3"),
         "prove": lambda: run_json("prove", model, "--steps", "1000"),
+        "run": lambda: piped(model),
+        "learn": lambda: of_a_service(model, "learn", "status"),
+        "top": lambda: of_a_service(model, "top"),
         "report": lambda: run_json("report", model, "--data", "digits", "--out", tmp_path / "p"),
         "diff": lambda: run_json("diff", model, model),
         "export": lambda: run_json("export", model, "--to", "onnx"),

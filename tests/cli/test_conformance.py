@@ -14,7 +14,8 @@ from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
 
 VERBS = {
     "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",
-    "import", "doctor", "data list", "data check", "data get", "bench equal-bytes", "bench budgets",
+    "import", "run", "learn", "top", "doctor", "data list", "data check", "data get",
+    "bench equal-bytes", "bench budgets",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
@@ -32,6 +33,11 @@ ARGUMENTS = {
                           "--samples", "--data", "--force", "--check"}),
     "import": (["MODEL.onnx"], {"--data", "--budget", "--out", "--mean", "--std", "--steps",
                                 "--epochs", "--train-time", "--no-learning", "--seed"}),
+    "run": (["FILE"], {"--source", "--state", "--socket", "--form", "--label", "--id",
+                       "--from-start", "--answers", "--freeze", "--commit-every",
+                       "--erase-block", "--queue", "--metrics-file"}),
+    "learn": (["{on|freeze|status}", "FILE"], {"--state", "--socket"}),
+    "top": (["FILE"], {"--state", "--socket", "--once", "--every"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "doctor": ([], set()),
 }  # fmt: skip

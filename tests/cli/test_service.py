@@ -1,0 +1,347 @@
+"""zgedge run, learn and top, as processes and as a person sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tests.cli.conftest import process, refused, run, run_json
+from tests.conftest import ROOT
+from zgedge.report.top import bar, frame, spark
+from zgedge.runtime import Learner, Model
+from zgedge.runtime.sockets import ask
+from zgedge.runtime.store import Store
+
+X, Y = load_digits(return_X_y=True)
+
+
+def rows(n: int, start: int = 0) -> str:
+    """Digits as CSV rows without a header, the label last."""
+    part = np.column_stack([X, Y])[np.arange(start, start + n) % len(X)].astype(int)
+    return "\n".join(",".join(map(str, row)) for row in part) + "\n"
+
+
+class Served:
+    """`zgedge run` as a process."""
+
+    def __init__(self, model: Path, *args: object, **options: Any) -> None:
+        self.model = model
+        self.socket = f"{model}.state/socket"
+        self.child = process("run", model, *args, **options)
+        for _ in range(1000):
+            if os.path.exists(self.socket) or self.child.poll() is not None:
+                break
+            time.sleep(0.01)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        (reply,) = ask(self.socket, iter([request]))
+        return reply  # type: ignore[no-any-return]
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        self.child.send_signal(number)
+        out, err = self.child.communicate(timeout=20)
+        return self.child.returncode, out, err
+
+
+@pytest.fixture
+def served(model: Path) -> Iterator[Served]:
+    made = Served(model)
+    yield made
+    if made.child.poll() is None:
+        made.child.kill()
+    made.child.communicate()
+
+
+# ---- run ----
+
+
+def test_run_learns_a_pipe_and_keeps_it(model: Path) -> None:
+    for turn in range(2):
+        done = process("run", model, "--source", "-", "--json", stdin=subprocess.PIPE)
+        out, err = done.communicate(rows(300, 300 * turn))
+        assert done.returncode == 0, err
+        assert err == ""
+        found = json.loads(out)
+        assert found["samples"] == 300
+        assert found["learner"]["samples"] == 300 * (turn + 1)
+        assert found["started_from"] == ("commit 1" if turn else "the deployed model")
+    learner = Learner(model)
+    for x, y in zip(X[:600], Y[:600], strict=True):
+        learner.learn_one(x, int(y))
+    with Store.open(f"{model}.state", model.read_bytes()) as store:
+        kept = store.load()
+    assert kept is not None
+    assert Learner(Model(kept)).status() == learner.status()
+
+
+def test_run_answers_each_row(model: Path) -> None:
+    plain = Model.open(model)
+    text = "".join(",".join(map(str, x.astype(int))) + "\n" for x in X[:20])
+    done = process("run", model, "--source", "-", "--answers", stdin=subprocess.PIPE)
+    out, err = done.communicate(text)
+    assert done.returncode == 0, err
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [t["predicted"] for t in told] == plain.predict(X[:20]).tolist()
+    assert [t["row"] for t in told] == list(range(1, 21))
+    assert "20 predicted" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_a_commit(model: Path, served: Served, number: int) -> None:
+    assert served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))["ok"]
+    code, out, err = served.end(number)
+    assert (code, out) == (0, "")
+    assert f"Stopped ({signal.Signals(number).name}): 1 samples learned" in err
+    assert not os.path.exists(served.socket)
+    assert run_json("info", model)["learner"]["steps"] == 0  # the deployed file
+    again = Served(model)
+    assert again.ask(op="status")["learner"]["steps"] == 1
+    again.end()
+
+
+def test_a_signal_ends_it_while_samples_pour_in(model: Path) -> None:
+    made = Served(model, "--source", "-", "--json", stdin=subprocess.PIPE)
+    assert made.child.stdin is not None
+    text = rows(1000)
+    os.set_blocking(made.child.stdin.fileno(), False)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        try:
+            os.write(made.child.stdin.fileno(), text.encode())
+        except BlockingIOError:
+            time.sleep(0.001)
+    made.child.send_signal(signal.SIGTERM)
+    out, err = made.child.communicate(timeout=20)
+    assert made.child.returncode == 0, err
+    found = json.loads(out)
+    assert found["samples"] == found["learner"]["samples"] > 0
+    with Store.open(f"{model}.state", model.read_bytes()) as store:
+        kept = store.load()
+    assert kept is not None
+    assert Learner(Model(kept)).status()["samples"] == found["samples"]
+
+
+def test_run_follows_a_file_and_watches_a_folder(model: Path, tmp_path: Path) -> None:
+    log, folder = tmp_path / "log.csv", tmp_path / "new"
+    folder.mkdir()
+    log.write_text(rows(10))
+    made = Served(model, "--source", log, "--source", folder, "--from-start")
+    np.savez(folder / "a.npz", x=X[10:30], y=Y[10:30])
+    with log.open("a") as f:
+        f.write(rows(5, 50))
+    for _ in range(1000):
+        status = made.ask(op="status")
+        if status["samples"] == 35:
+            break
+        time.sleep(0.01)
+    assert [s["rows"] for s in status["sources"]] == [15, 20]
+    assert made.end()[0] == 0
+
+
+def test_run_a_file_that_only_predicts(fixed: Path) -> None:
+    done = process("run", fixed, "--source", "-", "--json", stdin=subprocess.PIPE)
+    out, err = done.communicate(rows(20))
+    assert done.returncode == 0, err
+    found = json.loads(out)
+    assert (found["predictions"], found["samples"], found["store"]) == (20, 0, None)
+    assert not os.path.exists(f"{fixed}.state")
+
+
+@pytest.fixture
+def not_for_long() -> Iterator[None]:
+    """A service that should have been refused serves for ever: let the test fail instead."""
+
+    def fail(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("not_for_long")
+def test_run_refuses(model: Path, fixed: Path, tmp_path: Path, served: Served) -> None:
+    assert "Another service learns in" in refused("run", model, code=1)
+    refused("run", tmp_path / "none.zge", code=4)
+    (tmp_path / "bad.zge").write_bytes(b"x" * 999)
+    refused("run", tmp_path / "bad.zge", code=4)
+    state = ("--state", tmp_path / "other")
+    assert "no folder" in refused("run", model, *state, "--source", "/none/x.csv", code=2)
+    assert "no MQTT source" in refused("run", model, *state, "--source", "mqtt://x", code=2)
+    assert "means nothing" in refused("run", model, *state, "--erase-block", "5000", code=2)
+    assert "means nothing" in refused("run", model, *state, "--commit-every", "-1", code=2)
+    assert "give one" in run_json("run", model, *state, "--answers", code=2)["error"]
+    served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))
+    served.end()
+    assert "state of another model" in refused("run", _changed(model), "--state",
+                                               f"{model}.state", code=4)  # fmt: skip
+    refused("run", model, "--state", fixed, code=1)
+
+
+def _changed(model: Path) -> Path:
+    path = model.with_name("changed.zge")
+    run("adapt", model, "digits", "--steps", 1, "--out", path)
+    return path
+
+
+def test_run_frozen(model: Path) -> None:
+    done = process("run", model, "--source", "-", "--json", "--freeze", stdin=subprocess.PIPE)
+    out, err = done.communicate(rows(50))
+    assert done.returncode == 0, err
+    found = json.loads(out)
+    assert (found["learning"], found["samples"]) == ("frozen", 50)
+    assert found["learner"]["steps"] == 0
+
+
+def test_run_says_that_both_slots_are_damaged(model: Path) -> None:
+    for _ in range(2):
+        process("run", model, "--source", "-", stdin=subprocess.PIPE).communicate(rows(5))
+    for name in ("slot-a", "slot-b"):
+        path = Path(f"{model}.state", name)
+        raw = bytearray(path.read_bytes())
+        raw[4500] ^= 1
+        path.write_bytes(raw)
+    done = process("run", model, "--source", "-", stdin=subprocess.PIPE)
+    _, err = done.communicate("")
+    assert done.returncode == 0
+    assert "from the deployed model" in err
+    assert err.count("damaged: its state is torn") == 2
+
+
+# ---- learn ----
+
+
+def test_learn_freezes_and_lets_learn(model: Path, served: Served) -> None:
+    assert "It learns." in run("learn", "status", model).stdout
+    assert "It is frozen" in run("learn", "freeze", model).stdout
+    served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))
+    found = run_json("learn", "status", model)
+    assert (found["learning"], found["learner"]["steps"]) == ("frozen", 0)
+    assert run_json("learn", "on", model, "--socket", served.socket)["learning"] == "on"
+    served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))
+    assert run_json("learn", "status", model)["learner"]["steps"] == 1
+
+
+def test_nobody_to_speak_to(model: Path) -> None:
+    assert "No service answers at" in refused("learn", "on", model, code=1)
+    assert "No service answers at" in refused("top", model, "--once", code=1)
+    run("learn", "fly", model, code=2)
+
+
+# ---- top ----
+
+
+def test_top_shows_a_frame(model: Path, served: Served) -> None:
+    for x, y in zip(X[:50], Y[:50], strict=True):
+        served.ask(op="learn", x=x.tolist(), y=int(y))
+    served.ask(op="predict", x=[1])
+    said = run("top", model, "--once").stdout
+    for words in ("zgedge top", "accuracy", "50 labelled", "rewired", "memory", "budget",
+                  "16,383 of 16,384 bytes", "median", "commits", "refused   1: 1 width",
+                  "from the deployed model", "wear"):  # fmt: skip
+        assert words in said, words
+    found = run_json("top", model)
+    assert set(found["history"]) == {"period", "samples", "correct", "rewired", "drift", "rss"}
+
+
+def test_top_goes_on_until_it_is_interrupted(model: Path, served: Served) -> None:
+    child = process("top", model, "--every", "0.1")
+    assert child.stdout is not None
+    heads, text = 0, ""
+    while heads < 3:
+        line = child.stdout.readline()
+        assert line or child.poll() is None
+        heads += line.startswith("zgedge top")
+        text += line
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert "\x1b" not in text  # it is no terminal
+
+
+def test_frames_fit_their_width(served: Served) -> None:
+    status = served.ask(op="status", history=True)
+    status["store"]["failure"] = "x" * 300
+    status["sources"] = [{"source": "-", "rows": 5, "ended": False, "state": None}]
+    status["history"]["samples"] = [0, 10, 10]
+    status["history"]["correct"] = [0, 5, 10]
+    status["history"]["rewired"] = [0, 3, 9]
+    status["history"]["rss"] = [1, 1, 1]
+    for width in (40, 80, 100):
+        for unicode in (True, False):
+            lines = ["".join(t for t, _ in spans) for spans in frame(status, width, unicode)]
+            assert max(map(len, lines)) <= width
+            assert any("DISK" in line for line in lines)
+            if not unicode:
+                assert all(line.replace("µ", "u").isascii() for line in lines)
+
+
+def test_small_pictures_of_numbers() -> None:
+    assert spark([0.0, 0.5, 1.0, None], 0.0, 1.0, 10, True) == "▁▅█ "
+    assert spark([0.0, 1.0], 0.0, 1.0, 1, False) == "#"
+    assert spark([3.0], 3.0, 3.0, 5, True) == "▁"
+    assert bar(0.5, False) == "#" * 15 + "." * 15
+    assert bar(7.0, True) == "█" * 30
+
+
+# ---- the guide ----
+
+
+def test_the_examples_of_the_guide_run(model: Path, tmp_path: Path) -> None:
+    """Each line of docs/service.md's shell blocks, in order, in one folder; services in the
+    background are ended at the end."""
+    page = (ROOT / "docs" / "service.md").read_text()
+    folder = tmp_path / "guide"
+    folder.mkdir()
+    (folder / "digits.zge").write_bytes(model.read_bytes())
+    (folder / "rows.csv").write_text(rows(50))
+    (folder / "log.csv").write_text("")
+    (folder / "inbox").mkdir()
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip() and "mqtt://" not in line
+    ]
+    assert len(lines) >= 8
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(__import__('sys').executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    background: list[subprocess.Popen[bytes]] = []
+    try:
+        for line in lines:
+            words, _, _ = line.partition("#")
+            if words.rstrip().endswith("&"):
+                argv = shlex.split(words.rstrip().removesuffix("&"))
+                background.append(subprocess.Popen(argv, cwd=folder, env=environment))
+                for _ in range(1000):
+                    if (folder / "digits.zge.state" / "socket").exists():
+                        break
+                    time.sleep(0.01)
+                continue
+            done = subprocess.run(
+                ["bash", "-ec", words], cwd=folder, env=environment, capture_output=True,
+                text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+            assert '"ok": false' not in done.stdout, (line, done.stdout)
+    finally:
+        for child in background:
+            child.terminate()
+            child.wait(20)

@@ -589,7 +589,7 @@ def aligned(size: int) -> UInt8:
     return room[start : start + size]
 
 
-def in_memory(data: bytes) -> UInt8:
+def in_memory(data: bytes | memoryview) -> UInt8:
     """A file's bytes as `read_file` gives them: writable, from a multiple of 64 bytes on."""
     buffer = aligned(len(data))
     buffer.data[:] = data

@@ -15,7 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tests.cli.conftest import csv_text, process, refused, run, run_json, table
-from zgedge.cli import READER_GONE
+from zgedge.cli_common import READER_GONE
 from zgedge.data import load
 from zgedge.runtime import Learner, Model
 

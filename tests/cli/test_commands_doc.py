@@ -18,7 +18,7 @@ from tests.cli.conftest import process, run_json
 from tests.cli.test_conformance import commands, tree
 from tests.float_nets import centroids
 from zgedge import errors
-from zgedge.cli import INTERRUPTED, READER_GONE
+from zgedge.cli_common import INTERRUPTED, READER_GONE
 from zgedge.data import load
 from zgedge.report import bytemap
 from zgedge.runtime import Model

@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli.conftest import run
 from zgedge import errors
-from zgedge.cli import ENDS, INTERRUPTED, READER_GONE, main
+from zgedge.cli import main
+from zgedge.cli_common import ENDS, INTERRUPTED, READER_GONE
 
 VERBS = {
     "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import csv_text, process, refused, run, run_json, table
 from zgedge.arena import replace_file
-from zgedge.cli import READER_GONE
+from zgedge.cli_common import READER_GONE
 from zgedge.errors import ZgedgeError
 
 PR_CAPBSET_DROP = 24

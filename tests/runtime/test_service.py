@@ -639,9 +639,9 @@ class FailingSocket:
         sock, address = self._real.accept()
         return FailingSocket(sock, self._plan), address
 
-    def recv(self, n: int) -> bytes:
+    def recv_into(self, into: memoryview) -> int:
         self._plan.check()
-        return self._real.recv(n)
+        return self._real.recv_into(into)
 
     def send(self, data: Any) -> int:
         self._plan.check()

@@ -155,7 +155,6 @@ def test_a_line_that_is_too_long_is_told_once_and_passed_over(size: int) -> None
             if line is None:
                 break
             found.append(line)
-        assert len(lines._data) <= 40 + size + 41 or size == 1000
     assert found == [b"good", b"too long", b"next", b"too long", b"end"]
 
 

@@ -74,6 +74,22 @@ class ReadOnly(File):
         """Nothing was written."""
 
 
+class Nowhere:
+    """A disk that keeps nothing."""
+
+    def pread(self, into: memoryview, at: int) -> int:
+        return 0
+
+    def pwrite(self, data: memoryview, at: int) -> int:
+        return len(data)
+
+    def sync(self) -> None:
+        """Nothing was written."""
+
+    def settle(self) -> None:
+        """Nothing was written."""
+
+
 def read_all(disk: Disk, into: memoryview, at: int) -> int:
     """Fill `into` from offset `at`; returns how many bytes there were before the end."""
     done = 0

@@ -100,7 +100,7 @@ def _converse(
             if word == "reading" and reading is not None:
                 reading(dict(zip(memory.FIELDS, map(int, rest.split()), strict=True)))
             elif word == "ready":
-                held += _hold_files(child.pid)
+                held += hold_files(child.pid)
                 child.stdin.write(b"go\n")
                 child.stdin.flush()
             elif word == "error":
@@ -121,7 +121,7 @@ def _converse(
     )
 
 
-def _hold_files(pid: int) -> list[mmap.mmap]:
+def hold_files(pid: int) -> list[mmap.mmap]:
     """Map, and read in, every file that a process has mapped."""
     paths = set()
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as f:

@@ -116,7 +116,7 @@ class Service:
         self.store = store
         self._stopping: str | None = None
         deployed = files.read_file(model)
-        Model(deployed.copy(), model)  # a file that cannot be opened is no base for any state
+        Model(files.in_memory(deployed.data), model)  # what does not open is no base for any state
         self._selector = selectors.DefaultSelector()
         self._wake, self._waker = socketpair()
         for end in (self._wake, self._waker):
@@ -185,6 +185,7 @@ class Service:
                 if slot.startswith("damaged"):
                     self.event("slot damaged", slot)
             self.event("started", f"from {self.started_from}")
+            self.store.rehearse()
         gc.collect()
         gc.freeze()
         try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from zgedge.errors import UsageError, ZgedgeError
-from zgedge.runtime.sources import CHUNK, LineError, Lines
+from zgedge.runtime.sources import LineError, Lines
 
 CLIENTS = 16
 REQUESTS = 16  # of a client between two ticks
@@ -115,16 +115,14 @@ class Server:
             return  # closed in this very turn
         if mask & selectors.EVENT_READ and not client.lines.whole:
             try:
-                data = client.socket.recv(CHUNK)
+                n = client.socket.recv_into(client.lines.room())
+                client.lines.filled(n)
+                client.gone = n == 0
             except BlockingIOError:
-                data = None
+                pass
             except OSError:
                 self._drop(client)
                 return
-            if data == b"":
-                client.gone = True
-            elif data:
-                client.lines.feed(data)
         self._serve(client)
 
     # ---- clients ----

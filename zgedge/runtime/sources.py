@@ -61,55 +61,73 @@ class Row:
 
 
 class Lines:
-    """Cuts bytes into lines, of at most `limit` bytes; what is longer is thrown away, once told."""
+    """Cuts bytes into lines, of at most `limit` bytes; what is longer is thrown away, once told.
+
+    The bytes lie in one buffer that is there from the start and never another one.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._data = bytearray()
+        self._data = bytearray(limit + 1 + CHUNK)
+        self._view = memoryview(self._data)
         self._at = 0
+        self._end = 0
         self._skip = False
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def room(self) -> memoryview:
+        """Where at most CHUNK more bytes may be written; then say `filled`. There is none while
+        there are lines to take."""
         if self._at:
-            del self._data[: self._at]
-            self._at = 0
-        self._data += data
+            left = self._end - self._at
+            self._view[:left] = self._view[self._at : self._end]
+            self._at, self._end = 0, left
+        return self._view[self._end : self._end + CHUNK]
+
+    def filled(self, n: int) -> None:
+        self._end += n
+
+    def feed(self, data: bytes) -> None:
+        """Add at most CHUNK bytes."""
+        self.room()[: len(data)] = data
+        self.filled(len(data))
 
     def next(self) -> bytes | None:
         """A line without its end; None where there is no whole one. Raises LineError."""
-        end = self._data.find(b"\n", self._at)
+        end = self._data.find(b"\n", self._at, self._end)
         if end < 0:
-            if self._skip or len(self._data) - self._at > self.limit:
+            if self._skip or self._end - self._at > self.limit:
                 first, self._skip = not self._skip, True
-                self._data.clear()
-                self._at = 0
+                self._at = self._end = 0
                 if first:
                     raise LineError("too long", f"A line has more than {self.limit:,} bytes.")
             return None
-        line = bytes(self._data[self._at : end])
-        self._at = end + 1
+        at, self._at = self._at, end + 1
         if self._skip:
             self._skip = False
             return self.next()
-        if len(line) > self.limit:
+        if end - at > self.limit:
             raise LineError("too long", f"A line has more than {self.limit:,} bytes.")
-        return line.removesuffix(b"\r")
+        return bytes(self._view[at:end]).removesuffix(b"\r")
 
     @property
     def whole(self) -> bool:
         """Whether `next` would give a line."""
-        return self._data.find(b"\n", self._at) >= 0
+        return self._data.find(b"\n", self._at, self._end) >= 0
 
     def rest(self) -> bytes:
         """What stands behind the last end of line, which is forgotten."""
-        rest = b"" if self._skip else bytes(self._data[self._at :])
+        rest = b"" if self._skip else bytes(self._view[self._at : self._end])
         self.clear()
         return rest
 
     def clear(self) -> None:
-        self._data.clear()
-        self._at = 0
+        self._at = self._end = 0
         self._skip = False
+
+    def skip(self) -> None:
+        """The next line has begun already, and is none."""
+        self.clear()
+        self._skip = True
 
 
 def line_limit(inputs: int) -> int:
@@ -312,9 +330,9 @@ class Pipe:
             if line is None:
                 if not self._poll.poll(0):
                     return False
-                data = os.read(self._fd, CHUNK)
-                if data:
-                    self._lines.feed(data)
+                n = os.readv(self._fd, [self._lines.room()])
+                if n:
+                    self._lines.filled(n)
                     continue
                 self.ended = True
                 line = self._lines.rest()
@@ -366,9 +384,7 @@ class Followed:
                 self._header(fd)
             self._offset = found.st_size
             if os.pread(fd, 1, found.st_size - 1) != b"\n":  # the rest of a line is no line
-                self._lines.feed(b"\0" * (self._lines.limit + 1))
-                with contextlib.suppress(LineError):
-                    self._lines.next()
+                self._lines.skip()
 
     def _header(self, fd: int) -> None:
         first = os.pread(fd, CHUNK, 0).partition(b"\n")[0]
@@ -385,10 +401,12 @@ class Followed:
                 return False
 
     def _feed(self) -> bool:
-        data = b"" if self._file is None else os.pread(self._file, CHUNK, self._offset)
-        self._offset += len(data)
-        self._lines.feed(data)
-        return bool(data)
+        if self._file is None:
+            return False
+        n = os.preadv(self._file, [self._lines.room()], self._offset)
+        self._offset += n
+        self._lines.filled(n)
+        return n > 0
 
     def _more(self, now: float) -> bool:
         """Read on, or find that the file is another one; False where there is nothing now."""

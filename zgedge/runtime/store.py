@@ -26,6 +26,7 @@ from zgedge.runtime.disk import (
     TROUBLES,
     Disk,
     Flusher,
+    Nowhere,
     ReadOnly,
     close_disk,
     open_file,
@@ -512,6 +513,18 @@ class Store:
             return None
         self.loaded = slots.generation
         return state
+
+    def rehearse(self) -> None:
+        """Commit into nothing, so that whatever a commit needs of the process is there before the
+        first: no memory is new to it later."""
+        slots = Slots((Nowhere(), Nowhere()), self._identity, self._bytes)
+        kept, self._slots = self._slots, slots
+        try:
+            slots.begin(self._copy)
+            while self.step(wait=True):
+                pass
+        finally:
+            self._slots, self._last = kept, None
 
     @property
     def slots(self) -> list[str]:

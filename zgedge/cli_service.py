@@ -18,7 +18,7 @@ from zgedge.errors import DataError, UsageError, ZgedgeError
 from zgedge.report.screen import Screen, screen
 from zgedge.runtime import Model
 
-ACTIONS = ("on", "freeze", "status")
+ACTIONS = ("on", "freeze", "status", "accept", "rollback")
 
 state_option = click.option(
     "--state", metavar="DIR", help="Folder of learned state [default: FILE.state]."
@@ -212,7 +212,8 @@ def _goodbye(found: dict[str, Any]) -> str:
 @socket_option
 @json_option
 def learn(action: str, file: str, state: str | None, socket: str | None, as_json: bool) -> None:
-    """Steer the service that runs FILE: let it learn, freeze it, or see what it does."""
+    """Steer the service that runs FILE: let it learn, freeze it, see what it does, accept what it
+    has learned, or go back to what was accepted last."""
     _, path = _places(file, state, socket)
     request = {"op": "status"} if action == "status" else {"op": "control", "do": action}
     (reply,) = _asked(path, request)
@@ -237,8 +238,21 @@ def _say_learning(out: Screen, s: dict[str, Any]) -> None:
     if s["learner"] is not None:
         out.line(f"{s['samples']:,} samples since the start; {s['learner']['rewired']:,} "
                  "connections rewired in all.")  # fmt: skip
+        if "guard" in s["learner"]:
+            _say_guard(out, s["learner"])
     if s["store"] is not None and s["store"]["failure"] is not None:
         out.line(s["store"]["failure"], "bold red")
+
+
+def _say_guard(out: Screen, learner: dict[str, Any]) -> None:
+    if learner["smallest_drop"] is None:
+        out.line(f"The guard is off: {learner['anchors']:,} anchors are too few.", "yellow")
+    else:
+        out.line(f"The guard is on, and sees a drop of {learner['smallest_drop']:.1f} points: "
+                 f"{learner['accepted']:,} states accepted, {learner['rolled_back']:,} rolled "
+                 "back.")  # fmt: skip
+    drift = learner["drift"]
+    out.line(f"Drift: {drift['level']}; {drift['confirmed']:,} confirmed.")
 
 
 def _asked(path: str, *requests: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -37,7 +37,7 @@ ARGUMENTS = {
     "run": (["FILE"], {"--source", "--state", "--socket", "--form", "--label", "--id",
                        "--from-start", "--answers", "--freeze", "--commit-every",
                        "--erase-block", "--queue", "--metrics-file"}),
-    "learn": (["{on|freeze|status}", "FILE"], {"--state", "--socket"}),
+    "learn": (["{on|freeze|status|accept|rollback}", "FILE"], {"--state", "--socket"}),
     "top": (["FILE"], {"--state", "--socket", "--once", "--every"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "doctor": ([], set()),

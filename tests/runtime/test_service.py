@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests import nets
+from tests.core import test_guard as guarded
 from tests.runtime.test_store import Clock, Failing, flip
 from zgedge import Learner, Model
 from zgedge.errors import ModelError, UsageError, ZgedgeError
@@ -313,6 +314,83 @@ def test_a_file_that_only_predicts(tmp_path: Path) -> None:
     assert (status["learning"], status["learner"], status["store"]) == ("never", None, None)
     assert "zgedge_learning 0" in run.ask(op="metrics")["text"]
     run.stop()
+
+
+# ---- drift and the guard ----
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> str:
+    path = tmp_path / "judged.zge"
+    path.write_bytes(guarded.start(guarded.NETWORKS["sparse-b1"]).to_bytes())
+    return str(path)
+
+
+def test_a_commit_waits_for_a_state_that_the_guard_accepted(judged: str, tmp_path: Path) -> None:
+    clock = Clock()
+    blob = Path(judged).read_bytes()
+    store = Store.open(tmp_path / "s", blob, clock=clock, interval=0)
+    service = Service(judged, store=store, clock=clock)
+    assert service.status()["learner"]["guard"] == "on"
+    x, y = guarded._worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), 1500)
+    assert service.learner is not None
+    accepted = commits = waited = 0
+    for i in range(1500):
+        service.queue.put(x[i], int(y[i]))
+        clock.now += 0.001
+        busy = store.busy
+        service.turn()
+        accepted += service.learner.tick.guard == services.ACCEPTED
+        if store.busy and not busy:
+            commits += 1
+            assert service.learner.tick.guard == services.ACCEPTED
+        waited += not store.busy
+    assert 3 <= commits <= accepted
+    assert waited > 100
+    service.close()
+    with Store.open(tmp_path / "s", blob) as again:
+        state = again.load()
+    assert state is not None
+    kept = Learner(Model(state)).status()
+    assert kept["accepted"] > 0
+
+
+def test_accept_and_rollback_by_hand(judged: str, model: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    run = Running(Service(judged, state=str(tmp_path / "st"), socket=path), path)
+    before = run.ask(op="status")["learner"]
+    assert run.ask(op="control", do="accept")["ok"]
+    assert run.ask(op="control", do="rollback")["ok"]
+    after = run.ask(op="status")
+    assert after["learner"]["accepted"] == before["accepted"] + 1
+    assert after["learner"]["rolled_back"] == before["rolled_back"] + 1
+    assert [e["text"] for e in after["events"][-2:]] == ["by hand", "by hand"]
+    assert "zgedge_guard 1" in run.ask(op="metrics")["text"]
+    run.stop()
+    run = Running(Service(model, socket=path), path)
+    reply = run.ask(op="control", do="accept")
+    assert (reply["ok"], reply["exit_code"]) == (False, 4)
+    run.stop()
+
+
+def test_samples_without_a_label_are_watched(judged: str, tmp_path: Path) -> None:
+    service = Service(judged, state=str(tmp_path / "s"))
+    learner = Learner(judged)
+    network = guarded.NETWORKS["sparse-b1"]
+    old, new = guarded._worlds(network)[:2]
+    warned = 0
+    for world, n in ((old, 400), (new, 400)):
+        x, _ = world.draw(np.random.default_rng(5), n)
+        for row in x:
+            assert service.predict(row) == learner.watch(row)
+            warned += learner.tick.drift > 0
+    assert service.status()["learner"] == learner.status()
+    assert warned
+    assert "drift" in [e["kind"] for e in service.status()["events"]]
+    service.control("freeze")
+    service.predict(x[0])
+    assert service.status()["learner"]["drift"] == learner.status()["drift"]
+    service.close()
 
 
 # ---- floods and strange streams ----

@@ -69,6 +69,23 @@ def frame(s: dict[str, Any], width: int, unicode: bool = True) -> list[Spans]:
         rewired = history["rewired"]
         line = spark(list(rewired), 0.0, max(1, *rewired, 1), room, unicode)
         row("rewired", (f"{learner['rewired']:>14,} ", ""), (line, "cyan"))
+        if "drift" in learner:
+            drift = learner["drift"]
+            level = drift["level"]
+            row(
+                "drift",
+                (level, "" if level == "quiet" else "bold yellow"),
+                (f"; {drift['confirmed']:,} confirmed, {drift['warnings']:,} warnings ", ""),
+                (f"(epoch {learner['epoch']})", ""),
+            )
+            drop = learner["smallest_drop"]
+            sees = "it has too few anchors" if drop is None else f"sees {drop:.1f} points"
+            row(
+                "guard",
+                (learner["guard"], "" if learner["guard"] == "on" else "yellow"),
+                (f", {sees}; {learner['accepted']:,} accepted, ", ""),
+                (f"{learner['rolled_back']:,} rolled back", ""),
+            )
     memory = s["memory"]
     grown = memory["rss"] - memory["first"]
     row("memory", (f"{format_size(memory['rss']):>8} ", ""),

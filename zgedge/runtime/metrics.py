@@ -150,6 +150,16 @@ def _lines(s: dict[str, Any]) -> Iterator[str]:
                        ("", learner["steps"]))  # fmt: skip
         yield from one("rewired_total", "counter", "Connections replaced.",
                        ("", learner["rewired"]))  # fmt: skip
+        if "drift" in learner:
+            yield from one("drift_total", "counter", "Drifts confirmed.",
+                           ("", learner["drift"]["confirmed"]))  # fmt: skip
+            yield from one("epoch", "gauge", "Epoch of the anchors.", ("", learner["epoch"]))
+            yield from one("guard", "gauge", "1 while a guard judges what is learned.",
+                           ("", int(learner["guard"] == "on")))  # fmt: skip
+            yield from one("accepted_total", "counter", "States that the guard accepted.",
+                           ("", learner["accepted"]))  # fmt: skip
+            yield from one("rolled_back_total", "counter", "States that were taken back.",
+                           ("", learner["rolled_back"]))  # fmt: skip
     yield from one("tick_seconds", "gauge", "Duration of a tick.",
                    *((f'{{quantile="{q}"}}', None if ticks[key] is None else ticks[key] / 1e6)
                      for q, key in (("0.5", "p50"), ("0.99", "p99"), ("0.999", "p999"),

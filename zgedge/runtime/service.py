@@ -37,6 +37,9 @@ SYNCING = 0.002  # seconds between two looks at a sync that is under way
 SAME_EVENT = 60.0  # seconds in which a kind of event is logged once
 EVENTS = 20  # in a status
 
+CONFIRMED = 2  # of zge_tick's drift
+ACCEPTED, ROLLED_BACK = 1, 2  # of its guard
+
 Answer = Callable[[dict[str, Any]], None]
 
 
@@ -148,10 +151,13 @@ class Service:
         self.history = History()
         self._resident = Resident()
         self._rss = self._rss_first = self._rss_most = self._resident.read()
-        self.predictions = self.samples = self.correct = self.rewired = 0
+        self.predictions = self.samples = self.correct = self.rewired = self.drifts = 0
+        self._watched = self.learner is not None and self.model.arena.network.watch
+        self._guarded = self._judged()
+        self._accepted = False  # the state as it is now
         self.refused: dict[str, int] = {}
         self._logged: dict[str, float] = {}
-        self._before = (0, 0, 0)  # samples, correct, rewired at the last second
+        self._before = (0, 0, 0, 0)  # samples, correct, rewired, drifts at the last second
         self._next_second = self._started + 1
         self._dirty = False
         self._failing = False
@@ -185,7 +191,7 @@ class Service:
                 if slot.startswith("damaged"):
                     self.event("slot damaged", slot)
             self.event("started", f"from {self.started_from}")
-            self.store.rehearse()
+        self._rehearse()
         gc.collect()
         gc.freeze()
         try:
@@ -196,6 +202,18 @@ class Service:
         finally:
             gc.unfreeze()
             self.close()
+
+    def _rehearse(self) -> None:
+        """Do once what is done rarely, so that no memory and no code is new to the process later:
+        a commit into nothing, points of the history that become one, a status as text."""
+        if self.store is not None:
+            self.store.rehearse()
+        history = History(points=4)
+        for _ in range(16):
+            history.second(0, 0, 0, 0, 0)
+        status = self.status(history=True)
+        prometheus(status)
+        json.dumps(status)
 
     def stop(self, why: str) -> None:
         """End the loop after this turn: what waits is learned, and the state committed. Any thread
@@ -307,6 +325,11 @@ class Service:
             right = tick.correct
             self.rewired += tick.rewired
             self._dirty = True
+            self._accepted = tick.guard == ACCEPTED
+            if tick.guard == ROLLED_BACK:
+                self.event("rolled back", "the anchors saw it become worse")
+            if tick.drift:
+                self._drifted(tick.drift)
         self.samples += 1
         self.correct += right
         self.rolling.add(right)
@@ -315,10 +338,22 @@ class Service:
             if self._answers is not None:
                 self._answers(self._told(self._row, predicted, source))
 
+    def _drifted(self, drift: int) -> None:
+        self.drifts += drift == CONFIRMED
+        self.event("drift", "confirmed" if drift == CONFIRMED else "a warning")
+
     # ---- keeping what was learned ----
 
     def _due(self) -> bool:
-        return self._dirty and self.store is not None and self.store.due()
+        """Whether to begin a commit: it is time, and where a guard judges what is learned it has
+        accepted the state as it is now."""
+        kept = self._accepted or not self._guarded
+        return self._dirty and kept and self.store is not None and self.store.due()
+
+    def _judged(self) -> bool:
+        """Whether the guard is on: it has anchors enough."""
+        learner = self.learner
+        return learner is not None and learner.status().get("guard") == "on"
 
     def _keep(self, store: Store) -> None:
         """Begin a commit where it is time for one, or write a piece of it."""
@@ -389,11 +424,12 @@ class Service:
         self._next_second = max(self._next_second + 1, now)
         self._rss = self._resident.read()
         self._rss_most = max(self._rss_most, self._rss)
-        samples, correct, rewired = self._before
-        self._before = (self.samples, self.correct, self.rewired)
+        was, self._before = self._before, (self.samples, self.correct, self.rewired, self.drifts)
+        samples, correct, rewired, drifts = self._before
         self.history.second(
-            self.samples - samples, self.correct - correct, self.rewired - rewired, 0, self._rss
+            samples - was[0], correct - was[1], rewired - was[2], drifts - was[3], self._rss
         )
+        self._guarded = self._judged()  # a new epoch fills its anchors
         if self.queue.dropped > self._dropped:
             self.event("dropped", "a flood", value=self.queue.dropped - self._dropped)
             self._dropped = self.queue.dropped
@@ -434,6 +470,12 @@ class Service:
     def predict(self, x: Any) -> Any:
         label = self.model.predict_one(x)
         self.predictions += 1
+        if self._watched and not self.frozen:
+            assert self.learner is not None
+            self.learner.watch(x)
+            self._dirty = True
+            if self.learner.tick.drift:
+                self._drifted(self.learner.tick.drift)
         return label
 
     def _number(self, label: Any) -> int:
@@ -516,6 +558,18 @@ class Service:
         self._dirty = True
         self.event("learning", "frozen")
 
+    def _accept(self) -> None:
+        assert self.learner is not None
+        self.learner.accept()
+        self._dirty = self._accepted = True
+        self.event("accepted", "by hand")
+
+    def _roll_back(self) -> None:
+        assert self.learner is not None
+        self.learner.rollback()
+        self._dirty = self._accepted = True
+        self.event("rolled back", "by hand")
+
     def _commit_now(self) -> None:
         if (why := self.commit()) is not None:
             raise ZgedgeError(why)
@@ -525,7 +579,8 @@ class Service:
         "control": _control,
     }  # fmt: skip
     _CONTROLS: dict[str, Callable[[Service], None]] = {  # noqa: RUF012
-        "on": _on, "freeze": _freeze, "commit": _commit_now,
+        "on": _on, "freeze": _freeze, "accept": _accept, "rollback": _roll_back,
+        "commit": _commit_now,
         "stop": lambda self: self.stop("asked to"),
     }  # fmt: skip
 
@@ -553,6 +608,7 @@ class Service:
             "predictions": self.predictions,
             "samples": self.samples,
             "correct": self.correct,
+            "drifts": self.drifts,
             "accuracy": self.rolling.accuracy,
             "window": self.rolling.count,
             "refused": dict(self.refused),

@@ -24,7 +24,7 @@ import numpy as np
 from zgedge import arena as files
 from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
 from zgedge.runtime.learner import Learner
-from zgedge.runtime.metrics import History, Resident, Rolling, Times, prometheus
+from zgedge.runtime.metrics import POINTS, History, Resident, Rolling, Times, prometheus
 from zgedge.runtime.model import Model
 from zgedge.runtime.sockets import Server
 from zgedge.runtime.sources import LineError, Row, Source, line_limit, parse
@@ -208,8 +208,8 @@ class Service:
         a commit into nothing, points of the history that become one, a status as text."""
         if self.store is not None:
             self.store.rehearse()
-        history = History(points=4)
-        for _ in range(16):
+        history = History()
+        for _ in range(2 * POINTS):
             history.second(0, 0, 0, 0, 0)
         status = self.status(history=True)
         prometheus(status)

@@ -43,7 +43,7 @@ def check(words: list[str]) -> None:
         context = command.context_class(command, info_name=command.name, parent=context)
     options = {name for p in command.get_params(context) for name in (*p.opts, *p.secondary_opts)}
     for word in rest:
-        if word.startswith("-") and not re.fullmatch(r"-\d+.*", word):
+        if word.startswith("-") and not re.fullmatch(r"-(\d+.*)?", word):
             assert word.split("=")[0] in options, f"{context.command_path} has no {word}"
     assert command.get_help(context)
 

@@ -472,6 +472,15 @@ def test_rows_of_a_pipe_are_learned_in_order_and_answered(model: str) -> None:
     ]
 
 
+def test_a_label_without_a_sample_teaches_nothing(model: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([0.5] * 24) + '\n{"id": "a", "label": 1}\n')
+    with path.open("rb") as f:
+        found = Service(model, sources=[Pipe(f.fileno(), Reader(24))]).run()
+    assert found["refused"] == {"unknown id": 1}
+    assert found["learner"]["steps"] == 0
+
+
 def test_nothing_of_a_pipe_is_dropped_however_fast_it_comes(model: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     rows = np.column_stack([X[:2000], Y[:2000]])

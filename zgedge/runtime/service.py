@@ -290,6 +290,8 @@ class Service:
 
     def _use(self, row: Row, source: int) -> None:
         """Predict or learn a row of a source."""
+        if not row.given:
+            raise LineError("unknown id", f"No sample {row.name!r} waits for its label.")
         if row.label is None or self.learner is None:
             label = self.predict(row.x)
             if self._answers is not None:

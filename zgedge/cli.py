@@ -35,6 +35,7 @@ from zgedge.cli_common import (
 )
 from zgedge.cli_service import register
 from zgedge.errors import (
+    BudgetError,
     DataError,
     MissingExtraError,
     ProofError,
@@ -289,7 +290,7 @@ def _train_analytic(
     files.replace_file(out, blob)
     seconds = time.monotonic() - began
     if as_json:
-        _print({
+        print_json({
             "path": out, "bytes": len(blob), "budget": size, "accuracy": parameters.accuracy,
             "seconds": round(seconds, 3), "layers": bytemap.layer_rows(network),
             "trunk": bytemap.trunk_rows(network), "head": "analytic", "seed": seed,

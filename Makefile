@@ -81,6 +81,8 @@ bench: .venv/zgedge-all
 	$(bin)/python -m zgedge.bench.choice --data mnist --budget 12KB \
 		--log .cache/choice.jsonl --out docs/results/choice.md
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
+	$(bin)/python -m zgedge.bench.strategies --out docs/results/strategies.md
+	$(bin)/python tools/draw_strategies.py
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md
 	@tools/get_qemu.sh

@@ -283,13 +283,12 @@ SHAPES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["one-sparse-b4", "two-hidden-mixed", "no-hidden-sparse"])
 @pytest.mark.parametrize("strategy", arena.STRATEGIES)
 def test_strategies(name: str, strategy: str, variant: str) -> None:
     model, twin = _start(name, strategy=strategy, gather=8, swaps=3)
     run_both(model, twin, 20)
-    moved = twin.rewired > 0
-    assert moved == (strategy != "static") or NETWORKS[name].trunk
+    assert (twin.rewired > 0) == (strategy != "static")
 
 
 @pytest.mark.slow

@@ -316,6 +316,76 @@ def test_a_file_that_only_predicts(tmp_path: Path) -> None:
     run.stop()
 
 
+# ---- labels that come later ----
+
+LATE = nets.network(replay_samples=16, replay_bits=4, batch=4, pending=20)
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> str:
+    path = tmp_path / "late.zge"
+    path.write_bytes(nets.file(LATE))
+    return str(path)
+
+
+def test_labels_by_id_are_learned_as_the_learner_does(late: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    run = Running(Service(late, state=str(tmp_path / "st"), socket=path), path)
+    learner = Learner(late)
+    for i in range(30):
+        reply = run.ask(op="predict", x=X[i].tolist(), id=f"r{i}")
+        assert reply["label"] == learner.hold(f"r{i}", X[i])
+    for i in range(29, 9, -1):
+        assert run.ask(op="label", id=f"r{i}", y=int(Y[i]))["ok"]
+        learner.settle(f"r{i}", int(Y[i]))
+    assert run.wait(samples=20)["learner"] == learner.status()
+    assert run.ask(op="label", id="r0", y=0)["ok"]  # it went for a newer one
+    assert run.wait(refused={"unknown id": 1})["samples"] == 20
+    assert run.ask(op="label", id=7, y=0)["ok"]
+    status = run.wait(refused={"unknown id": 2})
+    assert status["learner"]["pending_unknown"] == 2
+    for bad in ({"id": "r1", "y": 9}, {"id": "r1"}, {"y": 1}, {"id": [1], "y": 1},
+                {"id": -1, "y": 1}, {"id": 1.5, "y": 1}):  # fmt: skip
+        assert not run.ask(op="label", **bad)["ok"], bad
+    assert not run.ask(op="predict", x=X[0].tolist(), id=-1)["ok"]
+    run.ask(op="control", do="freeze")
+    run.ask(op="label", id="r5", y=0)
+    run.wait(refused={**run.ask(op="status")["refused"], "frozen": 1})
+    run.stop()
+
+
+def test_samples_that_wait_survive_a_restart(late: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    for turn in range(2):
+        run = Running(Service(late, state=str(tmp_path / "st"), socket=path), path)
+        if turn == 0:
+            run.ask(op="predict", x=X[0].tolist(), id="a")
+        else:
+            assert run.ask(op="label", id="a", y=1)["ok"]
+            run.wait(samples=1)
+        run.stop()
+
+
+def test_labels_by_id_in_rows(late: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rows = [json.dumps({"x": x.tolist(), "id": i}) for i, x in enumerate(X[:10])]
+    rows += [json.dumps({"id": i, "label": int(Y[i])}) for i in (3, 1, 99)]
+    path.write_text("\n".join(rows))
+    with path.open("rb") as f:
+        found = Service(late, sources=[Pipe(f.fileno(), Reader(24))]).run()
+    assert (found["predictions"], found["samples"]) == (10, 2)
+    assert found["refused"] == {"unknown id": 1}
+    assert found["learner"]["pending"] == 8
+
+
+def test_a_file_without_a_table_keeps_no_samples(started: Any) -> None:
+    run = started()
+    reply = run.ask(op="label", id="a", y=1)
+    assert not reply["ok"]
+    assert "keeps no samples" in reply["error"]
+    assert "--pending" in run.ask(op="predict", x=X[0].tolist(), id="a")["hint"]
+
+
 # ---- drift and the guard ----
 
 

@@ -52,26 +52,41 @@ class Queue:
     def __init__(self, room: int, inputs: int) -> None:
         self._x = np.zeros((room, inputs), np.float32)
         self._y = np.zeros(room, np.int32)
+        self._key = np.zeros(room, np.uint64)
+        self._held = np.zeros(room, np.bool_)
         self._first = 0
         self.room = room
         self.count = 0
         self.dropped = 0
 
     def put(self, x: Any, number: int) -> None:
+        """Add a sample of the class with that number."""
+        at = self._next(number)
+        self._x[at] = x
+        self._held[at] = False
+
+    def put_label(self, key: int, number: int) -> None:
+        """Add the label of a sample that is kept under the id `key`."""
+        at = self._next(number)
+        self._key[at] = key
+        self._held[at] = True
+
+    def _next(self, number: int) -> int:
         if self.count == self.room:
             self.pop()
             self.dropped += 1
         at = (self._first + self.count) % self.room
-        self._x[at] = x
         self._y[at] = number
         self.count += 1
+        return at
 
-    def pop(self) -> tuple[Any, int]:
-        """The oldest sample; its values are good until the next `put`."""
+    def pop(self) -> tuple[Any, int | None, int]:
+        """The oldest: values, good until the next `put`, the id of a sample that is kept instead
+        or None, and the class number."""
         at = self._first
         self._first = (at + 1) % self.room
         self.count -= 1
-        return self._x[at], int(self._y[at])
+        return self._x[at], int(self._key[at]) if self._held[at] else None, int(self._y[at])
 
 
 class Service:
@@ -291,9 +306,11 @@ class Service:
     def _use(self, row: Row, source: int) -> None:
         """Predict or learn a row of a source."""
         if not row.given:
-            raise LineError("unknown id", f"No sample {row.name!r} waits for its label.")
+            self._settle(row.name, row.label)
+            return
         if row.label is None or self.learner is None:
-            label = self.predict(row.x)
+            keep = row.name is not None and self.model.arena.network.pending
+            label = self.predict(row.x, row.name if keep else None)
             if self._answers is not None:
                 self._answers(self._told(row, label, source))
             return
@@ -315,14 +332,25 @@ class Service:
 
     def _tick(self) -> None:
         """Learn the sample that has waited longest; where learning is frozen, score it only."""
-        x, number = self.queue.pop()
+        x, key, number = self.queue.pop()
         assert self.learner is not None
         label = self.model._labels[number]
+        if self.frozen and key is not None:
+            self._refuse(LineError("frozen", "A label came while learning is frozen."), "an id")
+            return
         if self.frozen:
             predicted = self.model.predict_one(x)
             right = int(predicted == label)
         else:
-            predicted = self.learner.learn_one(x, label)
+            try:
+                if key is None:
+                    predicted = self.learner.learn_one(x, label)
+                else:
+                    predicted = self.learner.settle(key, label)
+            except DataError as e:  # of an id: samples were looked at when they came
+                self._dirty = True  # it is counted
+                self._refuse(LineError("unknown id", e.message), "a label")
+                return
             tick = self.learner.tick
             right = tick.correct
             self.rewired += tick.rewired
@@ -469,7 +497,13 @@ class Service:
 
     # ---- requests ----
 
-    def predict(self, x: Any) -> Any:
+    def predict(self, x: Any, key: int | str | None = None) -> Any:
+        """The label of a sample [inputs]; it is kept under the id `key` until its own comes."""
+        if key is not None and not self.frozen:
+            if self.learner is None:
+                raise ModelError(f"{self.path} was written to predict only.")
+            self.learner.hold(key, x)
+            self._dirty = True
         label = self.model.predict_one(x)
         self.predictions += 1
         if self._watched and not self.frozen:
@@ -515,7 +549,7 @@ class Service:
 
     def _predict(self, asked: dict[str, Any]) -> dict[str, Any]:
         self._row.set(asked.get("x"))
-        label = self.predict(self._row.x)
+        label = self.predict(self._row.x, asked.get("id"))
         return {"label": label, "score": self.model._score.value / 32768}
 
     def _learn(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -524,6 +558,22 @@ class Service:
         self._row.set(asked.get("x"))
         self.queue.put(self._row.x, self._number(asked.get("y")))
         return {"waiting": self.queue.count, "dropped": self.queue.dropped}
+
+    def _label(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._settle(asked.get("id"), asked.get("y"))
+        return {"waiting": self.queue.count, "dropped": self.queue.dropped}
+
+    def _settle(self, key: Any, label: Any) -> None:
+        """Learn, in its turn, the sample that is kept under an id."""
+        if self.learner is None:
+            raise ModelError(f"{self.path} was written to predict only.")
+        if not self.model.arena.network.pending:
+            raise LineError("unknown id", f"{self.path} keeps no samples until their label comes.")
+        try:
+            number = files.id_number(key)
+        except (TypeError, ValueError) as e:
+            raise LineError("id", "An id is a text, or a whole number below 2^64.") from e
+        self.queue.put_label(number, self._number(label))
 
     def _status(self, asked: dict[str, Any]) -> dict[str, Any]:
         return self.status(history=bool(asked.get("history")))
@@ -577,8 +627,8 @@ class Service:
             raise ZgedgeError(why)
 
     _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any]]] = {  # noqa: RUF012
-        "predict": _predict, "learn": _learn, "status": _status, "metrics": _metrics,
-        "control": _control,
+        "predict": _predict, "learn": _learn, "label": _label, "status": _status,
+        "metrics": _metrics, "control": _control,
     }  # fmt: skip
     _CONTROLS: dict[str, Callable[[Service], None]] = {  # noqa: RUF012
         "on": _on, "freeze": _freeze, "accept": _accept, "rollback": _roll_back,

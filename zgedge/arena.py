@@ -659,6 +659,15 @@ class Arena:
             raise ValueError(f"two classes are called {twice!r}")
         self.feature_names = tuple(texts[classes:]) if names & 2 else None
 
+    def clear_anchors(self) -> None:
+        """Take out all anchors, and the samples of a trial, which ends; the room stays."""
+        anchors, watch = self.section(net.ANCHORS), self.section(net.WATCH)
+        if not len(anchors):
+            return
+        anchors[4:] = 0
+        watch[4:6] = watch[16:20] = watch[24:36] = 0
+        watch[20:24].view("<u4")[0] = self.network.anchors
+
     def _anchor_room(self) -> int:
         section = self.section(net.ANCHORS)
         return int(_ANCHORS.unpack_from(section.data)[0]) if len(section) else 0

@@ -559,9 +559,9 @@ def info(file: str, out: str | None, strip_samples: bool, as_json: bool) -> None
     found = _about(model, file)
     if out is not None:
         if model.arena.network.learning:
-            Learner(model).forget()
+            Learner(model).strip()
         model.save(out)
-        found["copy"] = {"path": out, "remembered": 0}
+        found["copy"] = {"path": out, "remembered": 0, "anchors": 0}
     if as_json:
         print_json(found)
         return
@@ -594,11 +594,26 @@ def _about(model: Model, file: str) -> dict[str, Any]:
         "sections": {p.name: p.bytes for p in bytemap.parts(network)},
         "learning": network.learning,
         "remembered": learner["remembered"] if learner else 0,
+        "guard": a.watch(),
         "replay_samples": network.replay_samples,
         "replay_bits": network.replay_bits,
         "replay_pool": network.replay_pool,
         "learner": learner,
     }
+
+
+def _guard_line(guard: dict[str, Any] | None) -> str:
+    """What info says of anchors and drift (docs/guard.md)."""
+    if guard is None:
+        return "none: nothing watches what is learned"
+    drift = guard["drift"]
+    seen = f"epoch {guard['epoch']}; drift {drift['level']}, {drift['confirmed']:,} confirmed"
+    if guard["guard"] == "off":
+        return f"off: {guard['anchors']:,} anchors are too few; {seen}"
+    return (
+        f"on: {guard['anchors_right']:,} of {guard['anchors']:,} anchors right, sees a drop of "
+        f"{guard['smallest_drop']:.1f} points; {seen}"
+    )
 
 
 def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
@@ -627,6 +642,7 @@ def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
             ("has learned", f"{learner['samples']:,} samples in {learner['steps']:,} steps; "
                             f"{learner['rewired']:,} connections rewired ({learner['strategy']})")
         )  # fmt: skip
+        rows.append(("guard", _guard_line(found["guard"])))
     else:
         rows.append(("learning", "none: written with --no-learning"))
     table(to, ("", ""), rows)

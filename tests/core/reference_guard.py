@@ -178,7 +178,8 @@ class Guard:
         usual = self.usual
         if not self.errors.held and self.age == LENGTH:
             self.usual = blend(self.usual, ONE * correct, 1024)
-        if self.errors.held and (self.doubts.held or self.recent < usual // 3):
+        strange = self.doubts.held and self.certainty
+        if self.errors.held and (strange or self.recent < usual // 3):
             return 2
         return self._warned(before)
 

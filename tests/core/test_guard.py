@@ -318,3 +318,62 @@ def test_strange_inputs_without_labels_are_a_warning() -> None:
         warned.append(learner.tick.drift)
     assert sum(warned[400:]) >= 1
     assert learner.status()["drift"]["level"] == "warning"
+
+
+# ---- what it is for ----
+
+
+def _trained() -> tuple[Network, bytes]:
+    """A network that is right in its world, and anchors of it."""
+    network = replace(NETWORKS["sparse-b1"], anchors=160)
+    model = start(replace(network, watch=False, anchors=0))
+    learner = Learner(model)
+    for x, y in stream(network, [700]):
+        core_step(learner, x, y)
+    a = model.arena
+    parameters = nets.parameters(network, seed=7)
+    for i, layer in enumerate(parameters.layers):
+        indices = a.indices(i)
+        layer.weights, layer.bias = a.weights(i).copy(), a.rows(i)[0].copy()
+        layer.indices = None if indices is None else indices.copy()
+    parameters.learner = arena.LearnerParameters(key=1, rate=0.1)
+    x, y = _worlds(network)[0].draw(np.random.default_rng(1), 160)
+    plain = Model(nets.buffer(arena.write(replace(network, watch=False, anchors=0), parameters)))
+    codes = nets.reference_codes(parameters, x).astype(np.uint8)
+    parameters.anchors = (codes, y, plain.predict_index(x)[0] == y)
+    return network, arena.write(network, parameters)
+
+
+def _accuracy(model: Model, world: World) -> float:
+    x, y = world.draw(np.random.default_rng(99), 1000)
+    return float((model.predict_index(x)[0] == y).mean())
+
+
+def test_wrong_labels_do_not_make_it_worse_and_a_new_world_is_learned() -> None:
+    """One configuration: first 40 % wrong labels, then another world, whose gain must stay."""
+    network, blob = _trained()
+    old, new = _worlds(network)[:2]
+    model = Model(nets.buffer(blob))
+    learner = Learner(model)
+    before = _accuracy(model, old)
+    assert before > 0.9
+    rng = np.random.default_rng(21)
+    x, y = replace(old, wrong=0.4).draw(rng, 2500)
+    lowest, best, epoch = 1.0, learner.status()["best"], 0
+    for i, (row, label) in enumerate(zip(x, y.tolist(), strict=True)):
+        learner.learn_one(row, label)
+        status = learner.status()
+        epoch = status["epoch"]
+        assert status["best"] >= best, "a ratchet of small losses"
+        best = status["best"]
+        if i % 50 == 49:
+            lowest = min(lowest, _accuracy(model, old))
+    assert epoch == 0
+    assert lowest >= before - max(0.01, learner.status()["smallest_drop"] / 100)
+    was = _accuracy(model, new)
+    x, y = new.draw(rng, 2500)
+    for row, label in zip(x, y.tolist(), strict=True):
+        learner.learn_one(row, label)
+    assert learner.status()["epoch"] == 1
+    assert was < 0.6
+    assert _accuracy(model, new) > 0.9

@@ -166,7 +166,7 @@ def byte_map(arena: Arena) -> Html:
 def _part_class(part: str) -> str:
     known = (
         "weights", "indices", "rows", "activations", "residual", "scratch", "replay", "learner",
-        "unused",
+        "anchors", "snapshot", "unused",
     )  # fmt: skip
     return f"p-{part}" if part in known else "p-small"
 

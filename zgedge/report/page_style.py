@@ -12,7 +12,8 @@ LIGHT = {
     "plum": "#93437c", "code": "#eceef0",
     "p-weights": "#2b6cb3", "p-indices": "#74a9dd", "p-rows": "#1b4675", "p-activations": "#3fa196",
     "p-small": "#79838e", "p-residual": "#d98232", "p-scratch": "#eab676", "p-replay": "#a3548b",
-    "p-learner": "#7d3f0c", "p-unused": "#d5d8db",
+    "p-learner": "#7d3f0c", "p-anchors": "#c98bbf", "p-snapshot": "#9db8d2",
+    "p-unused": "#d5d8db",
     "l1": "#2b6cb3", "l2": "#74a9dd", "l3": "#1b4675", "l4": "#3fa196",
 }  # fmt: skip
 DARK = {
@@ -21,7 +22,8 @@ DARK = {
     "plum": "#d68fc0", "code": "#242a31",
     "p-weights": "#5a9fe2", "p-indices": "#2f6296", "p-rows": "#a9cff5", "p-activations": "#3f998e",
     "p-small": "#8d97a3", "p-residual": "#d98232", "p-scratch": "#8f5a26", "p-replay": "#b96aa3",
-    "p-learner": "#f3c795", "p-unused": "#333a42",
+    "p-learner": "#f3c795", "p-anchors": "#7c4a70", "p-snapshot": "#4c6a88",
+    "p-unused": "#333a42",
     "l1": "#5a9fe2", "l2": "#2f6296", "l3": "#a9cff5", "l4": "#3f998e",
 }  # fmt: skip
 

@@ -368,6 +368,12 @@ class Learner:
         """Forget all remembered samples; the room stays."""
         core.check(core.lib.zge_replay_clear(self.model._handle), self.model.name)
 
+    def strip(self) -> None:
+        """Take out every sample, remembered ones and anchors; the guard is off until there are
+        anchors again, from the stream."""
+        self.forget()
+        self.model.arena.clear_anchors()
+
     def watch(self, x: Any) -> Any:
         """Predict sample x [inputs] without a label and watch for drift by it alone.
 

@@ -27,10 +27,12 @@ from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
 from zgedge.train.pack import (
+    choose_anchors,
     choose_memories,
     fitted_replay,
     pack,
     unknown_threshold,
+    with_guard,
     with_traces,
 )
 from zgedge.train.quantized import QuantizedLayer, QuantizedNetwork, logits
@@ -877,6 +879,7 @@ class _Training:
             y = self.labels.numpy()
             if self.task.fit_replay:
                 self.network = fitted_replay(self.network, best.layers, self.codes.numpy(), y)
+                self.network = with_guard(self.network, len(self.held_labels))
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]
@@ -895,6 +898,9 @@ class _Training:
             accuracy=accuracy,
             unknown=threshold,
             replay=memories,
+            anchors=choose_anchors(
+                self.network, best.layers, best.trunk, self.held_codes, self.held_labels, self.seed
+            ),
         )
         seconds = time.monotonic() - self.began
         log.write(

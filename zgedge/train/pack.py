@@ -26,6 +26,7 @@ from zgedge.data.dataset import Dataset
 from zgedge.network import REPLAY_BITS, REPLAY_POOLS, SPARSE, Network
 from zgedge.train.inputs import InputCoding
 from zgedge.train.quantized import logits
+from zgedge.train.trunk import features
 
 SCORE_ONE = 32_768
 # Parts of the sketches of the attention strategy; more gain nothing (docs/strategies/attention.md).
@@ -34,6 +35,10 @@ TRACES = 8
 UNKNOWN_SHARE = 0.02
 # Accuracy that coarser memories may cost, on so many rows.
 CODING_COST = 0.01
+# Of the replay's bytes what guards the learner may take, and how many samples it wants at least and
+# at most (docs/guard.md).
+GUARD_SHARE = 0.5
+FEWEST, MOST_ANCHORS = 136, 512
 CODING_ROWS = 2048
 
 
@@ -50,6 +55,7 @@ def pack(
     accuracy: float | None,
     unknown: int,
     replay: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None,
+    anchors: tuple[UInt8, npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None = None,
 ) -> Parameters:
     """All numbers of the file of a trained network. `replay` are codes of features and labels."""
     # Feature names are kept where the network was planned with room for them.
@@ -69,6 +75,7 @@ def pack(
         samples=len(dataset.x_train),
         learner=LearnerParameters(key=seed, strategy=strategy) if network.learning else None,
         replay=replay,
+        anchors=anchors,
     )
 
 
@@ -91,7 +98,7 @@ def unknown_threshold(
 def remembered_codes(codes: UInt8, network: Network) -> UInt8:
     """Features [n, features] as the replay of `network` gives them back."""
     held = pool_codes(codes, network.shape) if network.replay_pool else codes
-    bits = network.replay_bits
+    bits = network.sample_bits
     held = unpack_codes(pack_codes(held, bits), bits, network.replay_values)
     return spread_codes(held, network.shape) if network.replay_pool else held
 
@@ -130,6 +137,52 @@ def fitted_replay(
         ):
             best = sized
     return best
+
+
+def with_guard(network: Network, held: int) -> Network:
+    """The network with a watch, and with anchors where the replay has the bytes for them to spare.
+
+    `held` are the samples that training held out. Anchors, and the state that goes with them, take
+    at most `GUARD_SHARE` of what the replay has; where that gives fewer than `FEWEST` anchors there
+    are none. The network itself gives up nothing.
+    """
+    if network.watch or not (network.learning and network.replay_samples):
+        return network
+    most = min(MOST_ANCHORS, held)
+    for anchors in (*range(most, FEWEST - 1, -16), 0):
+        guarded = replace(network, watch=True, anchors=anchors)
+        over = guarded.file_bytes - network.file_bytes
+        share = GUARD_SHARE if anchors else 1.0
+        if over > share * network.replay_samples * network.replay_sample_bytes:
+            continue
+        left = network.replay_samples - -(-max(0, over) // network.replay_sample_bytes)
+        while left >= network.classes:
+            sized = replace(guarded, replay_samples=left)
+            if sized.file_bytes <= network.file_bytes:
+                return sized
+            left -= 1
+    return network
+
+
+def choose_anchors(
+    network: Network,
+    layers: Sequence[LayerParameters],
+    trunk: Sequence[TrunkParameters],
+    codes: UInt8,
+    labels: npt.NDArray[np.int64],
+    seed: int,
+) -> tuple[UInt8, npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+    """Anchors of a trained network, of samples that training held out, codes [n, inputs]: features,
+    labels, and whether the network, which reads them as they are packed, has each right."""
+    if not network.anchors:
+        return None
+    chosen = np.random.default_rng(seed).permutation(len(labels))[: network.anchors]
+    codes, labels = codes[chosen], labels[chosen].astype(np.int64)
+    if network.trunk:
+        codes = features(network, trunk, codes)
+    behind = replace(network, shape=(1, network.features, 1), trunk=(), replay_pool=0)
+    found = logits(behind, layers, remembered_codes(codes, network))
+    return codes, labels, found.argmax(axis=1) == labels
 
 
 def with_traces(network: Network) -> Network:

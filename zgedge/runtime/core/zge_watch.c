@@ -90,8 +90,9 @@ uint32_t zge_watch_label(uint8_t *w, uint32_t correct, uint32_t score, uint32_t 
         zge_blend(w + ZGE_W_USUAL, correct ? ZGE_W_ONE : 0, 1024);
     }
     /* Wrong labels alone raise the error, and no sample looks strange for them: it takes both, or errors of
-     * which no share of wrong labels that leaves the right ones the most is the cause. */
-    if (errs && (doubts || zge_get32(w + ZGE_W_RECENT) < usual / 3)) {
+     * which no share of wrong labels that leaves the right ones the most is the cause. Only anchors tell strange
+     * inputs from a network that wrong labels made unsure. */
+    if (errs && ((doubts && zge_get32(w + ZGE_W_CERTAINTY) > 0) || zge_get32(w + ZGE_W_RECENT) < usual / 3)) {
         return 2;
     }
     const uint32_t level = zge_rises(w, before);

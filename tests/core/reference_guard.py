@@ -302,7 +302,7 @@ class Guard:
             self.scored = 0
         if below and (clear or self.patience == 4):
             self.rollback()
-            self.caution = min(6, self.caution + 1)
+            self.caution = min(6, self.caution + (self.age == LENGTH))
             self.rolled_back += 1
             return 2
         return 0

@@ -27,8 +27,8 @@ from zgedge.data import Dataset
 from zgedge.runtime import Learner, Model
 
 ANCHORS, REPLAY = 256, 64
-LABELS = 6000
-CHECKS = 60
+LABELS = 4000
+CHECKS = 40
 TESTED = 2000  # test samples of a checkpoint; the last one takes all
 STREAMS = {
     "same world": "nothing changes",

@@ -280,7 +280,9 @@ static uint32_t zge_decide(const zge_model *m) {
     }
     if (below && (clear || patience == ZGE_W_PATIENT)) {
         zge_rollback(m);
-        zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));
+        if (zge_get32(w + ZGE_W_AGE) == ZGE_W_LENGTH) { /* a plastic rate falls by itself */
+            zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));
+        }
         zge_count64(w + ZGE_W_ROLLED_BACK);
         return 2;
     }

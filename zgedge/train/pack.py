@@ -23,7 +23,7 @@ from zgedge.arena import (
 )
 from zgedge.budget import MAX_REPLAY_SAMPLES
 from zgedge.data.dataset import Dataset
-from zgedge.network import REPLAY_BITS, REPLAY_POOLS, SPARSE, Network
+from zgedge.network import REPLAY_BITS, REPLAY_POOLS, SOFTMAX, SPARSE, Network
 from zgedge.train.inputs import InputCoding
 from zgedge.train.quantized import logits
 from zgedge.train.trunk import features
@@ -144,9 +144,11 @@ def with_guard(network: Network, held: int) -> Network:
 
     `held` are the samples that training held out. Anchors, and the state that goes with them, take
     at most `GUARD_SHARE` of what the replay has; where that gives fewer than `FEWEST` anchors there
-    are none. The network itself gives up nothing.
+    are none. The network itself gives up nothing. An analytic head is not guarded: it has no step
+    that could be taken back.
     """
-    if network.watch or not (network.learning and network.replay_samples):
+    softmax = network.head == SOFTMAX
+    if network.watch or not (network.learning and network.replay_samples and softmax):
         return network
     most = min(MOST_ANCHORS, held)
     for anchors in (*range(most, FEWEST - 1, -16), 0):

@@ -56,6 +56,7 @@ TRACES = offset_table("### 5.5 Section 16, TRACES")
 ANCHORS = offset_table("### 5.6 Section 12, ANCHORS")
 WATCH = offset_table("### 5.7 Section 13, WATCH")
 DETECTOR = offset_table("### 5.7 Section 13, WATCH", 1)
+PENDING = offset_table("### 5.10 Section 17, PENDING")
 
 
 def size(fields: Fields) -> int:
@@ -117,7 +118,7 @@ def read(blob: bytes) -> File:
     head = unpack(blob, 0, HEADER)
     need(head["version"] == 1, "VERSION")
     need(head["bytes"] == len(blob) <= 2**30, "SIZE")
-    need(1 <= head["sections"] <= 16, "SECTION")
+    need(1 <= head["sections"] <= 18, "SECTION")
     end = size(HEADER) + head["sections"] * size(ENTRY)
     need(end <= len(blob), "SECTION")
     signed = bytearray(blob[:end])
@@ -129,7 +130,7 @@ def read(blob: bytes) -> File:
     for i in range(head["sections"]):
         entry = unpack(blob, size(HEADER) + i * size(ENTRY), ENTRY)
         at, stop = entry["offset"], entry["offset"] + entry["bytes"]
-        known = 1 <= entry["kind"] <= 14 or entry["kind"] == 16
+        known = 1 <= entry["kind"] <= 17
         need(known and entry["kind"] not in sections, "SECTION")
         need(entry["flags"] == 0, "SECTION")
         need(end <= at and stop <= len(blob) and at % head["align"] == 0, "SECTION")
@@ -146,12 +147,19 @@ def read(blob: bytes) -> File:
     coding = np.frombuffer(sections[3], "<f4").reshape(2, net["groups"])
     need(np.isfinite(coding).all() and (coding[0] > 0).all(), "SCALE")
     try:
-        names = [t.decode() for t in texts[:-1]]
+        for i, t in enumerate(texts[: net["classes"]]):
+            bare = t.rstrip(b"\xff")
+            need(b"\xff" not in bare, "STATE")
+            if net["known"]:
+                need(bool(t) and bool(bare) == (i < net["known"]), "STATE")
+            else:
+                need(bool(bare) or not t, "STATE")
+        names = [t.rstrip(b"\xff").decode() for t in texts[:-1]]
     except ValueError:
         raise RefusedError("STATE") from None
-    labels: Sequence[str | int] = names[: net["classes"]]
+    labels: Sequence[str | int] = names[: net["known"] or net["classes"]]
     if net["flags"] & 1:
-        need(all(re.fullmatch("-?[0-9]+", name) for name in names[: net["classes"]]), "STATE")
+        need(all(re.fullmatch("-?[0-9]+", name) for name in labels), "STATE")
         labels = [int(name) for name in labels]
     need(len(set(labels)) == len(labels), "STATE")
     out = File(head, sections, net, trunk, layers, names, *coding)
@@ -175,7 +183,8 @@ def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], Records, Reco
     need(net["batch"] in ((1, 2, 4, 8, 16, 32, 64) if learning else (1,)), "SHAPE")
     need(net["replay_bits"] in ((1, 2, 4, 8) if net["replay"] else (0,)), "SHAPE")
     need(net["replay"] <= (65535 if learning else 0), "SHAPE")
-    need(net["flags"] <= 3 and not any(net["reserved"]) and -1 <= net["accuracy"] <= 1, "STATE")
+    need(net["head"] <= 1 and net["known"] <= net["classes"], "SHAPE")
+    need(net["flags"] <= 3 and -1 <= net["accuracy"] <= 1, "STATE")
     need(len(blob) == size(NET) + net["layers"] * size(LAYER), "SECTION")
     records = [blob[at : at + size(LAYER)] for at in range(size(NET), len(blob), size(LAYER))]
     trunk: Records = []
@@ -202,7 +211,10 @@ def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], Records, Reco
             bits += 1
         layer["bits"] = bits
         in_index = sparse and layer["block"] == 1 and bits <= 12
-        need(layer["residual"] == ((1 if in_index else 2) if learning else 0), "SHAPE")
+        need(
+            layer["residual"] == ((1 if in_index else 2) if learning and not net["head"] else 0),
+            "SHAPE",
+        )
         scales = [np.float32(layer[s]) for s in ("s_in", "s_w", "s_out")]
         with np.errstate(all="ignore"):
             scales.append(np.float32(16) * scales[0] * scales[1])
@@ -210,6 +222,9 @@ def read_net(blob: bytes, learning: bool) -> tuple[dict[str, Any], Records, Reco
         layers.append(layer)
         width = layer["outputs"]
     need(width == net["classes"], "SHAPE")
+    if net["head"]:
+        alone = learning and not net["replay"] and net["classes"] <= 256
+        need(alone and layers[-1]["kind"] == 2 and layers[-1]["inputs"] <= 511, "SHAPE")
     return net, trunk, layers
 
 
@@ -711,9 +726,10 @@ def enums(header: str, prefix: str) -> dict[str, int]:
     [
         (HEADER, "ZGE_H_", 48), (ENTRY, "ZGE_T_", 16), (NET, "ZGE_N_", 64),
         (LAYER, "ZGE_L_", 32), (TRUNK, "ZGE_P_", 32), (LEARNER, "ZGE_K_", 72), (RATE, "ZGE_KL_", 8),
-        (TRACES, "ZGE_A_", 8), (DETECTOR, "ZGE_D_", 24),
+        (TRACES, "ZGE_A_", 8), (DETECTOR, "ZGE_D_", 24), (PENDING, "ZGE_WAIT_", 32),
     ],
-    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate", "traces", "detector"],
+    ids=["header", "entry", "net", "layer", "trunk", "learner", "rate", "traces", "detector",
+         "pending"],
 )  # fmt: skip
 def test_offsets_are_those_of_the_core(fields: Fields, prefix: str, bytes_: int) -> None:
     of_core = enums("zge_impl.h", prefix)
@@ -772,6 +788,7 @@ def test_limits_are_those_of_the_core() -> None:
     assert {k: int(v, 0) for k, v in limits.items()} == {
         "INPUTS": 65536, "CLASSES": 4096, "LAYERS": 8, "BATCH": 64, "ARENA": 2**30,
         "TRUNK": 32, "CHANNELS": 4096, "TAPS": 4096,
+        "ANALYTIC": 511, "ANALYTIC_CLASSES": 256, "PENDING": 4096,
     }  # fmt: skip
     for sentence in (
         "1 .. 65,536",

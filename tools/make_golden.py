@@ -423,6 +423,7 @@ _FORMATS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "f32": "<f"}
 _TABLES = (
     "header", "entry", "net", "layer", "trunk", "learner", "rate", "traces",
     "anchors", "watch", "detector",
+    "analytic", "pending",
 )  # fmt: skip
 
 

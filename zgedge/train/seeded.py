@@ -34,7 +34,7 @@ FAN_IN = 32
 PLACES = 3  # of a picture, along a side, that the head looks at
 THRESHOLD = 0.25  # of a filter's root mean square answer
 CALIBRATION = 256  # samples that scales are chosen on
-TOP = 0.9995  # share of the answers that an activation can express
+TOP = 0.9999  # share of the answers that an activation can express
 ROUNDS = 64
 
 Float = npt.NDArray[np.float64]
@@ -135,7 +135,7 @@ def _trunk(shape: tuple[int, int, int], channels: int) -> tuple[TrunkLayer, ...]
         trunk.append(max_pool(trunk[-1].out_shape))
     side = min(trunk[-1].out_shape[:2])
     stride = min(net.MAX_STRIDE, side // PLACES)
-    window = side - (PLACES - 1) * stride
+    window = min(side - (PLACES - 1) * stride, stride + 1)
     if stride > 0 and 2 <= window <= net.MAX_POOL_KERNEL:
         trunk.append(max_pool(trunk[-1].out_shape, window, stride))
     return tuple(trunk)

@@ -367,7 +367,7 @@ static void zge_need(const zge_model *m, zge_needs *n) {
     }
 #endif
     if (m->pending_entries > 0) {
-        n->pending = ZGE_WAIT_SIZE + (uint64_t)m->pending_entries * (ZGE_WAIT_E_SIZE + m->replay_stride);
+        n->pending = ZGE_WAIT_SIZE + (uint64_t)m->pending_entries * (ZGE_WAITING_SIZE + m->replay_stride);
     }
 }
 

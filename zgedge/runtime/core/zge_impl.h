@@ -220,10 +220,12 @@ enum {
     ZGE_WAIT_HELD = 16,    /* u64 samples that came in */
     ZGE_WAIT_ENTRIES = 24, /* u32 room */
     ZGE_WAIT_RESERVED = 28, /* u32 zero */
-    ZGE_WAIT_SIZE = 32,
-    ZGE_WAIT_E_ORDER = 0, /* u64: ZGE_WAIT_HELD when it came; 0: free */
-    ZGE_WAIT_E_ID = 8,    /* u64 */
-    ZGE_WAIT_E_SIZE = 16
+    ZGE_WAIT_SIZE = 32
+};
+enum {
+    ZGE_WAITING_ORDER = 0, /* u64: ZGE_WAIT_HELD when it came; 0: free */
+    ZGE_WAITING_ID = 8,    /* u64 */
+    ZGE_WAITING_SIZE = 16
 };
 
 /* Weights are learned as v = 16 * weight + residual, within +-127 * 16. */

@@ -2,11 +2,11 @@
 #include "zge_impl.h"
 
 static uint8_t *zge_entry(const zge_model *m, uint32_t i) {
-    return m->pending + ZGE_WAIT_SIZE + (size_t)i * ZGE_WAIT_E_SIZE;
+    return m->pending + ZGE_WAIT_SIZE + (size_t)i * ZGE_WAITING_SIZE;
 }
 
 static uint8_t *zge_waiting(const zge_model *m, uint32_t i) {
-    return m->pending + ZGE_WAIT_SIZE + (size_t)m->pending_entries * ZGE_WAIT_E_SIZE + (size_t)i * m->replay_stride;
+    return m->pending + ZGE_WAIT_SIZE + (size_t)m->pending_entries * ZGE_WAITING_SIZE + (size_t)i * m->replay_stride;
 }
 
 static void zge_count(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
@@ -14,8 +14,8 @@ static void zge_count(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
 /* The entry of an id; the number of entries where none has it. */
 static uint32_t zge_find(const zge_model *m, uint64_t id) {
     uint32_t i = 0;
-    while (i < m->pending_entries && (zge_get64(zge_entry(m, i) + ZGE_WAIT_E_ORDER) == 0 ||
-                                      zge_get64(zge_entry(m, i) + ZGE_WAIT_E_ID) != id)) {
+    while (i < m->pending_entries && (zge_get64(zge_entry(m, i) + ZGE_WAITING_ORDER) == 0 ||
+                                      zge_get64(zge_entry(m, i) + ZGE_WAITING_ID) != id)) {
         i++;
     }
     return i;
@@ -29,15 +29,15 @@ zge_status zge_pending_check(const zge_model *m, uint32_t *offset) {
     }
     for (uint32_t i = 0; i < m->pending_entries; i++) {
         const uint8_t *p = zge_entry(m, i);
-        const uint64_t order = zge_get64(p + ZGE_WAIT_E_ORDER);
+        const uint64_t order = zge_get64(p + ZGE_WAITING_ORDER);
         *offset = (uint32_t)(p - m->arena);
-        if (order > held || (order == 0 && zge_get64(p + ZGE_WAIT_E_ID) != 0)) {
+        if (order > held || (order == 0 && zge_get64(p + ZGE_WAITING_ID) != 0)) {
             return ZGE_E_STATE;
         }
         for (uint32_t k = 0; k < i && order != 0; k++) {
             const uint8_t *q = zge_entry(m, k);
-            const uint64_t other = zge_get64(q + ZGE_WAIT_E_ORDER);
-            if (other == order || (other != 0 && zge_get64(p + ZGE_WAIT_E_ID) == zge_get64(q + ZGE_WAIT_E_ID))) {
+            const uint64_t other = zge_get64(q + ZGE_WAITING_ORDER);
+            if (other == order || (other != 0 && zge_get64(p + ZGE_WAITING_ID) == zge_get64(q + ZGE_WAITING_ID))) {
                 return ZGE_E_STATE;
             }
         }
@@ -69,16 +69,16 @@ static zge_status zge_hold_any(zge_model *m, uint64_t id, uint32_t kind, const v
     if (place == m->pending_entries) { /* a free place, else the oldest one: the first of least order */
         place = 0;
         for (uint32_t i = 1; i < m->pending_entries; i++) {
-            const uint64_t order = zge_get64(zge_entry(m, i) + ZGE_WAIT_E_ORDER);
-            place = order < zge_get64(zge_entry(m, place) + ZGE_WAIT_E_ORDER) ? i : place;
+            const uint64_t order = zge_get64(zge_entry(m, i) + ZGE_WAITING_ORDER);
+            place = order < zge_get64(zge_entry(m, place) + ZGE_WAITING_ORDER) ? i : place;
         }
-        if (zge_get64(zge_entry(m, place) + ZGE_WAIT_E_ORDER) != 0) {
+        if (zge_get64(zge_entry(m, place) + ZGE_WAITING_ORDER) != 0) {
             zge_count(m->pending + ZGE_WAIT_DROPPED);
         }
     }
     zge_count(m->pending + ZGE_WAIT_HELD);
-    zge_put64(zge_entry(m, place) + ZGE_WAIT_E_ORDER, zge_get64(m->pending + ZGE_WAIT_HELD));
-    zge_put64(zge_entry(m, place) + ZGE_WAIT_E_ID, id);
+    zge_put64(zge_entry(m, place) + ZGE_WAITING_ORDER, zge_get64(m->pending + ZGE_WAIT_HELD));
+    zge_put64(zge_entry(m, place) + ZGE_WAITING_ID, id);
     uint8_t *to[1] = {zge_waiting(m, place)};
     zge_kernels_now()->pack(m, 1, 1, to);
     zge_forward(m, 1);
@@ -111,7 +111,7 @@ zge_status zge_learner_settle(zge_model *m, uint64_t id, uint16_t y, uint32_t re
     }
     st = zge_step_any(m, ZGE_C_REPLAY, zge_waiting(m, place), &y, 1, replay, class_, tick);
     if (st == ZGE_OK) { /* a place that is free holds nothing of anyone */
-        memset(zge_entry(m, place), 0, ZGE_WAIT_E_SIZE);
+        memset(zge_entry(m, place), 0, ZGE_WAITING_SIZE);
         memset(zge_waiting(m, place), 0, m->replay_stride);
     }
     return st;

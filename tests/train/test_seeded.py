@@ -1,0 +1,60 @@
+"""Analytic heads over seeded features, and room for classes and samples that come later."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from zgedge import data, network
+from zgedge.arena import in_memory
+from zgedge.budget import Task
+from zgedge.errors import BudgetError, UsageError
+from zgedge.network import sparse
+from zgedge.runtime import Learner, Model
+from zgedge.train.seeded import planned, room_for, roomy, seeded
+
+
+def test_digits_in_40_kilobytes() -> None:
+    digits = data.load("digits")
+    made, parameters, blob = seeded(digits, 40_960, spare=2, pending=4)
+    assert len(blob) == made.file_bytes <= 40_960
+    assert parameters.accuracy is not None
+    assert parameters.accuracy > 0.93
+    model = Model(in_memory(blob))
+    assert model.arena.accuracy == pytest.approx(parameters.accuracy)
+    assert (model.predict(digits.x_test) == model.classes[digits.y_test]).mean() > 0.93
+    assert made.file_bytes > 40_960 - 9 * 8 * made.layers[-1].inputs  # the next channel is too much
+    learner = Learner(model)
+    learner.hold("a", digits.x_test[0])
+    learner.settle("a", model.classes[0])
+    assert learner.add_class(10) == 10
+
+
+def test_the_seed_alone_makes_the_bytes() -> None:
+    digits = data.load("digits")
+    assert seeded(digits, 12_288)[2] == seeded(digits, 12_288)[2]
+    assert seeded(digits, 12_288)[2] != seeded(digits, 12_288, seed=1)[2]
+
+
+def test_a_budget_that_is_too_small_says_which_is_enough() -> None:
+    digits = data.load("digits")
+    with pytest.raises(BudgetError) as error:
+        planned(digits, 500)
+    assert error.value.smallest is not None
+    assert planned(digits, error.value.smallest).file_bytes == error.value.smallest
+    with pytest.raises(UsageError, match="256"):
+        planned(digits, 1 << 20, spare=250)
+
+
+def test_room_is_counted_before_training() -> None:
+    task = Task.of(data.load("digits"))
+    names = tuple(str(i) for i in range(10))
+    plain = network.Network(
+        task.shape, 10, (sparse(64, 30, 8), network.dense(30, 10)), task.names_bytes,
+        replay_samples=5, replay_bits=4,
+    )  # fmt: skip
+    assert room_for(plain, names, 0, 0) == 0
+    made = roomy(plain, names, 3, 7)
+    assert (made.classes, made.known, made.pending) == (13, 10, 7)
+    assert made.file_bytes <= plain.file_bytes + room_for(plain, names, 3, 7)
+    assert np.isclose(room_for(plain, names, 3, 7), made.file_bytes - plain.file_bytes + 7 * 32)

@@ -83,6 +83,8 @@ bench: .venv/zgedge-all
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
 	$(bin)/python -m zgedge.bench.strategies --out docs/results/strategies.md
 	$(bin)/python tools/draw_strategies.py
+	$(bin)/zgedge bench continual --log .cache/continual.jsonl --out docs/results/continual.md \
+		--plot docs/results/continual.png
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md
 	@tools/get_qemu.sh

@@ -1690,6 +1690,106 @@ def _table_of_accuracy(
         raise KeyboardInterrupt
 
 
+@bench.command("continual", cls=Command, epilog=ENDS)
+@click.option("--stream", "names", metavar="NAMES",
+              help="Streams, with commas between them, each as split-mnist: what is done "
+              "(split, permuted, permuted20, rotated, sensors, dead, drift, new-class, poisoned), "
+              "and to which data [default: nine of them].")  # fmt: skip
+@click.option("--budget", default="256KB", show_default=True, metavar="SIZE",
+              help="Bytes of a row, everything included.")  # fmt: skip
+@seeds_option
+@click.option("--rows", metavar="ROWS", help="Rows to measure, with semicolons between them.")
+@click.option("--samples", type=click.IntRange(1), metavar="N",
+              help="At most so many samples of each task.")  # fmt: skip
+@click.option("--held-out", is_flag=True,
+              help="Test on held-out training rows, where settings are chosen.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="One seed, 300 samples a task: does it run?")
+@runs_option
+@page_option
+@click.option("--plot", metavar="PICTURE", help="Draw accuracy over tasks (.png, .svg, .pdf).")
+@data_dir_option
+@json_option
+def bench_continual(
+    names: str | None,
+    budget: str,
+    seeds: str,
+    rows: str | None,
+    samples: int | None,
+    held_out: bool,
+    quick: bool,
+    log: str | None,
+    out: str | None,
+    plot: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Learn streams of tasks and shifts of the world, each sample once, everything in one file of
+    the budget; compare head only, weights only, every rewiring strategy, dense int8, a seeded
+    convolution, an analytic head and GDumb."""
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from zgedge import data as sources
+    from zgedge.bench import accuracy, continual, continual_plot
+
+    chosen = tuple(names.split(",")) if names else continual.DEFAULT
+    size = parse_size(budget)
+    numbers = [0] if quick else accuracy.numbers_of(seeds)
+    kind = os.path.splitext(plot or "plot.png")[1].removeprefix(".").lower()
+    if kind not in continual_plot.FORMATS:
+        raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
+    for path in (out, plot, log):
+        if path is not None:
+            _check_writable(path)
+    loaded: dict[str, Any] = {}
+
+    def load(name: str) -> Any:
+        if name not in loaded:
+            with _reading(quiet=as_json) as reading:
+                loaded[name] = sources.load(name, data_dir=data_dir, say=_note, progress=reading)
+        return loaded[name]
+
+    found = continual.collect(
+        chosen, load, size, numbers, log=None if log is None else Path(log),
+        samples=300 if quick and samples is None else samples,
+        rows=None if rows is None else [row.strip() for row in rows.split(";")],
+        held=held_out, steps=100 if quick else None,
+        say=lambda text: click.echo(text, err=True), watch=lambda run: _steps(run, quiet=as_json),
+    )  # fmt: skip
+    given = {
+        "--stream": names, "--budget": budget, "--seeds": seeds, "--rows": rows,
+        "--samples": samples, "--log": log, "--out": out, "--plot": plot,
+    }  # fmt: skip
+    usual = {"--seeds": "0,1,2,3,4", "--budget": "256KB"}
+    words = [
+        word for option, value in given.items() if value not in (None, usual.get(option))
+        for word in (option, str(value))
+    ]  # fmt: skip
+    words += [word for word, is_on in (("--held-out", held_out), ("--quick", quick)) if is_on]
+    seen = os.path.relpath(plot, os.path.dirname(out) or ".") if plot and out else None
+    page = continual.markdown(found, shlex.join(["zgedge", "bench", "continual", *words]), seen)
+    text = "\n".join(page).rstrip() + "\n"
+    if found.runs and out is not None:
+        files.replace_file(out, text.encode())
+    if found.runs and plot is not None:
+        files.replace_file(plot, continual_plot.draw(found, kind))
+    if as_json:
+        print_json({
+            "streams": list(chosen), "budget": size, "seeds": numbers,
+            "rows": continual.summary(found), "runs": [asdict(run) for run in found.runs],
+            "missing": [
+                {"stream": name, "row": row, "why": why} for name, row, why in found.missing
+            ],
+            "complete": found.complete,
+        })  # fmt: skip
+    elif found.runs:
+        click.echo(text, nl=False)
+    if not found.complete:
+        where = f"; the same command goes on from {log}" if log else ""
+        click.echo(f"{len(found.runs)} runs were made{where}.", err=True)
+        raise KeyboardInterrupt
+
+
 # ---- doctor ----
 
 

@@ -12,9 +12,9 @@ from zgedge.errors import MissingExtraError, UsageError
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; each row has a mark and
 # a line of its own besides.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-_MARKS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -71,9 +71,9 @@ def _line(axis: Any, records: list[dict[str, Any]], number: int) -> None:
         [100 * r["accuracy"] for r in records],
         yerr=[100 * (r["deviation"] or 0.0) for r in records],
         label=records[0]["row"],
-        color=_COLOURS[number % len(_COLOURS)],
-        marker=_MARKS[number % len(_MARKS)],
-        linestyle=_LINES[number % len(_LINES)],
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKS[number % len(MARKS)],
+        linestyle=LINES[number % len(LINES)],
         markersize=6,
         capsize=3,
         linewidth=2.2 if records[0]["row"] == FIXED else 1.5,

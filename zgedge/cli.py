@@ -1730,13 +1730,13 @@ def bench_continual(
     from pathlib import Path
 
     from zgedge import data as sources
-    from zgedge.bench import accuracy, continual, continual_plot
+    from zgedge.bench import accuracy, accuracy_plot, continual, continual_plot
 
     chosen = tuple(names.split(",")) if names else continual.DEFAULT
     size = parse_size(budget)
     numbers = [0] if quick else accuracy.numbers_of(seeds)
     kind = os.path.splitext(plot or "plot.png")[1].removeprefix(".").lower()
-    if kind not in continual_plot.FORMATS:
+    if kind not in accuracy_plot.FORMATS:
         raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
     for path in (out, plot, log):
         if path is not None:

@@ -227,7 +227,7 @@ def test_metrics_of_matrices_made_by_hand() -> None:
     assert continual.forgetting(matrix) == pytest.approx((0.1 + 0.2) / 2)
     # Just before the second 0.3 instead of 0.2, before the third 0.4 instead of 0.1.
     assert continual.forward(matrix) == pytest.approx((0.1 + 0.3) / 2)
-    blank = [[None] * 3, [None] * 3, [None] * 3, [0.5, 0.5, 0.8]]
+    blank: list[list[float | None]] = [[None] * 3, [None] * 3, [None] * 3, [0.5, 0.5, 0.8]]
     assert continual.average(blank) == pytest.approx(0.6)
     assert continual.forgetting(blank) is None
     assert continual.forward(blank) is None

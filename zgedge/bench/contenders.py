@@ -243,9 +243,9 @@ def begin(
 ) -> arena.Parameters:
     """Random numbers for a network, its scales from samples x [n, inputs] that have come."""
     rng = np.random.default_rng([seed, 11])
-    x = x[:LOOKED_AT].astype(np.float64)
-    scale, center, zero, step = _coding(network, x)
-    codes = np.clip(np.rint((x - center) * scale) + zero, 0, 255)
+    first: Floats = x[:LOOKED_AT].astype(np.float64)
+    scale, center, zero, step = _coding(network, first)
+    codes = np.clip(np.rint((first - center) * scale) + zero, 0, 255)
     seen = (codes - zero) * step
     trunk: list[arena.TrunkParameters] = []
     s_in = step

@@ -668,6 +668,11 @@ class Arena:
         watch[4:6] = watch[16:20] = watch[24:36] = 0
         watch[20:24].view("<u4")[0] = self.network.anchors
 
+    def clear_pending(self) -> None:
+        """Take out the samples that wait for their label; the room and the counters stay."""
+        table = self.section(net.PENDING)
+        table[net.PENDING_BYTES :] = 0
+
     def _anchor_room(self) -> int:
         section = self.section(net.ANCHORS)
         return int(_ANCHORS.unpack_from(section.data)[0]) if len(section) else 0

@@ -547,7 +547,11 @@ def _say_candidates(to: Screen, rows: list[dict[str, Any]], board: str | None) -
 @main.command(epilog=ENDS)
 @file_argument
 @click.option("--out", type=click.Path(dir_okay=False), help="Write a copy (with --strip-samples).")
-@click.option("--strip-samples", is_flag=True, help="Take the remembered samples out of the copy.")
+@click.option(
+    "--strip-samples",
+    is_flag=True,
+    help="Take all samples out of the copy: remembered, anchors, waiting.",
+)
 @json_option
 def info(file: str, out: str | None, strip_samples: bool, as_json: bool) -> None:
     """Show what a model file is and what every byte of it is for."""
@@ -561,7 +565,7 @@ def info(file: str, out: str | None, strip_samples: bool, as_json: bool) -> None
         if model.arena.network.learning:
             Learner(model).strip()
         model.save(out)
-        found["copy"] = {"path": out, "remembered": 0, "anchors": 0}
+        found["copy"] = {"path": out, "remembered": 0, "anchors": 0, "waiting": 0}
     if as_json:
         print_json(found)
         return
@@ -594,6 +598,7 @@ def _about(model: Model, file: str) -> dict[str, Any]:
         "sections": {p.name: p.bytes for p in bytemap.parts(network)},
         "learning": network.learning,
         "remembered": learner["remembered"] if learner else 0,
+        "waiting": a.pending()["pending"],
         "guard": a.watch(),
         "replay_samples": network.replay_samples,
         "replay_bits": network.replay_bits,
@@ -643,6 +648,9 @@ def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
                             f"{learner['rewired']:,} connections rewired ({learner['strategy']})")
         )  # fmt: skip
         rows.append(("guard", _guard_line(found["guard"])))
+        if network.pending:
+            waiting = f"{found['waiting']:,} samples of {network.pending:,} that fit"
+            rows.append(("waiting", f"{waiting}, for their labels"))
     else:
         rows.append(("learning", "none: written with --no-learning"))
     table(to, ("", ""), rows)

@@ -91,6 +91,23 @@ def test_core_leaves_what_the_reference_leaves(name: str, variant: str) -> None:
     assert len(again.classes) == twin.known
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nobody_waits_in_a_stripped_file(name: str) -> None:
+    model = start(name)
+    learner = Learner(model)
+    x = np.random.default_rng(0).uniform(0, 1, (2, model.inputs)).astype(np.float32)
+    learner.hold("a", x[0])
+    held = model.arena.section(net.PENDING)[net.PENDING_BYTES :]
+    assert held.any()
+    learner.strip()
+    assert not held.any()
+    assert learner.status()["pending"] == 0
+    model.seal()
+    again = Learner(Model(nets.buffer(model.arena.buffer.tobytes())))
+    again.hold("b", x[1])
+    assert again.status()["pending"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_thousands_of_steps_are_the_references(name: str) -> None:

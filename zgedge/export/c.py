@@ -349,6 +349,7 @@ def _image(model: Model, samples: bool) -> tuple[files.UInt8, int]:
     if not samples:
         core.check(core.lib.zge_replay_clear(twin._handle), model.name)
         twin.arena.clear_anchors()
+        twin.arena.clear_pending()
     twin.seal()
     copy[16:24] = model.arena.buffer[16:24]
     files.sign(copy.data)

@@ -369,10 +369,11 @@ class Learner:
         core.check(core.lib.zge_replay_clear(self.model._handle), self.model.name)
 
     def strip(self) -> None:
-        """Take out every sample, remembered ones and anchors; the guard is off until there are
-        anchors again, from the stream."""
+        """Take out every sample: remembered ones, anchors, and those that wait for their label. The
+        guard is off until there are anchors again, from the stream."""
         self.forget()
         self.model.arena.clear_anchors()
+        self.model.arena.clear_pending()
 
     def watch(self, x: Any) -> Any:
         """Predict sample x [inputs] without a label and watch for drift by it alone.

@@ -109,10 +109,13 @@ def _golden(
     feature_names: tuple[str, ...] | None = None,
     *,
     options: dict[str, Any],
+    spare: int = 0,
     **more: Any,
 ) -> Golden:
-    names = len(arena.names_blob(class_names, feature_names))
-    network = Network(shape, len(class_names), tuple(layers), names, **options)
+    named = len(class_names)
+    names = len(arena.names_blob(class_names, feature_names, spare=spare or None))
+    known = named if spare else 0
+    network = Network(shape, named + spare, tuple(layers), names, known=known, **options)
     return Golden(seed, network, tuple(class_names), feature_names, **more)
 
 
@@ -253,6 +256,14 @@ GOLDEN: dict[str, Golden] = {
         options={"groups": 20, "batch": 4, "watch": True, "anchors": 110},
         values=0, swaps=3, gather=4,
     ),
+    # Classes that got their name on the way and one that has none, samples that wait.
+    "v1-spare-pending": _golden(
+        21, (1, 20, 1), (sparse(20, 12, 7), dense(12, 5)), ("rest", "walk", "run"),
+        options={
+            "groups": 20, "batch": 4, "replay_samples": 9, "replay_bits": 4, "pending": 4,
+        },
+        values=0, spare=2,
+    ),
     "v1-watch": _golden(
         20, (1, 20, 1), (sparse(20, 12, 7), dense(12, 3)), ("rest", "walk", "run"),
         options={"groups": 20, "batch": 2, "watch": True}, values=0, gather=4,
@@ -311,19 +322,21 @@ def parameters(golden: Golden) -> arena.Parameters:
     layers = []
     for i, layer in enumerate(network.layers):
         last = i + 1 == len(network.layers)
+        # A class without a name has no numbers yet: the writer gives it its row.
+        rows = network.known if last and network.known else layer.outputs
         blocks = layer.inputs // layer.block
         indices = []
-        for _ in range(layer.outputs if layer.per_row else 0):
+        for _ in range(rows if layer.per_row else 0):
             left = list(range(blocks))
             indices.append([left.pop(lcg.below(len(left))) for _ in range(layer.per_row)])
-        weights = [lcg.between(-110, 110) for _ in range(layer.weights)]
+        weights = [lcg.between(-110, 110) for _ in range(rows * layer.width)]
         s_w, s_out = golden.weight_scale, 1.0 if last else 2.0**-7
         layers.append(
             arena.LayerParameters(
-                weights=np.array(weights, np.int8).reshape(layer.outputs, layer.width),
+                weights=np.array(weights, np.int8).reshape(rows, layer.width),
                 indices=np.array(indices, np.uint16) if indices else None,
-                bias=np.array([lcg.between(-2000, 2000) for _ in range(layer.outputs)], np.int32),
-                multiplier=np.full(layer.outputs, s_in * s_w / s_out, np.float32),
+                bias=np.array([lcg.between(-2000, 2000) for _ in range(rows)], np.int32),
+                multiplier=np.full(rows, s_in * s_w / s_out, np.float32),
                 s_in=s_in, s_w=s_w, s_out=s_out, z_in=z_in,
             )
         )  # fmt: skip
@@ -386,10 +399,17 @@ def learn(blob: bytes, golden: Golden, steps: int, seed: int) -> bytes:
     x, y = stream(golden, sum(sizes), seed)
     rows = x.astype(np.uint8) if golden.values else x
     labels = [learner.model._labels[c] for c in y]
-    at = 0
-    for n in sizes:
+    at = before = 0
+    network = golden.network
+    for t, n in enumerate(sizes):
         learner.learn_many(rows[at : at + n], labels[at : at + n], replay=learner.batch - n)
-        at += n
+        if network.pending:
+            learner.hold(t, rows[at])
+            if t % 2:
+                learner.settle(t - 1, labels[before])
+        before, at = at, at + n
+    if len(learner.model.classes) < network.classes:
+        learner.add_class(f"new {seed}")
     learner.seal()
     return buffer.tobytes()
 

@@ -16,7 +16,7 @@ from zgedge.cli_common import ENDS, INTERRUPTED, READER_GONE
 VERBS = {
     "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",
     "import", "run", "learn", "top", "doctor", "data list", "data check", "data get",
-    "bench equal-bytes", "bench budgets",
+    "bench equal-bytes", "bench budgets", "bench continual",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
@@ -40,6 +40,7 @@ ARGUMENTS = {
     "learn": (["{on|freeze|status|accept|rollback}", "FILE"], {"--state", "--socket"}),
     "top": (["FILE"], {"--state", "--socket", "--once", "--every"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
+    "bench continual": ([], {"--stream", "--budget", "--seeds", "--rows", "--log", "--out"}),
     "doctor": ([], set()),
 }  # fmt: skip
 

@@ -410,6 +410,7 @@ def learn(blob: bytes, golden: Golden, steps: int, seed: int) -> bytes:
         before, at = at, at + n
     if len(learner.model.classes) < network.classes:
         learner.add_class(f"new {seed}")
+        learner.learn_one(rows[0], f"new {seed}")
     learner.seal()
     return buffer.tobytes()
 

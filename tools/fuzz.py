@@ -37,7 +37,7 @@ from zgedge.network import (  # noqa: E402
 from zgedge.runtime import core_library as core  # noqa: E402
 
 CORE = ROOT / "zgedge" / "runtime" / "core"
-PARTS = ("analytic", "arena", "learn", "model", "pending", "rewire", "trunk")
+PARTS = sorted({path.stem.removeprefix("zge_") for path in CORE.glob("*.c")} - {"kernels"})
 FLAGS = [
     "-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off",
     "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}",

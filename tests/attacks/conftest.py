@@ -46,7 +46,7 @@ def compile_with_core(cc: str, folder: Path, source: Path, flags: tuple[str, ...
         if name != "portable":
             defines.append(f"-DZGE_WITH_{name.upper()}")
     program = folder / source.stem
-    rest = [str(CORE / f"zge_{part}.c") for part in ("arena", "learn", "model", "trunk")]
+    rest = [str(path) for path in sorted(CORE.glob("*.c")) if path.name != "zge_kernels.c"]
     subprocess.run([*base, *defines, str(source), *rest, *objects, "-o", str(program)], check=True)
     return program
 

@@ -124,7 +124,8 @@ static void refuse(zge_model *m, float *x, uint16_t *y, uint32_t n) {
     }
     require(zge_learner_step_f32(m, NULL, y, n, 0, NULL, NULL) == ZGE_E_ARGUMENT, "no samples are learned");
     require(zge_learner_step_f32(m, x, NULL, n, 0, NULL, NULL) == ZGE_E_ARGUMENT, "no labels are learned");
-    const zge_config wrong[] = {{0.0f, 0, 0, 0, 1},  {8.5f, 0, 0, 0, 1}, {1.0f, 3, 0, 0, 1},   {1.0f, 0, 3, 0, 1},
+    const uint32_t none = ZGE_REWIRE_ATTENTION + 1;
+    const zge_config wrong[] = {{0.0f, 0, 0, 0, 1},   {8.5f, 0, 0, 0, 1}, {1.0f, 3, 0, 0, 1},   {1.0f, 0, none, 0, 1},
                                 {1.0f, 0, 0, 256, 1}, {1.0f, 0, 0, 0, 0}, {1.0f, 0, 0, 0, 4097}};
     for (uint32_t i = 0; i < 7; i++) {
         require(zge_learner_configure(m, &wrong[i]) == ZGE_E_ARGUMENT, "a setting out of range is taken");

@@ -395,7 +395,7 @@ def _named(names: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("names", "word"),
     [
-        (b"a\0b\0c\0\xff\0", "utf-8"), (b"a\0b\0c\0\xc0\x80\0", "utf-8"),
+        (b"a\0b\0c\0\xff\0", "names"), (b"a\0b\0c\0\xc0\x80\0", "utf-8"),
         (b"a\0b\0c\0\xed\xa0\x80\0", "utf-8"), (b"a\0b\0a\0d\0", "'a'"), (b"\0b\0\0d\0", "''"),
     ],
     ids=["byte-ff", "overlong", "surrogate", "twice", "empty-twice"],

@@ -46,7 +46,7 @@ def _program(cc: str, folder: Path, plain: str) -> Path:
     objects = [str(folder / "portable.o"), str(folder / "vnni.o")]
     for kind, out in zip((["-DZGE_VARIANT=portable"], vnni), objects, strict=True):
         subprocess.run([*flags, *kind, "-c", kernels, "-o", out], check=True)
-    units = [str(core / f"zge_{part}.c") for part in ("arena", "learn", "model", "trunk")]
+    units = [str(path) for path in sorted(core.glob("*.c")) if path.name != "zge_kernels.c"]
     program = folder / "geometry"
     subprocess.run(
         [*flags, "-DZGE_WITH_VNNI", str(HERE / "geometry.c"), *units, *objects, "-o", program],

@@ -69,7 +69,8 @@ def test_equal_bytes_has_every_row_within_its_bytes_and_resumes(tmp_path: Path) 
     assert len(runs) == 2 * len(made)
     assert found["complete"]
     assert all(0.9 * run["budget"] < run["bytes"] <= run["budget"] for run in runs)
-    still = (accuracy.CONVOLUTION, accuracy.REWIRED + "lottery")
+    # Tickets are found before; few signs flip in an epoch.
+    still = (accuracy.CONVOLUTION, accuracy.REWIRED + "lottery", accuracy.REWIRED + "deepr")
     assert all((run["rewired"] > 0) == run["row"].startswith("rewired") for run in runs
                if run["row"] not in still)  # fmt: skip
     text = out.read_text()

@@ -92,7 +92,7 @@ def test_memory_does_not_grow_behind_a_trunk(tmp_path: Path) -> None:
     x, y = stripes(64, 5)
     device.remember(x, y)
     device.save(tmp_path / "m.zge")
-    found = prover.prove(str(tmp_path / "m.zge"), 20_000)
+    found = prover.prove(str(tmp_path / "m.zge"), 60_000)
     assert found["passed"], found["reasons"]
     assert (found["rss_growth"], found["uss_growth"]) == (0, 0)
     assert found["rewired"] > 300

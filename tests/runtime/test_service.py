@@ -236,7 +236,10 @@ def test_a_client_that_never_reads_is_not_read_from(started: Any) -> None:
             except BlockingIOError:
                 time.sleep(0.01)
             assert sent < 10_000_000
-        client = next(iter(run.service._server._clients.values()))
+        while not (clients := list(run.service._server._clients.values())):
+            assert time.monotonic() - quiet < 60
+            time.sleep(0.01)
+        client = clients[0]
         assert len(client.out) < 4 * sockets.UNREAD
         assert run.ask(op="predict", x=X[0].tolist())["ok"]
 

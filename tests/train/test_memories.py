@@ -43,7 +43,8 @@ def test_more_samples_fit_into_the_bytes_of_the_planned_replay(
 ) -> None:
     fitted = trained.network
     assert fitted.replay_bits < planned.replay_bits
-    assert fitted.replay_samples > 1.5 * planned.replay_samples
+    assert fitted.watch  # and half of the replay's bytes may be the guard's
+    assert fitted.replay_samples > planned.replay_samples
     assert fitted.file_bytes <= planned.file_bytes
     assert len(arena.write(fitted, trained.parameters)) == fitted.file_bytes
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-# Variables that tie numerical libraries to an older processor's kernels; a benchmark runs without.
-_TIED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+# Variables that tie numerical libraries to an older processor's kernels, and one that has Python
+# compile its sources at every start; a benchmark runs without.
+_TIED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

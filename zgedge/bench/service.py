@@ -68,12 +68,15 @@ def _first_in_line(pid: int) -> bool:
 
 
 def measure(
-    samples: int, commit_every: float = 60.0, say: Callable[[str], None] = lambda text: None
+    samples: int,
+    commit_every: float = 60.0,
+    say: Callable[[str], None] = lambda text: None,
+    warmup_share: int = WARMUP,
 ) -> dict[str, Any]:
     """Let a service learn so many samples; what grew, and its last status.
 
-    Growth is the most after warm-up less the value at its end. Raises ZgedgeError where the service
-    fails.
+    Growth is the most after warm-up, one sample in `warmup_share`, less the value at its end.
+    Raises ZgedgeError where the service fails.
     """
     text = rows()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +93,7 @@ def measure(
         first_in_line = _first_in_line(child.pid)
         held = []
         state = Path(f"{path}.state")
-        warmup = samples // WARMUP
+        warmup = samples // warmup_share
         readings: list[tuple[int, ...]] = []
         try:
             done = 0

@@ -1653,12 +1653,7 @@ def _table_of_accuracy(
 
     budgets = [parse_size(size) for size in budget.split(",")]
     numbers = accuracy.numbers_of(seeds)
-    kind = os.path.splitext(plot or "plot.png")[1].removeprefix(".").lower()
-    if kind not in accuracy_plot.FORMATS:
-        raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
-    for path in (out, plot, log):
-        if path is not None:
-            _check_writable(path)
+    kind = _plot_kind(out, plot, log)
     with _reading(quiet=as_json) as reading:
         dataset = sources.load(data, data_dir=data_dir, label=label, say=_note, progress=reading)
     found = accuracy.collect(
@@ -1669,18 +1664,11 @@ def _table_of_accuracy(
         "--data": data, "--budget": budget, "--seeds": seeds, "--epochs": epochs, "--label": label,
         "--log": log, "--out": out, "--plot": plot,
     }  # fmt: skip
-    usual = {"--seeds": "0,1,2,3,4"}
-    words = [
-        word for option, value in given.items() if value not in (None, usual.get(option))
-        for word in (option, str(value))
-    ]  # fmt: skip
-    seen = os.path.relpath(plot, os.path.dirname(out) or ".") if plot and out else None
-    page = accuracy.markdown(found, shlex.join(["zgedge", "bench", name, *words]), seen)
-    text = "\n".join(page).rstrip() + "\n"
-    if found.runs and out is not None:
-        files.replace_file(out, text.encode())
-    if found.runs and plot is not None:
-        files.replace_file(plot, accuracy_plot.draw(found, kind))
+    words = [name, *_given(given, {"--seeds": "0,1,2,3,4"})]
+    text = _table_written(
+        out, plot, lambda seen: accuracy.markdown(found, _bench_command(words), seen),
+        lambda: accuracy_plot.draw(found, kind), bool(found.runs),
+    )  # fmt: skip
     if as_json:
         print_json({
             "table": name, "data": dataset.name, "budgets": budgets, "seeds": numbers,
@@ -1696,6 +1684,50 @@ def _table_of_accuracy(
         where = f"; the same command goes on from {log}" if log else ""
         click.echo(f"{len(found.runs)} of {found.cells} runs were made{where}.", err=True)
         raise KeyboardInterrupt
+
+
+def _plot_kind(out: str | None, plot: str | None, log: str | None) -> str:
+    """The format of a plot, by its name. Raises UsageError for one that there is not, or where the
+    plot or another file cannot be written."""
+    from zgedge.bench.accuracy_plot import FORMATS
+
+    kind = os.path.splitext(plot or "plot.png")[1].removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
+    for path in (out, plot, log):
+        if path is not None:
+            _check_writable(path)
+    return kind
+
+
+def _given(options: dict[str, Any], usual: dict[str, str]) -> list[str]:
+    """The words of options that were given and are not the usual ones."""
+    return [
+        word for option, value in options.items() if value not in (None, usual.get(option))
+        for word in (option, str(value))
+    ]  # fmt: skip
+
+
+def _bench_command(words: list[str]) -> str:
+    return shlex.join(["zgedge", "bench", *words])
+
+
+def _table_written(
+    out: str | None,
+    plot: str | None,
+    page: Callable[[str | None], list[str]],
+    draw: Callable[[], bytes],
+    runs: bool,
+) -> str:
+    """The text of a table, which is written with its plot where there are `runs`. `page` gives its
+    lines, told where the page finds the plot."""
+    seen = os.path.relpath(plot, os.path.dirname(out) or ".") if plot and out else None
+    text = "\n".join(page(seen)).rstrip() + "\n"
+    if runs and out is not None:
+        files.replace_file(out, text.encode())
+    if runs and plot is not None:
+        files.replace_file(plot, draw())
+    return text
 
 
 @bench.command("continual", cls=Command, epilog=ENDS)
@@ -1738,17 +1770,12 @@ def bench_continual(
     from pathlib import Path
 
     from zgedge import data as sources
-    from zgedge.bench import accuracy, accuracy_plot, continual, continual_plot
+    from zgedge.bench import accuracy, continual, continual_plot
 
     chosen = tuple(names.split(",")) if names else continual.DEFAULT
     size = parse_size(budget)
     numbers = [0] if quick else accuracy.numbers_of(seeds)
-    kind = os.path.splitext(plot or "plot.png")[1].removeprefix(".").lower()
-    if kind not in accuracy_plot.FORMATS:
-        raise UsageError(f"A plot cannot be {plot}.", "End its name with .png, .svg or .pdf.")
-    for path in (out, plot, log):
-        if path is not None:
-            _check_writable(path)
+    kind = _plot_kind(out, plot, log)
     loaded: dict[str, Any] = {}
 
     def load(name: str) -> Any:
@@ -1768,19 +1795,12 @@ def bench_continual(
         "--stream": names, "--budget": budget, "--seeds": seeds, "--rows": rows,
         "--samples": samples, "--log": log, "--out": out, "--plot": plot,
     }  # fmt: skip
-    usual = {"--seeds": "0,1,2,3,4", "--budget": "256KB"}
-    words = [
-        word for option, value in given.items() if value not in (None, usual.get(option))
-        for word in (option, str(value))
-    ]  # fmt: skip
+    words = ["continual", *_given(given, {"--seeds": "0,1,2,3,4", "--budget": "256KB"})]
     words += [word for word, is_on in (("--held-out", held_out), ("--quick", quick)) if is_on]
-    seen = os.path.relpath(plot, os.path.dirname(out) or ".") if plot and out else None
-    page = continual.markdown(found, shlex.join(["zgedge", "bench", "continual", *words]), seen)
-    text = "\n".join(page).rstrip() + "\n"
-    if found.runs and out is not None:
-        files.replace_file(out, text.encode())
-    if found.runs and plot is not None:
-        files.replace_file(plot, continual_plot.draw(found, kind))
+    text = _table_written(
+        out, plot, lambda seen: continual.markdown(found, _bench_command(words), seen),
+        lambda: continual_plot.draw(found, kind), bool(found.runs),
+    )  # fmt: skip
     if as_json:
         print_json({
             "streams": list(chosen), "budget": size, "seeds": numbers,

@@ -18,6 +18,22 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 FORMATS = ("png", "svg", "pdf")
 
 
+def figures(kind: str, runs: bool) -> Any:
+    """matplotlib's module of figures, to draw a picture in one of `FORMATS`.
+
+    Raises UsageError for another format or where there are no `runs`, MissingExtraError without
+    matplotlib.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"A plot cannot be a .{kind}.", f"Name it .{', .'.join(FORMATS)}.")
+    if not runs:
+        raise UsageError("There is no run to plot.", "Let at least one end.")
+    try:
+        return importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingExtraError("report", "matplotlib") from error
+
+
 def draw(table: Table, kind: str = "png") -> bytes:
     """The bytes of a picture in one of `FORMATS`: a line for each row, over bytes on a logarithmic
     axis, with the standard deviation over the seeds as bars.
@@ -25,16 +41,8 @@ def draw(table: Table, kind: str = "png") -> bytes:
     Raises UsageError for another format or a table without a run, MissingExtraError without
     matplotlib.
     """
-    if kind not in FORMATS:
-        raise UsageError(f"A plot cannot be a .{kind}.", f"Name it .{', .'.join(FORMATS)}.")
     records = summary(table)
-    if not records:
-        raise UsageError("There is no run to plot.", "Let at least one end.")
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingExtraError("report", "matplotlib") from error
-    figure = figure_module.Figure(figsize=(8.5, 5.5), layout="constrained")
+    figure = figures(kind, bool(records)).Figure(figsize=(8.5, 5.5), layout="constrained")
     axis = figure.subplots()
     axis.set_xscale("log", base=2)
     # The best of the largest budget first, as the lines end on the right.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import statistics
 from typing import Any
 
 from zgedge.bench import contenders
-from zgedge.bench.accuracy_plot import COLOURS, FORMATS, LINES, MARKS
+from zgedge.bench.accuracy_plot import COLOURS, LINES, MARKS, figures
 from zgedge.bench.continual import Run, Table, over_tasks
-from zgedge.errors import MissingExtraError, UsageError
 
 
 def points(runs: list[Run]) -> tuple[list[float], list[float]]:
@@ -31,20 +29,11 @@ def draw(table: Table, kind: str = "png") -> bytes:
     Raises UsageError for another format or a table without a run, MissingExtraError without
     matplotlib.
     """
-    if kind not in FORMATS:
-        raise UsageError(f"A plot cannot be a .{kind}.", f"Name it .{', .'.join(FORMATS)}.")
     names = [name for name in table.streams if table.rows(name)]
-    if not names:
-        raise UsageError("There is no run to plot.", "Let at least one end.")
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingExtraError("report", "matplotlib") from error
+    module = figures(kind, bool(names))
     across = min(3, len(names))
     down = -(-len(names) // across)
-    figure = figure_module.Figure(
-        figsize=(max(6.5, 4.3 * across), 3.5 * down + 0.9), layout="constrained"
-    )
+    figure = module.Figure(figsize=(max(6.5, 4.3 * across), 3.5 * down + 0.9), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     order = list(dict.fromkeys(row for name in names for row in table.rows(name)))
     shown: dict[str, Any] = {}

@@ -380,12 +380,7 @@ class Store:
             try:
                 store._prepare()
             except OSError as e:
-                if e.errno not in TROUBLES:
-                    raise ZgedgeError(
-                        f"Cannot keep learned state in {store.folder}: {e.strerror}.",
-                        "Name a folder that this user may write to with --state.",
-                    ) from e
-                store._trouble(e)
+                store._met(e)
         except BaseException:
             store.close()
             raise
@@ -410,12 +405,17 @@ class Store:
                 "Stop it, or name another folder with --state.",
             ) from e
         except OSError as e:
-            if e.errno not in TROUBLES:
-                raise ZgedgeError(
-                    f"Cannot keep learned state in {self.folder}: {e.strerror}.",
-                    "Name a folder that this user may write to with --state.",
-                ) from e
-            self._trouble(e)
+            self._met(e)
+
+    def _met(self, e: OSError) -> None:
+        """Go on in memory where the disk is in trouble. Raises ZgedgeError for a folder that
+        cannot be used."""
+        if e.errno not in TROUBLES:
+            raise ZgedgeError(
+                f"Cannot keep learned state in {self.folder}: {e.strerror}.",
+                "Name a folder that this user may write to with --state.",
+            ) from e
+        self._trouble(e)
 
     def _prepare(self) -> None:
         """Have all files at their full length, on disk: it does not grow afterwards. Raises

@@ -394,6 +394,28 @@ def test_jitter_moves_mirrors_and_blanks() -> None:
     assert blank.min() >= 4
 
 
+def test_statistics_are_of_pictures_as_training_moves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm over pictures that stand still is not what the weights have learned with."""
+    seen: list[torch.Tensor] = []
+    measure = QuantizedTrunk.measure
+
+    def keep(self: QuantizedTrunk, batches: Any, rounds: bool) -> None:
+        batches = list(batches)
+        seen.extend(batches)
+        measure(self, batches, rounds)
+
+    monkeypatch.setattr(QuantizedTrunk, "measure", keep)
+    rng = np.random.default_rng(0)
+    x = rng.integers(100, 256, (60, 16 * 16 * 3), dtype=np.uint8)
+    names = tuple(str(i) for i in range(10))
+    y = np.arange(60) % 10
+    made = Dataset("made", x, y, x[:4], y[:4], names, True, (16, 16, 3), "picture")
+    train(made, _network((16, 16, 3), _conv(4, 3, 2)), strategy="static", seed=0, steps=3)
+    assert seen
+    # What moves in is black, as nothing in these pictures is.
+    assert all(bool((batch == 0).any()) for batch in seen)
+
+
 def test_teacher_is_wider_and_of_the_same_form() -> None:
     teacher = teacher_of(SPARSE_BEHIND)
     assert [x.channels for x in teacher.trunk] == [16, 24]

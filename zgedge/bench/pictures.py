@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+import torch
 
 from zgedge import arena, data
 from zgedge.bench import results, timing
 from zgedge.budget import format_size
 from zgedge.data import Dataset
-from zgedge.network import KB
+from zgedge.network import KB, Network
 from zgedge.runtime import Model
 from zgedge.spec import spec_of
 from zgedge.train import Epoch, train
+from zgedge.train.fit import device_for
 from zgedge.train.search import SEARCH_SHARE, choose
 
 PACKAGES = ("numpy", "torch", "zgedge")
@@ -55,12 +57,20 @@ SETTINGS = (
     Setting("mnist", 32 * KB, (0, 1, 2, 3, 4), "c5/2x16 c3x24 p2 c3x40 c3x40+ m", epochs=8),
     Setting("cifar10", 96 * KB, (0,), seconds=600.0),
     Setting("cifar10", 96 * KB, (0,), steps=22_500),
+    Setting(
+        "cifar10",
+        256 * KB,
+        (0,),
+        "c3x40 c3x40 c3x40+1 p2 c3x56 c3x56 c3x56+1 p2 c3x68 c3x68 c3x68+1 m",
+        steps=25_170,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained network. `curve` are pairs (seconds, held-out accuracy), search included."""
+    """One trained network. `curve` are pairs (seconds, held-out accuracy), search included; `on` is
+    the kind of device that trained it."""
 
     data: str
     budget: int
@@ -75,6 +85,7 @@ class Run:
     shadow: float
     seconds: float
     curve: Sequence[Sequence[float]]
+    on: str = "cpu"
 
 
 def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], None]) -> Run:
@@ -108,7 +119,13 @@ def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], 
         steps=result.planned_steps, threads=result.threads,
         accuracy=float((found == dataset.y_test).mean()), shadow=result.shadow_accuracy or 0.0,
         seconds=round(choice.seconds + result.seconds, 1), curve=tuple(curve),
+        on=_device(network),
     )  # fmt: skip
+
+
+def _device(network: Network) -> str:
+    device = device_for(network)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def markdown(runs: list[Run]) -> list[str]:
@@ -134,8 +151,8 @@ def markdown(runs: list[Run]) -> list[str]:
         if "epochs" not in run.length:
             lines += ["", f"## {run.data}, {format_size(run.budget)}, {run.length}", ""]
             lines += [
-                f"Seed {run.seed}, {run.threads} threads, {run.steps:,} steps after the search. "
-                "Accuracy on held-out pictures:",
+                f"Seed {run.seed}, {run.threads} threads, {run.on}, {run.steps:,} steps after the "
+                "search. Accuracy on held-out pictures:",
                 "",
             ]
             lines += results.table(

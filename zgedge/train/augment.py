@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -49,24 +51,34 @@ def jitter(
     """
     height, width, channels = shape
     count = len(codes)
-    rows = np.arange(height) + rng.integers(-shift, shift + 1, (count, 1))
-    columns = np.arange(width) + rng.integers(-shift, shift + 1, (count, 1))
-    mirrored = rng.random((count, 1)) < 0.5
-    columns = np.where(mirrored, width - 1 - columns, columns)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
-        :, None
+    drawn: list[npt.NDArray[Any]] = [
+        rng.integers(-shift, shift + 1, count),
+        rng.integers(-shift, shift + 1, count),
+        rng.random(count) < 0.5,
     ]
     if cutout:
-        top = rng.integers(0, height, (count, 1)) - cutout // 2
-        left = rng.integers(0, width, (count, 1)) - cutout // 2
-        y, x = np.arange(height) - top, np.arange(width) - left
-        inside &= ~(((y >= 0) & (y < cutout))[:, :, None] & ((x >= 0) & (x < cutout))[:, None, :])
-    at = rows.clip(0, height - 1)[:, :, None] * width + columns.clip(0, width - 1)[:, None]
-    at += (np.arange(count) * height * width)[:, None, None]
-    pixels = codes.reshape(count * height * width, channels)
-    moved = pixels[torch.from_numpy(at.reshape(-1))]
-    moved *= torch.from_numpy(inside.reshape(-1, 1)).to(torch.uint8)
+        drawn += [rng.integers(0, height, count), rng.integers(0, width, count)]
+    # All that is drawn goes to the pictures' device at once; the pixels are moved there.
+    per_picture = torch.from_numpy(np.array(drawn, np.int64)).to(codes.device).unsqueeze(-1)
+    y, x = (torch.arange(side, device=codes.device) for side in (height, width))
+    rows, columns = y + per_picture[0], x + per_picture[1]
+    columns = torch.where(per_picture[2] > 0, width - 1 - columns, columns)
+    inside = _within(rows, height).unsqueeze(2) & _within(columns, width).unsqueeze(1)
+    if cutout:
+        down = _within(y - per_picture[3] + cutout // 2, cutout)
+        across = _within(x - per_picture[4] + cutout // 2, cutout)
+        inside &= ~(down.unsqueeze(2) & across.unsqueeze(1))
+    at = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
+    at += torch.arange(0, count * height * width, height * width, device=codes.device).view(
+        -1, 1, 1
+    )
+    moved = codes.reshape(count * height * width, channels)[at.view(-1)]
+    moved *= inside.view(-1, 1)
     return moved.view(count, -1)
+
+
+def _within(x: Tensor, end: int) -> Tensor:
+    return (x >= 0) & (x < end)
 
 
 def _affine(

@@ -64,6 +64,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 10, 200
 # steps or passes are wanted, of few pictures more passes.
 WANTED_TRUNK_STEPS, FEWEST_TRUNK_STEPS = 8_000, 1_500
 MOST_TRUNK_EPOCHS = 70
+GPU_BATCH, FEWEST_GPU_SAMPLES = 256, 20_000
 # Operations of a step from which a second thread gains more than it costs.
 THREADS_FROM = 4e9
 TRUNK_THREADS_FROM = 2e8
@@ -93,11 +94,10 @@ class _Snapshot:
 
 @dataclass
 class _Place:
-    """Where in an epoch a training is: the next batch, and the sums so far."""
+    """Where in an epoch a training is: the next batch, and what was rewired so far."""
 
     epoch: int
     batch: int
-    loss: float
     rewired: list[int]
 
 
@@ -393,8 +393,13 @@ def split_validation(
 
 
 def batch_size(samples: int, network: Network) -> int:
-    """Samples of a training step; batch norm's noise helps a small trunk more than smooth steps."""
+    """Samples of a training step; batch norm's noise helps a small trunk more than smooth steps.
+
+    A GPU takes more at a time: a step of few samples is over before the next one is asked for.
+    """
     most = 64 if network.trunk or samples < 20_000 else 128
+    if device_for(network).type == "cuda" and samples >= FEWEST_GPU_SAMPLES:
+        most = GPU_BATCH
     return min(samples, 32 if samples < 5000 else most)
 
 
@@ -433,13 +438,17 @@ def operations(network: Network, batch: int) -> int:
 
 def optimizer_of(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015); with decay, which is of matrices and filters alone, AdamW."""
+    # The steps of all parameters together: a GPU has one kernel for them.
+    fused = parameters[0].is_cuda
     if not recipe.decay:
-        return torch.optim.Adam(parameters, lr=recipe.rate, foreach=True)
+        return torch.optim.Adam(parameters, lr=recipe.rate, fused=fused, foreach=not fused)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1]},
         {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay, foreach=True)
+    return torch.optim.AdamW(
+        groups, lr=recipe.rate, weight_decay=recipe.decay, fused=fused, foreach=not fused
+    )
 
 
 def device_strategy(strategy: str, network: Network) -> str:
@@ -496,6 +505,7 @@ class _Training:
             for i in range(len(network.layers))
         ]
         self.device = device_for(network)
+        self.targets = self.labels.to(self.device)
         self.net = QuantizedNetwork(
             network, self.coding, wiring, self.generator, self.device, start
         )
@@ -526,7 +536,8 @@ class _Training:
         self.history: list[Epoch] = []
         self.best: _Snapshot | None = None
         self.top_accuracy = 0.0
-        self.place = _Place(1, 0, 0.0, [0] * len(network.layers))
+        self.place = _Place(1, 0, [0] * len(network.layers))
+        self.losses = torch.zeros((), dtype=torch.float64, device=self.device)
         self.epoch_rng = self.rng.bit_generator.state
 
     def _start(self, i: int) -> npt.NDArray[np.int64] | None:
@@ -610,6 +621,7 @@ class _Training:
             "early": self.early,
             "step": self.step,
             "place": asdict(self.place),
+            "losses": float(self.losses),
             "history": [asdict(epoch) for epoch in self.history],
             "best": best and (best.epoch, best.step, best.accuracy, best.loss, best.shadow),
             "top": self.top_accuracy,
@@ -634,6 +646,7 @@ class _Training:
         self.early = state.get("early")
         self.step = state["step"]
         self.place = _Place(**state["place"])
+        self.losses.fill_(state["losses"])
         self.history = [
             Epoch(**{**epoch, "rewired": tuple(epoch["rewired"])}) for epoch in state["history"]
         ]
@@ -649,7 +662,7 @@ class _Training:
         for i in range(self.per_epoch):
             if i == UNMEASURED_STEPS:
                 started = time.monotonic()
-            self._step(codes, order, i)
+            float(self._step(codes, order, i))  # waits for it
             taken = i + 1
             if taken >= LEAST_MEASURED and time.monotonic() - began >= seconds:
                 break
@@ -664,15 +677,16 @@ class _Training:
         codes = self.codes
         if self.recipe.warps:
             codes = warp(codes, self.dataset.shape, self.rng)
-        return codes, torch.from_numpy(self.rng.permutation(len(codes)))
+        order = torch.from_numpy(self.rng.permutation(len(codes)))
+        return codes.to(self.device), order.to(self.device)
 
     def _measured(self, codes: Tensor, order: Tensor) -> list[Tensor]:
         """Batches that batch norm's statistics are taken from."""
         count = min(MEASURED_BATCHES, self.per_epoch)
         return [codes[order[k * self.batch : (k + 1) * self.batch]] for k in range(count)]
 
-    def _step(self, codes: Tensor, order: Tensor, i: int) -> float:
-        """One step, on batch i of the epoch; its loss."""
+    def _step(self, codes: Tensor, order: Tensor, i: int) -> Tensor:
+        """One step, on batch i of the epoch; its loss, where the device may still be at it."""
         at = self.step / self.total
         chosen = order[i * self.batch : (i + 1) * self.batch]
         period = self.strategy.period(self.total)
@@ -684,7 +698,7 @@ class _Training:
         for layer in self.net.layers:
             layer.tap.open = moves and self.strategy.uses_gradient
             layer.tap.watched = moves and self.strategy.uses_batch
-        loss = self._loss(codes[chosen], self.labels[chosen], observe)
+        loss = self._loss(codes[chosen], self.targets[chosen], observe)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if moves:
@@ -699,7 +713,7 @@ class _Training:
         self.step += 1
         if self.step == self.early_at:
             self.early = self.net.state()
-        return float(loss.detach())
+        return loss.detach()
 
     def _epoch(
         self,
@@ -712,7 +726,7 @@ class _Training:
         steps = min(self.per_epoch, self.total - (place.epoch - 1) * self.per_epoch)
         while place.batch < steps:
             self._between_steps(whole)
-            place.loss += self._step(codes, order, place.batch)
+            self.losses += self._step(codes, order, place.batch)
             place.batch += 1
         number = place.epoch
         snapshot = self._snapshot(number, self._measured(codes, order))
@@ -728,13 +742,14 @@ class _Training:
             number,
             self.epochs,
             snapshot.accuracy,
-            place.loss / steps,
+            float(self.losses) / steps,
             self.recipe.rate_at(self.step - 1, self.total),
             tuple(place.rewired),
             time.monotonic() - self.began,
         )
         self.history.append(epoch)
-        self.place = _Place(number + 1, 0, 0.0, [0] * len(self.network.layers))
+        self.place = _Place(number + 1, 0, [0] * len(self.network.layers))
+        self.losses.zero_()
         self.epoch_rng = self.rng.bit_generator.state
         log.write(
             "epoch",
@@ -749,10 +764,7 @@ class _Training:
             progress(epoch)
 
     def _loss(self, codes: Tensor, labels: Tensor, observe: bool) -> Tensor:
-        if self.recipe.shifts:
-            rng = np.random.default_rng((self.seed, self.step))
-            codes = jitter(codes, self.dataset.shape, self.recipe.shifts, self.recipe.cutout, rng)
-        codes, labels = codes.to(self.device), labels.to(self.device)
+        codes = self._moved(codes, self.step)
         found = self.net.forward(codes, observe=observe and self.rounds, rounds=self.rounds)
         if found.requires_grad and any(layer.tap.watched for layer in self.net.layers):
             found.register_hook(self._keep_head_errors)  # type: ignore[no-untyped-call]
@@ -760,6 +772,13 @@ class _Training:
         if self.teacher is None:
             return loss
         return taught_loss(loss, found, self.teacher.shadow(codes))
+
+    def _moved(self, codes: Tensor, *draw: int) -> Tensor:
+        """Codes as training sees them; `draw` numbers what is drawn for them."""
+        if not self.recipe.shifts:
+            return codes
+        rng = np.random.default_rng((self.seed, *draw))
+        return jitter(codes, self.dataset.shape, self.recipe.shifts, self.recipe.cutout, rng)
 
     def _keep_head_errors(self, errors: Tensor) -> None:
         self.head_errors = errors
@@ -818,11 +837,14 @@ class _Training:
             for own, average in zip(self.net.parameters(), self.averages, strict=False):
                 own.copy_(average)
         if self.net.trunk is not None:
-            self.net.trunk.measure((b.to(self.device) for b in batches), self.rounds)
+            # What moves in is black and lowers the means: statistics of pictures that stand still
+            # are not those that the weights learned with.
+            moved = (self._moved(b.to(self.device), self.step, k) for k, b in enumerate(batches))
+            self.net.trunk.measure(moved, self.rounds)
         layers, trunk = self.net.integers(), self.net.trunk_integers()
         scores: npt.NDArray[Any]
         if self.rounds:
-            sums = logits(self.network, layers, self.held_codes, trunk)
+            sums = logits(self.network, layers, self.held_codes, trunk, self.device)
             scores = sums * (layers[-1].s_in * layers[-1].s_w)
         else:
             scores = self._shadow_logits(self.held_codes)
@@ -863,14 +885,15 @@ class _Training:
         accuracy = shadow_accuracy = None
         if len(self.dataset.x_test):
             codes = self.coding.encode(self.dataset.x_test)
-            found = logits(self.network, best.layers, codes, best.trunk).argmax(axis=1)
+            found = logits(self.network, best.layers, codes, best.trunk, self.device)
+            found = found.argmax(axis=1)
             accuracy = float((found == self.dataset.y_test).mean())
             self.net.restore(best.shadow)
             right = self._shadow_logits(codes).argmax(axis=1) == self.dataset.y_test
             shadow_accuracy = float(right.mean())
         threshold = 0
         if unknown:
-            held = logits(self.network, best.layers, self.held_codes, best.trunk)
+            held = logits(self.network, best.layers, self.held_codes, best.trunk, self.device)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
         memories = None
         if STRATEGIES[strategy].device == "attention":
@@ -884,7 +907,7 @@ class _Training:
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]
             if self.network.trunk:
-                remembered = features(self.network, best.trunk, remembered)
+                remembered = features(self.network, best.trunk, remembered, self.device)
             memories = (remembered, y[chosen])
         parameters = pack(
             self.dataset,

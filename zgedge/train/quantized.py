@@ -23,7 +23,7 @@ from zgedge.network import DENSE, Layer, Network
 from zgedge.train.inputs import InputCoding
 from zgedge.train.rounding import CLIP_MOMENTUM, RoundThrough, float32, high_quantile
 from zgedge.train.start import LayerStart, Start
-from zgedge.train.trunk import QuantizedTrunk, features
+from zgedge.train.trunk import CPU, QuantizedTrunk, features
 
 # Largest weight, in steps, at the end of training. Learning on a device needs room above it.
 FULL_RANGE = 127
@@ -236,8 +236,10 @@ class QuantizedNetwork:
             if self.trunk is not None:
                 self.trunk.start(start)
         if device is not None and device.type != "cpu":
-            for part in (*self.layers, *(self.trunk.parts if self.trunk else ())):
-                part.move(device)
+            for own_layer in self.layers:
+                own_layer.move(device)
+            if self.trunk is not None:
+                self.trunk.move(device)
 
     def parameters(self) -> list[Tensor]:
         own = [t for layer in self.layers for t in (layer.values, layer.bias)]
@@ -314,15 +316,19 @@ def logits(
     layers: Sequence[LayerParameters],
     codes: npt.NDArray[np.uint8],
     trunk: Sequence[TrunkParameters] = (),
+    device: torch.device = CPU,
 ) -> npt.NDArray[np.int64]:
-    """Integer logits [n, classes] of codes [n, inputs]: the same numbers as the core's."""
+    """Integer logits [n, classes] of codes [n, inputs]: the same numbers as the core's.
+
+    device  where the trunk is computed
+    """
     if len(codes) == 0:
         return np.zeros((0, network.classes), np.int64)
     parts = []
     for at in range(0, len(codes), EXACT_CHUNK):
         part = codes[at : at + EXACT_CHUNK]
         if network.trunk:
-            part = features(network, trunk, part)
+            part = features(network, trunk, part, device)
         x = torch.from_numpy(part).double()
         for i, (layer, p) in enumerate(zip(network.layers, layers, strict=True)):
             x = (x - p.z_in) @ _exact_matrix(layer, p).t() + torch.from_numpy(p.bias)

@@ -32,6 +32,7 @@ LEAST_MULTIPLIER = 2.0**-22
 # The conv part of a residual sum has half the range of its sum.
 RESIDUAL_RANGE = 2.0
 
+CPU = torch.device("cpu")
 EXACT_CHUNK = 256
 EXACT_IN_FLOAT32 = 2**24
 
@@ -39,7 +40,8 @@ EXACT_IN_FLOAT32 = 2**24
 class Scale:
     """The scale that the tensors of a residual chain, and those on both sides of a pool, share.
 
-    clip   float32 scalar, real value of the top code 255; 0: not seen yet
+    clip   float32 scalar, real value of the top code 255; 0: not seen yet. It stays on the host,
+           where every pass reads it: to ask a GPU for it would stop the GPU at each layer
     fixed  real value of one step where it is that of the picture's codes, else None
     """
 
@@ -53,9 +55,6 @@ class Scale:
         """Real value of one step, as the file stores it."""
         return self.fixed or float32(max(float(self.clip), 1e-3) / 255.0)
 
-    def move(self, device: torch.device) -> None:
-        self.clip = self.clip.to(device)
-
     def see(self, top: Tensor) -> None:
         """A layer of this pass has outputs up to `top`."""
         self._seen.append(top)
@@ -63,7 +62,7 @@ class Scale:
     def settle(self) -> None:
         """Move `clip` towards the highest of what was seen in this pass."""
         if self._seen and self.fixed is None:
-            top = torch.stack(self._seen).max()
+            top = torch.stack(self._seen).max().cpu()
             self.clip.copy_(top if self.clip == 0 else torch.lerp(self.clip, top, CLIP_MOMENTUM))
         self._seen = []
 
@@ -194,9 +193,10 @@ class QuantizedTrunk:
             if conv is not None and begin is not None:
                 conv.start(begin)
 
-    @property
-    def parts(self) -> list[QuantizedConv | Scale]:
-        return [*(conv for conv in self.convs if conv is not None), *self.own_scales]
+    def move(self, device: torch.device) -> None:
+        for conv in self.convs:
+            if conv is not None:
+                conv.move(device)
 
     def parameters(self) -> list[Tensor]:
         found = [conv for conv in self.convs if conv is not None]
@@ -347,20 +347,26 @@ def max_pool(layer: TrunkLayer, x: Tensor) -> Tensor:
 
 
 def features(
-    network: Network, trunk: Sequence[TrunkParameters], codes: npt.NDArray[np.uint8]
+    network: Network,
+    trunk: Sequence[TrunkParameters],
+    codes: npt.NDArray[np.uint8],
+    device: torch.device = CPU,
 ) -> npt.NDArray[np.uint8]:
     """Codes [n, features] that the trunk gives for codes [n, inputs]: the core's numbers."""
     out = np.empty((len(codes), network.features), np.uint8)
-    filters = [_exact_filter(layer, p) for layer, p in zip(network.trunk, trunk, strict=True)]
+    filters = [
+        _exact_filter(layer, p, device) for layer, p in zip(network.trunk, trunk, strict=True)
+    ]
     with torch.no_grad():
         for at in range(0, len(codes), EXACT_CHUNK):
-            x = pictures(torch.from_numpy(codes[at : at + EXACT_CHUNK]), network.shape).float()
+            part = torch.from_numpy(codes[at : at + EXACT_CHUNK]).to(device)
+            x = pictures(part, network.shape).float()
             kept = [x]
             for layer, p, values in zip(network.trunk, trunk, filters, strict=True):
                 x = _exact_layer(layer, p, values, x, kept)
                 kept.append(x)
             part = x.permute(0, 2, 3, 1).reshape(len(x), -1)
-            out[at : at + EXACT_CHUNK] = part.to(torch.uint8).numpy()
+            out[at : at + EXACT_CHUNK] = part.to(torch.uint8).cpu().numpy()
     return out
 
 
@@ -375,19 +381,20 @@ def _exact_layer(
         total = x.double().sum(dim=(2, 3), keepdim=True).float()
         return torch.round((total * float(multiplier)).clamp_(0.0, 255.0))
     total = convolve(layer, x.to(values.dtype), values)
-    total = total + torch.from_numpy(p.bias).to(values.dtype).view(1, -1, 1, 1)
+    total = total + torch.from_numpy(p.bias).to(values.device, values.dtype).view(1, -1, 1, 1)
     # This rounds a float64 sum once, as C's cast does.
-    scaled = total.float() * torch.from_numpy(p.multiplier).view(1, -1, 1, 1)
+    scaled = total.float() * torch.from_numpy(p.multiplier).to(values.device).view(1, -1, 1, 1)
     if layer.add is None:
         return torch.round(scaled.clamp_(0.0, 255.0))
     return (torch.round(scaled.clamp_(-128.0, 127.0)) + kept[layer.add]).clamp_(0.0, 255.0)
 
 
-def _exact_filter(layer: TrunkLayer, p: TrunkParameters) -> Tensor | None:
+def _exact_filter(layer: TrunkLayer, p: TrunkParameters, device: torch.device) -> Tensor | None:
     """Weights as [channels, incoming, k, k], in float32 where that holds every sum, else float64.
 
     float64 is ten times slower and hardly ever needed: no sum of a layer is larger than 255 times
-    the sum of a channel's weights, and float32 counts to 2^24.
+    the sum of a channel's weights, and float32 counts to 2^24. A GPU takes float64 always: in
+    float32 its library may transform a convolution (Winograd), and fractions are not exact.
     """
     if p.weights is None or p.bias is None:
         return None
@@ -396,5 +403,6 @@ def _exact_filter(layer: TrunkLayer, p: TrunkParameters) -> Tensor | None:
     if layer.kind == DEPTHWISE:
         weights = weights.unsqueeze(1)
     most = 255 * weights.double().abs().sum(dim=(1, 2, 3)).numpy() + np.abs(p.bias.astype(float))
-    exact = torch.float32 if most.max() <= EXACT_IN_FLOAT32 else torch.float64
-    return weights.to(exact).contiguous(memory_format=torch.channels_last)
+    small = most.max() <= EXACT_IN_FLOAT32 and device.type == "cpu"
+    exact = torch.float32 if small else torch.float64
+    return weights.to(device, exact).contiguous(memory_format=torch.channels_last)

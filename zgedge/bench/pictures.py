@@ -85,7 +85,7 @@ class Run:
     shadow: float
     seconds: float
     curve: Sequence[Sequence[float]]
-    on: str = "cpu"
+    on: str
 
 
 def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], None]) -> Run:

@@ -413,7 +413,7 @@ def read_learner(file: File) -> None:
     rows = sum(x["outputs"] for x in file.layers if x["kind"] == 1)
     need(0 < k["rate"] <= 8 and k["learn"] <= 2 and k["strategy"] <= 5, "STATE")
     need(k["strategy"] != 5 or 16 in file.sections, "STATE")
-    need(k["swaps"] <= 255 and 1 <= k["gather"] <= 4096 and k["gathered"] <= 4160, "STATE")
+    need(k["keep"] <= 1 and 1 <= k["gather"] <= 4096 and k["gathered"] <= 4160, "STATE")
     need(k["cursor"] < max(rows, 1) and k["filled"] <= net["replay"], "STATE")
     need(k["activity"] <= 255 * k["gathered"], "STATE")
     file.rates = [

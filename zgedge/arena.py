@@ -41,6 +41,8 @@ TRAINING_STRATEGIES = (
     "rigl", "set", "hebbian", "three-factor", "attention", "deepr", "lottery", "static",
 )  # fmt: skip
 LEARN = ("all", "head", "none")
+# Which new samples a full replay takes (docs/arithmetic.md, 5.6).
+KEEP = ("fade", "reservoir")
 NO_NAME = b"\xff"  # fills the room behind a name, and that of a class that has none yet
 NAME_ROOM = 24  # bytes for each name of a file with spare classes, unless a name needs more
 ANALYTIC_PACE = 32  # steps of an analytic head's solve in a tick
@@ -51,7 +53,7 @@ _NET = struct.Struct("<IHHIIIHHHHIHHIQIfIBBH")
 _LAYER = struct.Struct("<BBBBIIIfff4x")
 _TRUNK = struct.Struct("<BBBBIIIfffBBBx")
 _PENDING = struct.Struct("<QQQII")
-_LEARNER = struct.Struct("<QQQQIIfHHHHIIIQ")
+_LEARNER = struct.Struct("<QQQQIIfHHBBHIIIQ")
 _TRACES = struct.Struct("<HHHH")
 _ANCHORS = struct.Struct("<IIII")
 _WATCH = struct.Struct("<IHHIfIIIIII6QI4x")
@@ -116,6 +118,7 @@ class LearnerParameters:
     strategy: str = "rigl"
     swaps: int = 1
     gather: int = 64
+    keep: str = "fade"
     pace: int = ANALYTIC_PACE
 
 
@@ -418,7 +421,7 @@ def _learner_bytes(p: Parameters, filled: int) -> bytes:
     k = p.learner or LearnerParameters(key=p.seed)
     blob = _LEARNER.pack(
         0, 0, 0, 0, k.key & 0xFFFFFFFF, 0, k.rate, LEARN.index(k.learn),
-        STRATEGIES.index(k.strategy), k.swaps, k.gather, 0, filled, 0, 0,
+        STRATEGIES.index(k.strategy), k.swaps, KEEP.index(k.keep), k.gather, 0, filled, 0, 0,
     )  # fmt: skip
     for weight, bias in learning_coefficients(p.layers):
         blob += struct.pack("<ff", weight, bias)
@@ -795,14 +798,14 @@ class Arena:
         if not self.network.learning:
             return None
         (
-            step, samples, rewired, clamped, key, cursor, rate, learn, strategy, swaps, gather, _,
-            filled, _, correct,
+            step, samples, rewired, clamped, key, cursor, rate, learn, strategy, swaps, keep,
+            gather, _, filled, _, correct,
         ) = _LEARNER.unpack_from(self.section(net.LEARNER).data)  # fmt: skip
         return {
             "steps": step, "samples": samples, "rewired": rewired, "clamped": clamped, "key": key,
             "cursor": cursor, "rate": rate, "learn": LEARN[learn],
             "strategy": STRATEGIES[strategy], "swaps": swaps, "gather": gather,
-            "remembered": filled, "correct": correct,
+            "keep": KEEP[keep], "remembered": filled, "correct": correct,
         }  # fmt: skip
 
     def watch(self) -> dict[str, Any] | None:

@@ -123,6 +123,10 @@ def main() -> None:
     help="Samples that can wait for their label.",
 )  # fmt: skip
 @click.option(
+    "--remember", default="fade", show_default=True, type=click.Choice(files.KEEP),
+    help="Which samples of its stream it remembers: the newer, or a fair share of all.",
+)  # fmt: skip
+@click.option(
     "--unknown", is_flag=True, help="Store a threshold under which the answer is unknown."
 )
 @click.option("--window", type=int, metavar="N", help="Rows of a window, for a stream of rows.")
@@ -149,6 +153,7 @@ def train(
     head: str,
     spare_classes: int,
     pending: int,
+    remember: str,
     unknown: bool,
     window: int | None,
     log: str | None,
@@ -227,7 +232,10 @@ def train(
     if result.interrupted and not result.best_epoch:
         raise KeyboardInterrupt
     made = roomy(result.network, names, spare_classes, pending)
-    blob = files.write(made, replace(result.parameters, budget=size))
+    parameters = replace(result.parameters, budget=size)
+    if parameters.learner is not None:
+        parameters.learner = replace(parameters.learner, keep=remember)
+    blob = files.write(made, parameters)
     files.replace_file(out, blob)
     if as_json:
         print_json({
@@ -1252,6 +1260,7 @@ def _say_import(to: Screen, about: dict[str, Any]) -> None:
 @click.argument("data")
 @click.option("--out", metavar="FILE", help="File to write [default: the model file itself].")
 @click.option("--rewire", type=click.Choice(files.STRATEGIES), help="[default: as in the file]")
+@click.option("--remember", type=click.Choice(files.KEEP), help="[default: as in the file]")
 @click.option("--steps", type=click.IntRange(1), help="Re-read the samples for so many steps.")
 @click.option("--eval", "evaluation", metavar="DATA", help="Measure on these [default: a fifth].")
 @click.option("--rate", type=float, help="Rate to begin with; it falls to a tenth.")
@@ -1265,6 +1274,7 @@ def adapt(
     data: str,
     out: str | None,
     rewire: str | None,
+    remember: str | None,
     steps: int | None,
     evaluation: str | None,
     rate: float | None,
@@ -1283,7 +1293,7 @@ def adapt(
     out = file if out is None else out
     _check_writable(out)
     model = Model.open(file)
-    learner = Learner(model)
+    learner = Learner(model, keep=remember)
     x, y = _labelled(model, data, hop, label, data_dir, part="train")
     if evaluation is not None:
         x_held, y_held = _labelled(model, evaluation, hop, label, data_dir)

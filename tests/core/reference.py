@@ -204,6 +204,7 @@ class Learner:
         self.activity, self.traces = activity(a), Traces.of(a)
         self.rate = np.float32(state["rate"])
         self.strategy, self.swaps, self.gather = state["strategy"], state["swaps"], state["gather"]
+        self.reservoir = state["keep"] == "reservoir"
         self.learn = state["learn"]
         tail = a.section(net.LEARNER)[net.LEARNER_BYTES :].view("<f4").reshape(-1, 2)
         nibbles = a.section(net.RESIDUAL)
@@ -452,6 +453,12 @@ class Learner:
             counts = [self.labels.count(k) for k in range(self.network.classes)]
             fullest = counts.index(max(counts))
             victim = fullest if counts[label] < counts[fullest] else label
+            share = room // len({*self.labels, label})
+            if self.reservoir and counts[label] >= max(share, 1):
+                seen = min(self.samples + c + 1, 2**32 - 1)
+                if seen > room and below(random(base, 64 + c), seen) >= room:
+                    continue
+                victim = label
             slot = below(random(base, c), room)
             while self.labels[slot] != victim:
                 slot = (slot + 1) % room

@@ -323,10 +323,10 @@ def test_weight_of_minus_128() -> None:
 @pytest.mark.parametrize(
     ("at", "form", "value"),
     [(36, "<I", 9), (40, "<f", 0.0), (40, "<f", 8.5), (40, "<f", float("nan")), (44, "<H", 3),
-     (46, "<H", 5), (46, "<H", 6), (48, "<H", 256), (50, "<H", 0), (50, "<H", 4097),
+     (46, "<H", 5), (46, "<H", 6), (49, "<B", 2), (50, "<H", 0), (50, "<H", 4097),
      (52, "<I", 2**31), (56, "<I", 4), (60, "<I", 1), (60, "<I", 2**32 - 1)],
     ids=["cursor", "rate-0", "rate-8.5", "rate-nan", "learn", "traces-missing", "strategy",
-         "swaps", "gather-0", "gather-4097", "gathered", "filled", "activity", "activity-most"],
+         "keep", "gather-0", "gather-4097", "gathered", "filled", "activity", "activity-most"],
 )  # fmt: skip
 def test_learner_state_that_means_nothing(at: int, form: str, value: float) -> None:
     def change(d: bytearray, where: Callable[[int], int]) -> None:

@@ -159,7 +159,7 @@ def _random_case(seed: int) -> tuple[Network, int, dict[str, Any], type]:
     settings = {
         "rate": float(10 ** rng.uniform(-4, 0.9)), "strategy": one(*strategies),
         "swaps": int(rng.integers(0, 9)), "gather": int(rng.integers(1, 60)),
-        "learn": one("all", "all", "all", "head"),
+        "learn": one("all", "all", "all", "head"), "keep": one(*arena.KEEP),
     }  # fmt: skip
     return network, one(0, 128, 255), settings, one(np.float32, np.uint8)
 
@@ -186,6 +186,57 @@ def test_random_networks_cover_what_they_should() -> None:
     assert {network.replay_bits for network, *_ in cases} == {0, 4, 8}
     assert {settings["strategy"] for _, _, settings, _ in cases} == set(arena.STRATEGIES)
     assert {z_in for _, z_in, _, _ in cases} == {0, 128, 255}
+
+
+@pytest.mark.parametrize(
+    "name", ["replay-4-bit", "replay-8-bit", "labels-of-two-bytes", "replay-1-bit"]
+)
+def test_a_reservoir_is_the_references(name: str, variant: str) -> None:
+    model, twin = _start(name, keep="reservoir")
+    run_both(model, twin, 60)
+    assert twin.samples > 3 * model.arena.network.replay_samples
+    assert Learner(model).status()["keep"] == "reservoir"
+
+
+def test_each_sample_of_a_stream_is_as_likely_to_stay_in_a_reservoir() -> None:
+    room, length = 64, 4096
+    held = {}
+    for keep in arena.KEEP:
+        network = nets.network((1, 2, 1), (net.dense(2, 2),), 2, batch=1,
+                               replay_samples=room, replay_bits=8)  # fmt: skip
+        ages = []
+        for seed in range(20):
+            parameters = nets.parameters(network, 1)
+            parameters.input_scale[:] = 255
+            parameters.learner = arena.LearnerParameters(key=seed, keep=keep)
+            model = Model(nets.buffer(arena.write(network, parameters)))
+            learner = Learner(model)
+            for i in range(length):
+                learner._y[0] = i % 2
+                learner._step(np.array([[i // 256, i % 256]], np.float32) / 255, 1, 0)
+            packed = model.arena.section(net.REPLAY)[4 + room :].reshape(room, 2).astype(int)
+            ages.append(packed @ [256, 1])
+        held[keep] = np.concatenate(ages) / length
+    # 1,280 numbers that are uniform have a mean of 0.5 with a deviation of 0.008.
+    assert abs(held["reservoir"].mean() - 0.5) < 0.03
+    assert (held["reservoir"] < 0.25).mean() == pytest.approx(0.25, abs=0.05)
+    assert held["fade"].mean() > 0.95
+
+
+def test_a_rare_class_keeps_its_share_of_a_reservoir() -> None:
+    network = nets.network((1, 2, 1), (net.dense(2, 4),), 4, batch=1,
+                           replay_samples=40, replay_bits=8)  # fmt: skip
+    parameters = nets.parameters(network, 1)
+    parameters.learner = arena.LearnerParameters(key=1, keep="reservoir")
+    model = Model(nets.buffer(arena.write(network, parameters)))
+    learner = Learner(model)
+    for i in range(3000):  # class 3 comes last, and once in twenty
+        y = 3 if i > 2000 and i % 20 == 0 else i % 3
+        learner._y[0] = y
+        learner._step(np.zeros((1, 2), np.float32), 1, 0)
+    counts = model.arena.section(net.REPLAY)[:8].view(np.uint16)
+    assert counts.sum() == 40
+    assert counts.min() == 10
 
 
 @pytest.mark.parametrize("name", ["replay-4-bit", "replay-8-bit", "labels-of-two-bytes", "table"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,26 @@ def test_interrupted_search_goes_on(
 def test_time_becomes_steps(pictures: Dataset) -> None:
     found = search.choose(pictures, 12 * KB, seconds=0.5)
     assert all(t.steps >= search.FEWEST_STEPS for t in found.considered[0].trials)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_slow_start_does_not_make_the_search_long(
+    pictures: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, asked = search.train, []
+
+    def slow_at_first(
+        dataset: Dataset, network: Network, *, steps: int, **options: object
+    ) -> object:
+        asked.append(steps)
+        assert steps < 10_000
+        if len(asked) == 1:
+            time.sleep(1)  # the second trial then seems to take less than no time
+        return inner(dataset, network, steps=steps, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search, "train", slow_at_first)
+    search.choose(pictures, 12 * KB, seconds=0.5)
+    assert asked[:2] == list(search.PACE_STEPS)
 
 
 def test_few_rows_are_left_to_the_prior() -> None:

@@ -57,6 +57,7 @@ class Settings:
                           bits of a value, and the means of 2 x 2 places where `pool` is 2
     trunk_bits            how features behind the seeded convolution are remembered
     rate, swaps, gather   of the learner; `batch` samples a step, all but one of them remembered
+    keep                  which samples a full memory takes, `Learner`'s
     anneal                the rate falls to a tenth over the stream, as `Learner.anneal` has it
     maps, kernel, cells   of the seeded convolution, and of places that are left of a side
     """
@@ -75,6 +76,7 @@ class Settings:
     maps: int = 36
     kernel: int = 7
     cells: int = 3
+    keep: str = "fade"
     anneal: bool = False
 
 
@@ -292,7 +294,7 @@ def begin(
         learner=arena.LearnerParameters(
             key=seed, rate=settings.rate, learn=row.learn, strategy=row.strategy,
             swaps=min(settings.swaps, *(layer.per_row or 255 for layer in network.layers)),
-            gather=settings.gather,
+            gather=settings.gather, keep=settings.keep,
         ),
     )  # fmt: skip
 

@@ -65,6 +65,7 @@ class Config(ctypes.Structure):
         ("strategy", c_uint32),
         ("swaps", c_uint32),
         ("gather", c_uint32),
+        ("keep", c_uint32),
     ]
 
 

@@ -36,6 +36,7 @@ class Learner:
         strategy: str | None = None,
         swaps: int | None = None,
         gather: int | None = None,
+        keep: str | None = None,
     ) -> None:
         """Learn with `model`. Options left out are those that the file holds.
 
@@ -44,6 +45,9 @@ class Learner:
                   (docs/strategies.md); attention needs a file that was planned with traces
         swaps     blocks replaced at each visit of a row, 0..255
         gather    samples whose gradient a row gathers before its visit, 1..4,096
+        keep      which new samples a full replay takes: "fade", each, so that old ones go by and
+                  by; or "reservoir", each with the chance that leaves every sample of the stream
+                  as likely to be there (Vitter 1985), for worlds that come back
 
         Raises ModelError where the file was written with --no-learning, UsageError for a bad
         option.
@@ -62,7 +66,7 @@ class Learner:
             core.lib.zge_learner_config(self.model._handle, ctypes.byref(self._config)),
             self.model.name,
         )
-        self.configure(rate=rate, strategy=strategy, swaps=swaps, gather=gather)
+        self.configure(rate=rate, strategy=strategy, swaps=swaps, gather=gather, keep=keep)
         self._index_labels()
         self._x_u8 = np.zeros((self.batch, self.model.inputs), np.uint8)
         self._x_f32 = np.zeros((self.batch, self.model.inputs), np.float32)
@@ -87,6 +91,7 @@ class Learner:
         swaps: int | None = None,
         gather: int | None = None,
         learn: str | None = None,
+        keep: str | None = None,
     ) -> None:
         """Change how it learns; the arena keeps it. Raises UsageError for a value out of range,
         and nothing is changed then."""
@@ -105,6 +110,8 @@ class Learner:
                 )
         if learn is not None:
             c.learn = _number("learn", learn, files.LEARN)
+        if keep is not None:
+            c.keep = _number("keep", keep, files.KEEP)
         if swaps is not None:
             c.swaps = _count("swaps", swaps)
         if gather is not None:

@@ -45,6 +45,7 @@ FEWEST_HELD = 200
 # Share of a training time that the search takes, and what is tried first to know its pace.
 SEARCH_SHARE = 0.25
 PACE_STEPS = (4, 24)
+PACE_DOUBT = 4.0
 FEWEST_STEPS = 30
 # Work of a layer besides its multiply-adds, in multiply-adds of a sample.
 LAYER_WORK = 50_000
@@ -287,10 +288,12 @@ class _Search:
         return [max(FEWEST_STEPS, int(each / (pace * _work(one)))) for one in alive]
 
     def _pace(self, one: Considered) -> float:
-        """Seconds of a unit of work, from two trials of few steps: what is fixed drops out."""
+        """Seconds of a unit of work, from two trials of few steps: what is fixed drops out. The
+        first of them may be slow for reasons of its own, such as threads that start, and their
+        difference then says nothing; so no less than a share of what the second took counts."""
         short, long = (self.trial(one.network, steps) for steps in PACE_STEPS)
-        steps = PACE_STEPS[1] - PACE_STEPS[0]
-        return max(1e-12, (long.seconds - short.seconds) / (steps * _work(one)))
+        step = (long.seconds - short.seconds) / (PACE_STEPS[1] - PACE_STEPS[0])
+        return max(step, long.seconds / PACE_STEPS[1] / PACE_DOUBT) / _work(one)
 
     def trial(self, network: Network, steps: int) -> Trial:
         """Train for so many steps, or remember it. Raises KeyboardInterrupt at Ctrl-C."""

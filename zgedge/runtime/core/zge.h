@@ -138,6 +138,12 @@ enum {
     ZGE_LEARN_NONE = 2   /* frozen: a learning step predicts, counts, and changes nothing else */
 };
 
+/* Which new samples a full replay takes; classes stay balanced in both. */
+enum {
+    ZGE_KEEP_FADE = 0,     /* each: the older a sample is, the likelier it has gone */
+    ZGE_KEEP_RESERVOIR = 1 /* fewer and fewer: every sample of the stream is as likely to be there */
+};
+
 /* What an arena keeps of a layer. A program that carries one network as constants and never learns makes
  * it const, so that weights stay in read-only memory. */
 #define ZGE_KEPT
@@ -251,6 +257,7 @@ typedef struct zge_config {
     uint32_t strategy;       /* ZGE_REWIRE_* */
     uint32_t swaps;          /* blocks replaced at a visit of a row, 0..255; 0: none */
     uint32_t gather;         /* samples whose gradient a row gathers before its visit, 1..4096 */
+    uint32_t keep;           /* ZGE_KEEP_* */
 } zge_config;
 
 /* Library version, and sizeof(zge_model) for callers that cannot include this header. */

@@ -565,11 +565,10 @@ static zge_status zge_check_learner(const zge_model *m, zge_fault *f) {
     }
     float rate = zge_getf(k + ZGE_K_RATE);
     uint32_t cursor = zge_get32(k + ZGE_K_CURSOR);
-    uint32_t swaps = zge_get16(k + ZGE_K_SWAPS);
     uint32_t gather = zge_get16(k + ZGE_K_GATHER);
     if (!(rate > 0.0f && rate <= 8.0f) || zge_get16(k + ZGE_K_LEARN) > ZGE_LEARN_NONE ||
-        !zge_rewire_can(m, zge_get16(k + ZGE_K_STRATEGY)) || swaps > 255 || gather < 1 ||
-        gather > 4096 || (rows == 0 ? cursor != 0 : cursor >= rows) ||
+        !zge_rewire_can(m, zge_get16(k + ZGE_K_STRATEGY)) || k[ZGE_K_KEEP] > ZGE_KEEP_RESERVOIR ||
+        gather < 1 || gather > 4096 || (rows == 0 ? cursor != 0 : cursor >= rows) ||
         zge_get32(k + ZGE_K_GATHERED) > 4096 + ZGE_MAX_BATCH ||
         zge_get32(k + ZGE_K_ACTIVITY) > zge_get32(k + ZGE_K_GATHERED) * 255) {
         return zge_fail(f, ZGE_E_STATE, ZGE_S_LEARNER, 0, at);

@@ -132,7 +132,8 @@ enum {
     ZGE_K_RATE = 40,     /* f32 */
     ZGE_K_LEARN = 44,    /* u16 ZGE_LEARN_* */
     ZGE_K_STRATEGY = 46, /* u16 ZGE_REWIRE_* */
-    ZGE_K_SWAPS = 48,    /* u16 */
+    ZGE_K_SWAPS = 48,    /* u8 */
+    ZGE_K_KEEP = 49,     /* u8 ZGE_KEEP_* */
     ZGE_K_GATHER = 50,   /* u16 */
     ZGE_K_GATHERED = 52, /* u32 samples gathered for the row under the cursor */
     ZGE_K_FILLED = 56,   /* u32 samples in the replay */

@@ -44,21 +44,34 @@ static void zge_set_label(const zge_model *m, uint32_t slot, uint32_t label) {
     }
 }
 
-/* Where a new sample of class `label` goes: a free slot; else a random slot of its own class, or of the
- * fullest class while its own has fewer. So classes stay balanced and old samples fade. */
-static uint32_t zge_slot(const zge_model *m, uint32_t label, uint32_t random) {
+/* Where the new sample of class `label` in column c goes, or ZGE_NOWHERE. A free slot; else one of the
+ * fullest class while its own has less than its share; else one of its own class, in a reservoir with the
+ * chance that the replay has among all samples so far (Vitter 1985; with classes Chrysakis and Moens 2020). */
+#define ZGE_NOWHERE UINT32_MAX
+
+static uint32_t zge_slot(const zge_model *m, uint32_t label, uint32_t base, uint32_t c) {
     uint8_t *k = m->learner;
-    uint32_t filled = zge_get32(k + ZGE_K_FILLED);
+    const uint32_t filled = zge_get32(k + ZGE_K_FILLED);
     if (filled < m->replay_samples) {
         zge_put32(k + ZGE_K_FILLED, filled + 1);
         return filled;
     }
-    uint32_t fullest = 0;
-    for (uint32_t c = 1; c < m->classes; c++) {
-        fullest = m->replay_counts[c] > m->replay_counts[fullest] ? c : fullest;
+    uint32_t fullest = 0, present = 0;
+    for (uint32_t i = 0; i < m->classes; i++) {
+        fullest = m->replay_counts[i] > m->replay_counts[fullest] ? i : fullest;
+        present += m->replay_counts[i] > 0 || i == label;
     }
-    uint32_t from = m->replay_counts[label] < m->replay_counts[fullest] ? fullest : label;
-    uint32_t slot = zge_below(random, filled);
+    const uint32_t mine = m->replay_counts[label];
+    uint32_t from = mine < m->replay_counts[fullest] ? fullest : label;
+    if (k[ZGE_K_KEEP] == ZGE_KEEP_RESERVOIR && mine >= filled / present && mine > 0) {
+        const uint64_t samples = zge_get64(k + ZGE_K_SAMPLES) + c + 1;
+        const uint32_t seen = samples < UINT32_MAX ? (uint32_t)samples : UINT32_MAX;
+        if (seen > filled && zge_below(zge_random(base, ZGE_MAX_BATCH + c), seen) >= filled) {
+            return ZGE_NOWHERE;
+        }
+        from = label;
+    }
+    uint32_t slot = zge_below(zge_random(base, c), filled);
     while (zge_label(m, slot) != from) {
         slot = slot + 1 == filled ? 0 : slot + 1;
     }
@@ -79,22 +92,20 @@ static void zge_keep(const zge_model *m, uint32_t s, const uint16_t *y, uint32_t
 #else
         (void)held;
 #endif
-        if (m->replay_samples == 0) {
+        const uint32_t slot = m->replay_samples == 0 ? ZGE_NOWHERE : zge_slot(m, y[c], base, c);
+        if (slot == ZGE_NOWHERE) {
             to[c] = NULL;
             continue;
         }
-        const uint32_t slot = zge_slot(m, y[c], zge_random(base, c));
         m->replay_counts[y[c]]++;
         zge_set_label(m, slot, y[c]);
         to[c] = m->replay_data + (size_t)slot * m->replay_stride;
     }
-    if (m->replay_samples == 0) { /* what is kept nowhere is packed where the next one is, before it */
-        while (n > 0 && to[n - 1] == NULL) {
-            n--;
-        }
-        for (uint32_t c = n; c-- > 0;) {
-            to[c] = to[c] == NULL ? to[c + 1] : to[c];
-        }
+    while (n > 0 && to[n - 1] == NULL) {
+        n--;
+    }
+    for (uint32_t c = n; c-- > 0;) { /* what is kept nowhere is packed where the next one is, before it */
+        to[c] = to[c] == NULL ? to[c + 1] : to[c];
     }
     if (n > 0) {
         zge_kernels_now()->pack(m, s, n, to);
@@ -163,7 +174,8 @@ zge_status zge_learner_configure(zge_model *m, const zge_config *c) {
         return ZGE_E_NO_LEARNING;
     }
     if (!(c->rate > 0.0f && c->rate <= 8.0f) || c->learn > ZGE_LEARN_NONE ||
-        !zge_rewire_can(m, c->strategy) || c->swaps > 255 || c->gather < 1 || c->gather > 4096) {
+        !zge_rewire_can(m, c->strategy) || c->swaps > 255 || c->gather < 1 || c->gather > 4096 ||
+        c->keep > ZGE_KEEP_RESERVOIR) {
         return ZGE_E_ARGUMENT;
     }
     uint8_t *k = m->learner;
@@ -173,7 +185,8 @@ zge_status zge_learner_configure(zge_model *m, const zge_config *c) {
     zge_putf(k + ZGE_K_RATE, c->rate);
     zge_put16(k + ZGE_K_LEARN, (uint16_t)c->learn);
     zge_put16(k + ZGE_K_STRATEGY, (uint16_t)c->strategy);
-    zge_put16(k + ZGE_K_SWAPS, (uint16_t)c->swaps);
+    k[ZGE_K_SWAPS] = (uint8_t)c->swaps;
+    k[ZGE_K_KEEP] = (uint8_t)c->keep;
     zge_put16(k + ZGE_K_GATHER, (uint16_t)c->gather);
     return ZGE_OK;
 }
@@ -189,7 +202,8 @@ zge_status zge_learner_config(const zge_model *m, zge_config *c) {
     c->rate = zge_getf(k + ZGE_K_RATE);
     c->learn = zge_get16(k + ZGE_K_LEARN);
     c->strategy = zge_get16(k + ZGE_K_STRATEGY);
-    c->swaps = zge_get16(k + ZGE_K_SWAPS);
+    c->swaps = k[ZGE_K_SWAPS];
+    c->keep = k[ZGE_K_KEEP];
     c->gather = zge_get16(k + ZGE_K_GATHER);
     return ZGE_OK;
 }
@@ -316,7 +330,7 @@ zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16
 #endif
     if (m->head == ZGE_HEAD_SOFTMAX && learn != ZGE_LEARN_NONE) {
         const uint32_t lowest = learn == ZGE_LEARN_HEAD ? m->layers - 1 : 0;
-        zge_pace pace = {zge_getf(k + ZGE_K_RATE), zge_get16(k + ZGE_K_SWAPS), zge_get16(k + ZGE_K_GATHER)};
+        zge_pace pace = {zge_getf(k + ZGE_K_RATE), k[ZGE_K_SWAPS], zge_get16(k + ZGE_K_GATHER)};
         uint64_t held = 0;
 #if !defined(ZGE_NO_WATCH) /* a program that carries one network without a watch leaves it out */
         zge_pace_now(m, &pace);

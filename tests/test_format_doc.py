@@ -56,6 +56,7 @@ TRACES = offset_table("### 5.5 Section 16, TRACES")
 ANCHORS = offset_table("### 5.6 Section 12, ANCHORS")
 WATCH = offset_table("### 5.7 Section 13, WATCH")
 DETECTOR = offset_table("### 5.7 Section 13, WATCH", 1)
+ANALYTIC = offset_table("### 5.9 Section 15, ANALYTIC")
 PENDING = offset_table("### 5.10 Section 17, PENDING")
 
 
@@ -420,6 +421,11 @@ def read_learner(file: File) -> None:
         unpack(blob, size(LEARNER) + i * size(RATE), RATE) for i in range(len(file.layers))
     ]
     need(all(0 < v <= 3e38 for rate in file.rates for v in rate.values()), "SCALE")
+    if net["head"]:
+        read_analytic(file)
+        if 17 in file.sections:
+            read_pending(file)
+        return
     hidden = max((x["inputs"] for x in file.layers[1:]), default=0)
     rewirable = max((x["inputs"] for x in file.layers if x["kind"] == 1), default=0)
     start = 4 * hidden * net["batch"]
@@ -443,6 +449,30 @@ def read_learner(file: File) -> None:
     levels = np.stack([data >> at & 2**bits - 1 for at in range(0, 8, bits)], axis=-1)
     codes = levels.reshape(len(data), -1).astype(np.int64) * (255 // (2**bits - 1))
     file.replay = (_places(net, codes[:filled]), held)
+
+
+def read_analytic(file: File) -> None:
+    """Section 5.9 of the page."""
+    blob, classes, width = file.sections[15], file.net["classes"], file.layers[-1]["inputs"]
+    state = unpack(blob, 0, ANALYTIC)
+    at = size(ANALYTIC)
+
+    def take(layout: str, *shape: int) -> Any:
+        nonlocal at
+        values = np.frombuffer(blob, layout, int(np.prod(shape)), at)
+        at += values.nbytes
+        return values.astype(np.int64).reshape(shape)
+
+    scores, counts = take("<i8", classes), take("<u4", classes)
+    sums, values = take("<i4", classes, width), take("<i4", classes, width)
+    triangle = take("<i4", width * (width + 1) // 2)
+    need(state["scale"] <= 16 and state["cursor"] < classes * width, "STATE")
+    need(1 <= state["pace"] <= 4096, "STATE")
+    now = values[state["cursor"] // width] if state["cursor"] % width else 0
+    need((scores == (sums * now).sum(axis=1)).all(), "STATE")
+    need(counts.sum() < 2**23 and not counts[file.net["known"] or classes :].any(), "STATE")
+    need((abs(sums) <= 255 * counts[:, None]).all() and (abs(values) <= 2**23).all(), "STATE")
+    need((triangle >= -(2**30)).all() and (triangle < 2**30).all(), "STATE")
 
 
 def read_guard(file: File) -> None:
@@ -637,13 +667,17 @@ def test_reader_reads_what_has_learned(name: str) -> None:
     logits = logits_of(file, codes_of(file, x))[:, : len(model.classes)]
     assert np.array_equal(logits, model.logits(x))
     for layer in file.layers:
-        assert layer["residuals"].any()
+        assert layer["residuals"].any() or file.net["head"]
         assert (abs(16 * layer["weights"] + layer["residuals"]) <= 127 * 16).all()
     assert file.head["generation"] == before.head["generation"] + 1
-    more = 101 if 17 in file.sections else 0  # labels of samples that waited, and a new class
+    # Labels of samples that waited, and a new class where there is room for one.
+    more = 100 + (before.net["known"] < spec.network.classes) if 17 in file.sections else 0
     assert file.learner["step"] == before.learner["step"] + 200 + more
     assert len(learned) == len(golden(name))
     assert not any(file.sections[7])
+    if file.net["head"]:
+        assert file.sections[15] != before.sections[15]
+        return
     assert file.gradient is not None
     state = np.frombuffer(file.sections[9], "u1")
     assert np.count_nonzero(state) == np.count_nonzero(file.gradient.astype("<i4").view("u1"))
@@ -681,7 +715,7 @@ def test_rates_and_multipliers_follow_from_the_scales(name: str) -> None:
     for i, layer in reversed(list(enumerate(file.layers))):
         s_in, s_w = layer["s_in"], layer["s_w"]
         assert np.allclose(layer["multiplier"], s_in * s_w / layer["s_out"], rtol=1e-6)
-        if file.rates:
+        if file.rates and not file.net["head"]:
             assert file.rates[i]["weight"] == pytest.approx(16 * s_in * error / s_w, rel=1e-6)
             assert file.rates[i]["bias"] == pytest.approx(error / (s_in * s_w), rel=1e-6)
         error *= s_w

@@ -27,7 +27,7 @@ from zgedge.runtime import core_library as core
 FOLDER = Path(__file__).resolve().parent / "golden"
 PINS = json.loads((FOLDER / "golden.json").read_text())
 # A new golden file changes this line. No other change may: see the text above.
-PINNED = "65b5c03633e6322f4e2e63a1bf124dea5b4a741fe79c38ef250c5a949e017017"
+PINNED = "0e47088e2269965b88071636229958c002e5af3938a4b1b4b417c62a36e984e7"
 VARIANTS = [name for name, usable in core.variants().items() if usable]
 
 
@@ -109,9 +109,10 @@ def test_same_bytes_after_learning(name: str, variant: str) -> None:
     assert state is not None
     steps = make_golden.WARM + make_golden.STEPS
     # Every second sample that waited got its label, and each time a new class one sample.
-    more = steps // 2 + 2 if GOLDEN[name].network.pending else 0
+    spare = GOLDEN[name].network.classes - len(GOLDEN[name].class_names)
+    more = steps // 2 + spare if GOLDEN[name].network.pending else 0
     assert state["steps"] == steps + more
-    assert state["rewired"] > 100
+    assert state["rewired"] > 100 or GOLDEN[name].network.head == "analytic"
 
 
 @pytest.mark.parametrize("name", PINS)

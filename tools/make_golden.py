@@ -93,6 +93,7 @@ class Golden:
     swaps: int = 1
     gather: int = 16
     rate: float = 0.25
+    keep: str = "fade"
     weight_scale: float = 2.0**-9
 
     @property
@@ -268,6 +269,21 @@ GOLDEN: dict[str, Golden] = {
         20, (1, 20, 1), (sparse(20, 12, 7), dense(12, 3)), ("rest", "walk", "run"),
         options={"groups": 20, "batch": 2, "watch": True}, values=0, gather=4,
     ),
+    # A reservoir, of rows that fill no byte.
+    "v1-reservoir": _golden(
+        22, (1, 21, 1), (sparse(21, 12, 6), dense(12, 3)), ("-1", "0", "12"),
+        options={"groups": 21, "batch": 4, "replay_samples": 10, "replay_bits": 2},
+        int_classes=True, values=0, keep="reservoir",
+    ),
+    # Running sums of features, solved a few steps a tick; one class more, samples that wait.
+    "v1-analytic": _golden(
+        23, (6, 5, 1), (sparse(60, 19, 12), dense(19, 5)), ("rest", "walk", "run", "fall"),
+        options={
+            "task": "picture", "batch": 4, "head": "analytic", "pending": 3,
+            "trunk": (conv((6, 5, 1), 10), max_pool((6, 5, 10))),
+        },
+        values=16, spare=1,
+    ),
 }  # fmt: skip
 
 
@@ -361,7 +377,7 @@ def parameters(golden: Golden) -> arena.Parameters:
         budget=8192,
         learner=arena.LearnerParameters(
             key=0x5EED0000 + golden.seed, rate=golden.rate, strategy=golden.strategy,
-            swaps=golden.swaps, gather=golden.gather,
+            swaps=golden.swaps, gather=golden.gather, keep=golden.keep,
         ),
     )  # fmt: skip
 

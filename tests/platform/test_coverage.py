@@ -30,8 +30,13 @@ def check(data: bytes) -> tool.Coverage:
     return got
 
 
+def slow(*values: str) -> object:
+    """The trace of a large file takes minutes."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # The plan for 1 MB is that for 256 KB: digits are saturated (the test below).
-@pytest.mark.parametrize("size", [x for x in tool.BUDGETS if x != "1MB"])
+@pytest.mark.parametrize("size", [*tool.BUDGETS[:-2], slow("256KB")])
 @pytest.mark.parametrize("learning", [True, False], ids=["learning", "predicting"])
 @pytest.mark.usefixtures("traced")
 def test_digits(size: str, learning: bool) -> None:
@@ -53,7 +58,7 @@ def test_digits_in_a_megabyte_are_digits_in_256_kilobytes(learning: bool) -> Non
 
 
 @pytest.mark.parametrize("learning", [True, False], ids=["learning", "predicting"])
-@pytest.mark.parametrize(("task", "size"), [("MNIST", "64KB"), ("table, 30 columns", "16KB")])
+@pytest.mark.parametrize(("task", "size"), [slow("MNIST", "64KB"), ("table, 30 columns", "16KB")])
 @pytest.mark.usefixtures("traced")
 def test_other_tasks(task: str, size: str, learning: bool) -> None:
     check(tool.planned_file(tool.tasks()[task], size, learning))

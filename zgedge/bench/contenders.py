@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zgedge import arena
-from zgedge.bench.streams import CLASSES, SHIFT, Rows, Stream, Task
+from zgedge.bench.streams import CLASSES, SHIFT, WORLDS, Rows, Stream, Task
 from zgedge.errors import BudgetError
 from zgedge.network import (
     ANALYTIC_HEAD,
@@ -41,6 +41,7 @@ GUARDED, ANALYTIC = "rewired, rigl, guarded", "analytic head"
 ANCHORS = 104  # samples of the world before that a guarded row is judged by
 TRUNKS = ("seeded", "analytic")
 WIDE = 2000  # inputs from which a sample at 4 bits takes too much of a budget
+MANY = 400  # values of a remembered sample from which one bit each is enough in worlds that return
 LOOKED_AT = 256  # samples that set the scales
 HEADROOM = 3.0  # activations may grow so far beyond those of the beginning
 SEEN_PICTURES = 64
@@ -88,7 +89,15 @@ def settings_of(stream: Stream) -> Settings:
         return Settings(units=64, dense_units=32, fan_in=16, rate=0.5, anneal=True, bits=bits)
     # Means of neighbours are something where inputs have any.
     pooled = stream.picture and stream.shape[0] >= 20 and stream.neighbours
-    return Settings(fan_in=fan_in, bits=2 if stream.picture else 8, pool=2 if pooled else 0)
+    bits = 2 if stream.picture else 8
+    pool = 2 if pooled else 0
+    if stream.kind == WORLDS:
+        bits = 1 if stream.picture and stream.inputs >= MANY and not pooled else bits
+        return Settings(
+            units=256, dense_units=96, fan_in=fan_in, bits=bits, pool=pool, rate=0.25,
+            keep="reservoir",
+        )  # fmt: skip
+    return Settings(fan_in=fan_in, bits=bits, pool=pool)
 
 
 def coarse(stream: Stream, settings: Settings) -> Stream:
@@ -142,7 +151,7 @@ def rows_of(stream: Stream) -> tuple[Row, ...]:
     rows = [Row(HEAD, learn="head"), Row(WEIGHTS)]
     rows += [Row(REWIRED + name, name) for name in arena.STRATEGIES if name != "static"]
     rows.append(Row(DENSE_ROW, network="dense"))
-    if stream.picture and stream.shape[0] > 1 and min(stream.shape[:2]) >= 20:
+    if stream.picture and stream.neighbours and min(stream.shape[:2]) >= 20:
         rows += [Row(SEEDED, network="seeded"), Row(ANALYTIC, network="analytic")]
     if stream.kind == SHIFT:
         rows.append(Row(GUARDED, "rigl", network="guarded"))

@@ -11,6 +11,7 @@ from zgedge.budget import Task
 from zgedge.errors import BudgetError, UsageError
 from zgedge.network import sparse
 from zgedge.runtime import Learner, Model
+from zgedge.train.patches import whitened_patches
 from zgedge.train.seeded import planned, room_for, roomy, seeded
 
 
@@ -28,6 +29,36 @@ def test_digits_in_40_kilobytes() -> None:
     learner.hold("a", digits.x_test[0])
     learner.settle("a", model.classes[0])
     assert learner.add_class(10) == 10
+
+
+def _blurred(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Patches [n, 5 x 5 x 3] whose neighbours are alike, as those of pictures."""
+    noise = rng.standard_normal((n, 9, 9, 3)) + 2 * rng.standard_normal((n, 9, 9, 1))
+    for axis in (1, 2):
+        noise = np.lib.stride_tricks.sliding_window_view(noise, 5, axis=axis).mean(-1)
+    return np.asarray(0.5 + 0.1 * noise.reshape(n, -1))
+
+
+def test_whitened_patches_answer_to_different_things() -> None:
+    rng = np.random.default_rng(3)
+    patches = _blurred(rng, 6000)
+    filters = whitened_patches(np.random.default_rng(1), patches, 20)
+    assert np.allclose(np.linalg.norm(filters, axis=1), 1)
+    assert np.allclose(filters.mean(axis=1), 0)
+    plain = patches[:20] - patches[:20].mean(axis=1, keepdims=True)
+
+    def alike(kernels: np.ndarray) -> float:
+        correlation = np.corrcoef(kernels @ (patches - patches.mean(axis=0)).T)
+        return float(np.abs(correlation[np.triu_indices(20, 1)]).mean())
+
+    assert alike(filters) < 0.75 * alike(plain)
+
+
+def test_pictures_in_one_colour_give_filters_too() -> None:
+    for taps in (3, 75):
+        filters = whitened_patches(np.random.default_rng(1), np.full((30, taps), 0.5), 40)
+        assert filters.shape == (40, taps)
+        assert np.allclose(np.linalg.norm(filters, axis=1), 1)
 
 
 def test_the_seed_alone_makes_the_bytes() -> None:

@@ -32,6 +32,7 @@ from zgedge.network import (
     sparse,
 )  # fmt: skip
 from zgedge.train.inputs import STEPS_PER_DEVIATION, TABLE_ZERO
+from zgedge.train.patches import whitened_patches
 
 Floats = npt.NDArray[np.float64]
 
@@ -333,29 +334,35 @@ def _whole(
 def _seeded(
     rng: np.random.Generator, layer: TrunkLayer, seen: Floats, s_in: float
 ) -> arena.TrunkParameters:
-    """Filters of smooth noise without a mean, which answer to edges and spots where they are
-    stronger than a threshold; the scale from pictures `seen` [n, inputs]."""
+    """Filters, and their scale from pictures `seen` [n, inputs]. Of grey pictures smooth noise
+    without a mean, which answers to edges and spots where it is stronger than a threshold; of
+    colour pictures whitened patches, each of which answers as strongly."""
     k, incoming = layer.kernel, layer.shape[2]
-    noise = rng.standard_normal((layer.channels, k + 8, k + 8, incoming))
-    near = np.exp(-0.5 * np.arange(-4, 5) ** 2)
-    for axis in (1, 2):
-        windows = np.lib.stride_tricks.sliding_window_view(noise, 9, axis=axis)
-        noise = windows @ near
-    filters = noise.reshape(layer.channels, -1)
-    filters -= filters.mean(axis=1, keepdims=True)
-    filters /= np.linalg.norm(filters, axis=1, keepdims=True)
-    s_w = np.abs(filters).max(axis=1) / 127
-    weights = np.rint(filters / s_w[:, None])
     windows = np.lib.stride_tricks.sliding_window_view(
         seen[:SEEN_PICTURES].reshape(-1, *layer.shape), (k, k), axis=(1, 2)
     )[:, :: layer.stride, :: layer.stride]
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, filters.shape[1])
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, k * k * incoming)
+    if incoming == 1:
+        noise = rng.standard_normal((layer.channels, k + 8, k + 8, incoming))
+        near = np.exp(-0.5 * np.arange(-4, 5) ** 2)
+        for axis in (1, 2):
+            noise = np.lib.stride_tricks.sliding_window_view(noise, 9, axis=axis) @ near
+        filters = noise.reshape(layer.channels, -1)
+        filters -= filters.mean(axis=1, keepdims=True)
+        filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+    else:
+        filters = whitened_patches(rng, patches, layer.channels)
+    s_w = np.abs(filters).max(axis=1) / 127
+    weights = np.rint(filters / s_w[:, None])
     sums = patches @ filters.T
-    threshold = THRESHOLD * float(sums.std())
-    s_out = max(float(np.quantile(sums - threshold, 0.9999)), 1e-3) / 255
+    threshold, gain = THRESHOLD * float(sums.std()), np.ones(layer.channels)
+    if incoming > 1:
+        spread = sums.std(axis=0)
+        threshold, gain = 0.0, spread.mean() / spread
+    s_out = max(float(np.quantile((sums - threshold) * gain, 0.9999)), 1e-3) / 255
     return arena.TrunkParameters(
         s_in, s_out,
         weights=weights.astype(np.int8).reshape(arena.weight_shape(layer)),
         bias=np.rint(-threshold / (s_in * s_w)).astype(np.int32),
-        multiplier=(s_in * s_w / s_out).astype(np.float32),
+        multiplier=(s_in * s_w * gain / s_out).astype(np.float32),
     )  # fmt: skip

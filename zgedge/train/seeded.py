@@ -1,9 +1,10 @@
 """An analytic head over features that were never trained: a network for streams of which little is
 known beforehand (docs/heads.md).
 
-Pictures go through one convolution of smooth random filters and max pools down to some 3 x 3
-places; everything else through one layer of random units. The seed alone makes them; the training
-data choose their scales and fill the head's statistics, in one pass and with the core itself.
+Pictures go through one convolution and max pools down to some 3 x 3 places, everything else through
+one layer of random units. Filters of grey pictures are smooth noise, of colour pictures whitened
+patches of the first ones; the seed makes all else. The training data choose the scales and fill the
+head's statistics, in one pass and with the core itself.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from zgedge.errors import BudgetError, UsageError
 from zgedge.network import Layer, Network, TrunkLayer, conv, dense, max_pool, sparse
 from zgedge.runtime import Learner, Model
 from zgedge.train.inputs import InputCoding, choose_coding
+from zgedge.train.patches import whitened_patches
 
 FAN_IN = 32
 PLACES = 3  # of a picture, along a side, that the head looks at
-THRESHOLD = 0.25  # of a filter's root mean square answer
+THRESHOLD = 0.25  # of a grey filter's root mean square answer
 CALIBRATION = 256  # samples that scales are chosen on
 TOP = 0.9999  # share of the answers that an activation can express
 ROUNDS = 64
@@ -178,24 +180,29 @@ def _filters(
 ) -> list[TrunkParameters]:
     first = trunk[0]
     k, (height, width, incoming) = first.kernel, first.shape
-    noise = rng.standard_normal((first.channels, k + 8, k + 8, incoming))
-    blur = np.exp(-(np.arange(-4, 5) ** 2) / 2)
-    blur /= blur.sum()
-    for axis in (1, 2):
-        noise = np.apply_along_axis(np.convolve, axis, noise, blur, mode="valid")
-    if k > 1:
-        noise -= noise.mean(axis=(1, 2), keepdims=True)
-    steps = np.abs(noise).max(axis=(1, 2, 3)) / 127
-    weights = np.rint(noise / steps[:, None, None, None]).astype(np.int8)
     windows = np.lib.stride_tricks.sliding_window_view(
         x.reshape(-1, height, width, incoming), (k, k), axis=(1, 2)
     )
     flat = windows[:, :: max(1, k // 2), :: max(1, k // 2)].transpose(0, 1, 2, 4, 5, 3)
     flat = flat.reshape(-1, first.taps)
+    threshold = THRESHOLD if incoming == 1 else 0.0
+    if incoming > 1:
+        patches = whitened_patches(rng, flat, first.channels)
+        noise = patches.reshape(first.channels, k, k, incoming)
+    else:
+        noise = rng.standard_normal((first.channels, k + 8, k + 8, incoming))
+        blur = np.exp(-(np.arange(-4, 5) ** 2) / 2)
+        blur /= blur.sum()
+        for axis in (1, 2):
+            noise = np.apply_along_axis(np.convolve, axis, noise, blur, mode="valid")
+        if k > 1:
+            noise -= noise.mean(axis=(1, 2), keepdims=True)
+    steps = np.abs(noise).max(axis=(1, 2, 3)) / 127
+    weights = np.rint(noise / steps[:, None, None, None]).astype(np.int8)
     answers = flat @ (weights.reshape(first.channels, -1) * steps[:, None]).T
     size = np.sqrt((answers**2).mean(axis=0)) + 1e-9
-    s_out = _top(np.maximum(answers / size - THRESHOLD, 0))
-    bias = np.rint(-THRESHOLD * size / (s_in * steps)).astype(np.int32)
+    s_out = _top(np.maximum(answers / size - threshold, 0))
+    bias = np.rint(-threshold * size / (s_in * steps)).astype(np.int32)
     multiplier = (s_in * steps / (size * s_out)).astype(np.float32)
     pools = [TrunkParameters(s_out, s_out) for _ in trunk[1:]]
     return [TrunkParameters(s_in, s_out, weights, bias, multiplier), *pools]

@@ -1,0 +1,57 @@
+"""Emulated boards, built once and kept in .cache/boards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from zgedge.devices import emulated
+from zgedge.devices.emulated import Emulated
+
+CACHE = ROOT / ".cache" / "boards"
+
+
+def prepared(kind: str) -> Path:
+    """The folder of a kind of board, built where it is not there; skips where none can run."""
+    if why := emulated.unavailable():
+        pytest.skip(why)
+    os.environ.setdefault("ZGEDGE_QEMU", str(ROOT / ".cache" / "qemu"))
+    return emulated.prepare(kind, CACHE)
+
+
+@pytest.fixture(scope="session")
+def a_board() -> Iterator[Emulated]:
+    """One board for tests that leave it as it is."""
+    prepared("emulated")
+    with Emulated("emulated", cache=CACHE) as board:
+        board.start()
+        yield board
+
+
+@pytest.fixture(scope="session")
+def an_old_board() -> Iterator[Emulated]:
+    """An armv7 board without Python, for tests that leave it as it is."""
+    prepared("emulated-armv7")
+    with Emulated("emulated-armv7", cache=CACHE) as board:
+        board.start()
+        yield board
+
+
+@pytest.fixture
+def board() -> Iterator[Emulated]:
+    """A new board for one test, not started."""
+    prepared("emulated")
+    with Emulated("emulated", cache=CACHE) as made:
+        yield made
+
+
+@pytest.fixture
+def old_board() -> Iterator[Emulated]:
+    """A new armv7 board for one test, not started."""
+    prepared("emulated-armv7")
+    with Emulated("emulated-armv7", cache=CACHE) as made:
+        yield made

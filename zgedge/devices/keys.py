@@ -26,7 +26,9 @@ SIGNER = "zgedge"  # the one principal of the allowed-signers files
 OPTIONS = f'namespaces="{BUNDLES},{TRUST}"'
 TIMEOUT = 60.0  # a token may ask to be touched
 
-_LINE = re.compile(r"(ssh-ed25519|ecdsa-[\w@.-]+|sk-[\w@.-]+|ssh-rsa) ([A-Za-z0-9+/]+={0,2})(?: .*)?")
+_LINE = re.compile(
+    r"(ssh-ed25519|ecdsa-[\w@.-]+|sk-[\w@.-]+|ssh-rsa) ([A-Za-z0-9+/]+={0,2})(?: .*)?"
+)
 
 
 @dataclass(frozen=True)

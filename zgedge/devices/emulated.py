@@ -66,6 +66,7 @@ class Kind:
     cpu: str  # the emulator's word for it
     magic: str  # the first bytes of its programs, and which of them count
     packages: str
+    model: str
     cpuinfo: str
 
 
@@ -93,14 +94,14 @@ KINDS = {
     "emulated": Kind(
         "emulated", "arm64", "qemu-aarch64", "cortex-a72",
         r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:" + _MASK,
-        f"{_SERVER} {_TOOLS} {_PYTHON} {_SIGNATURES} {_SUDO}",
+        f"{_SERVER} {_TOOLS} {_PYTHON} {_SIGNATURES} {_SUDO}", "Emulated 64-bit board",
         _cpuinfo(8, "0xd08", "fp asimd evtstrm crc32 cpuid"),
     ),
     # An old 32-bit one: busybox, no Python, and no program that verifies signatures.
     "emulated-armv7": Kind(
         "emulated-armv7", "armhf", "qemu-arm", "cortex-a7",
         r"\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:" + _MASK,
-        f"{_SERVER} busybox-static",
+        f"{_SERVER} busybox-static", "Emulated 32-bit board",
         _cpuinfo(7, "0xc07", "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt "
                  "vfpd32 lpae evtstrm"),
     ),
@@ -402,7 +403,11 @@ class Emulated:
         """
         base = prepare(self.kind.name, self._cache, progress)
         self._make_keys(base)
-        over = {"/proc/cpuinfo": self.kind.cpuinfo, **(files or {})}
+        over = {
+            "/proc/cpuinfo": self.kind.cpuinfo,
+            "/sys/firmware/devicetree/base/model": self.kind.model + "\0",
+            **(files or {}),
+        }
         if clock is not None:
             library = next((base / "root/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
             if library is None:
@@ -417,13 +422,41 @@ class Emulated:
             "upper": str(self.folder / "upper"), "work": str(self.folder / "work"),
             "name": self.kind.emulator, "magic": self.kind.magic,
             "emulator": str(base / self.kind.emulator), "hostname": self.host,
-            "disks": dict(disks or {}), "files": over, "detached": detached,
+            "disks": dict(disks or {}), "files": over, "detached": detached, "pid": 0,
+            "kind": self.kind.name, "user": self.user,
             "environment": {
                 "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                 "QEMU_CPU": self.kind.cpu, "HOME": "/root", "LANG": "C.UTF-8",
             },
         }  # fmt: skip
         self._boot()
+
+    @classmethod
+    def attach(cls, folder: str | os.PathLike[str], cache: Path | None = None) -> Emulated | None:
+        """The board that lives in `folder`, running or not; None where none ever did."""
+        try:
+            with open(os.path.join(folder, "settings.json")) as f:
+                settings = json.load(f)
+            board = cls(
+                settings["kind"], name=settings["hostname"], folder=folder, cache=cache,
+                user=settings["user"],
+            )  # fmt: skip
+            board.port, board.pid = settings["port"], settings["pid"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        board._settings = settings
+        if not board.running:
+            board.pid = 0
+        return board
+
+    @property
+    def running(self) -> bool:
+        """Whether its process 1 is there; its number may be that of another process by now."""
+        try:
+            words = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return self.pid > 0 and str(self.folder / "settings.json").encode() in words
 
     def stop(self) -> None:
         """Pull the plug: all its processes end at once."""
@@ -493,7 +526,7 @@ class Emulated:
             "/usr/sbin/dropbear", "-F", "-E", "-s", "-e", "-m", "-p", f"127.0.0.1:{self.port}",
             "-r", "/etc/dropbear/host_key", "-P", "/run/dropbear.pid",
         ]  # fmt: skip
-        (self.folder / "settings.json").write_text(json.dumps(self._settings))
+        self._write_settings()
         self.ssh_config.write_text(
             f"Host {self.host}\n  HostName 127.0.0.1\n  Port {self.port}\n  User {self.user}\n"
             f"  HostKeyAlias {self.host}\n  IdentityFile {self.folder}/id_ed25519\n"
@@ -515,23 +548,46 @@ class Emulated:
             if word == "pid":
                 self.pid = int(text)
             elif word == "ready":
+                self._write_settings()
+                if self._settings["detached"]:
+                    self._forget_process()
                 return
             elif word == "failed":
                 break
         self._kill()
         raise ZgedgeError(f"The board does not start: {' '.join(told)[-600:]}.")
 
-    def _kill(self) -> None:
-        if self._process is None:
-            return
-        self._process.kill()  # its child, process 1 of the board, goes with it, and with that all
+    def _write_settings(self) -> None:
+        self._settings["pid"] = self.pid
+        (self.folder / "settings.json").write_text(json.dumps(self._settings))
+
+    def _forget_process(self) -> None:
+        """Of a board that goes on by itself: what started it has ended already."""
+        assert self._process is not None
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
         self._process.wait()
-        while os.path.exists(f"/proc/{self.pid}"):
-            time.sleep(0.005)
-        self._process, self.pid = None, 0
+        self._process = None
+
+    def _kill(self) -> None:
+        if self.running:
+            os.kill(self.pid, signal.SIGKILL)  # process 1, and with it all others
+            while _lives(self.pid):
+                time.sleep(0.005)
+        if self._process is not None:
+            self._process.kill()
+            self._forget_process()
+        self.pid = 0
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there that has not ended; process 1 ends after all others."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _children(pid: int) -> list[int]:

@@ -199,6 +199,8 @@ def run_board(settings: dict[str, Any], lifeline: int) -> None:
 def main() -> None:
     with open(sys.argv[1]) as f:
         settings = json.load(f)
+    if settings["detached"] and os.fork():
+        os._exit(0)
     try:
         enter_namespaces()
     except OSError as e:
@@ -215,7 +217,6 @@ def main() -> None:
             say("failed", traceback.format_exc().replace("\n", " | "))
         os._exit(1)
     say("pid", pid)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if settings["detached"]:
         null = os.open("/dev/null", os.O_RDWR)

@@ -268,7 +268,7 @@ def test_a_service_without_a_sign_of_life_is_ended_and_started_again(service: Se
     wait_for(lambda: any("no sign of life" in line for line in service.lines("log")))
     service.mode("")
     wait_for(lambda: len(service.lines("events")) == 2)
-    assert service.pid("init.child") != first
+    wait_for(lambda: service.pid("init.child") != first)
     assert not lives(first)
 
 

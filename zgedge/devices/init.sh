@@ -173,8 +173,9 @@ start() {
     else
         sh "$0" supervise </dev/null >/dev/null 2>>"$S/log" &
     fi
-    tries=0
-    while ! noted "$S/init.pid" >/dev/null; do
+    boss=$! tries=0
+    # A service that ends in order at once takes its supervisor with it.
+    while ! noted "$S/init.pid" >/dev/null && born $boss >/dev/null; do
         tries=$((tries + 1))
         if [ $tries -gt 50 ]; then
             echo "zgedge-$NAME: the supervisor does not start" >&2

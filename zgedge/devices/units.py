@@ -21,7 +21,7 @@ WATCHDOG = 30  # seconds without a sign of life
 HEARTBEATS = {"native": 10, "python": 60}  # seconds; to ask, a Python starts
 
 # What a process may take beyond its arenas (the one that learns, the one that is being written, one
-# to spare) and its queue of a megabyte, in bytes. `docs/results/service.md` and native.md measure it.
+# to spare), in bytes: its queue of a megabyte, programs, libraries. Some four times what is measured.
 _DATA = {"native": 8 << 20, "python": 192 << 20}
 _WHOLE = {"native": 24 << 20, "python": 256 << 20}
 

@@ -33,6 +33,7 @@ from zgedge.cli_common import (
     json_option,
     print_json,
 )
+from zgedge.cli_device import register as register_device
 from zgedge.cli_service import register
 from zgedge.errors import (
     BudgetError,
@@ -1916,6 +1917,7 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
 
 
 register(main)
+register_device(main)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from zgedge.cli_common import ENDS, INTERRUPTED, READER_GONE
 VERBS = {
     "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",
     "import", "run", "learn", "top", "doctor", "data list", "data check", "data get",
+    "device list", "device show", "device add", "device scan", "device check", "device emulate",
     "bench equal-bytes", "bench budgets", "bench continual",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
@@ -41,6 +42,9 @@ ARGUMENTS = {
     "top": (["FILE"], {"--state", "--socket", "--once", "--every"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "bench continual": ([], {"--stream", "--budget", "--seeds", "--rows", "--log", "--out"}),
+    "device add": (["[HOST]"], {"--device", "--name", "--port", "--ssh-config", "--profile"}),
+    "device check": (["[BOARD]"], {"--device", "--runtime", "--port", "--ssh-config"}),
+    "device emulate": (["[KIND]"], {"--name", "--new", "--stop"}),
     "doctor": ([], set()),
 }  # fmt: skip
 
@@ -80,7 +84,7 @@ def test_options_say_what_they_are(name: str, command: click.Command) -> None:
             assert parameter.help, f"{name} {parameter.opts[0]}"
 
 
-@pytest.mark.parametrize("name", ["", *sorted(VERBS), "bench", "data"])
+@pytest.mark.parametrize("name", ["", *sorted(VERBS), "bench", "data", "device"])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(name: str, option: str) -> None:
     text = " ".join(run(*name.split(), option).stdout.split())

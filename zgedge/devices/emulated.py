@@ -61,6 +61,7 @@ class Kind:
     """What a kind of emulated board is made of."""
 
     name: str
+    title: str
     debian: str  # Debian's word for the processor
     emulator: str
     cpu: str  # the emulator's word for it
@@ -92,14 +93,14 @@ def _cpuinfo(architecture: int, part: str, features: str) -> str:
 KINDS = {
     # The processor of a Raspberry Pi 4 and its stock system's Python, without ensurepip.
     "emulated": Kind(
-        "emulated", "arm64", "qemu-aarch64", "cortex-a72",
+        "emulated", "64-bit Arm board with Python 3.11", "arm64", "qemu-aarch64", "cortex-a72",
         r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:" + _MASK,
         f"{_SERVER} {_TOOLS} {_PYTHON} {_SIGNATURES} {_SUDO}", "Emulated 64-bit board",
         _cpuinfo(8, "0xd08", "fp asimd evtstrm crc32 cpuid"),
     ),
     # An old 32-bit one: busybox, no Python, and no program that verifies signatures.
     "emulated-armv7": Kind(
-        "emulated-armv7", "armhf", "qemu-arm", "cortex-a7",
+        "emulated-armv7", "32-bit Arm board without Python", "armhf", "qemu-arm", "cortex-a7",
         r"\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:" + _MASK,
         f"{_SERVER} busybox-static", "Emulated 32-bit board",
         _cpuinfo(7, "0xc07", "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt "

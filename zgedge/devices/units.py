@@ -20,8 +20,8 @@ ROOT = re.compile(r"(~)?(/[A-Za-z0-9._-]+){1,8}")
 WATCHDOG = 30  # seconds without a sign of life
 HEARTBEATS = {"native": 10, "python": 60}  # seconds; to ask, a Python starts
 
-# What a process may take beyond its arenas (the one that learns, the one that is being written, one
-# to spare), in bytes: its queue of a megabyte, programs, libraries. Some four times what is measured.
+# What a process may take beyond its arenas (the one that learns, the one that is written, one to
+# spare), in bytes: its queue of a megabyte, programs, libraries.
 _DATA = {"native": 8 << 20, "python": 192 << 20}
 _WHOLE = {"native": 24 << 20, "python": 256 << 20}
 

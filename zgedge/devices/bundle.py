@@ -201,7 +201,7 @@ class Bundle:
 
 def read(data: bytes) -> Bundle:
     """A bundle from its bytes, everything checked but the signature. Raises BundleError."""
-    first, newline, rest = data[:FIRST_LINE].partition(b"\n")
+    first, newline, _ = data[:FIRST_LINE].partition(b"\n")
     sizes = first.removeprefix(MAGIC).split(b" ")
     whole = newline and first.startswith(MAGIC) and len(sizes) == 2
     if not whole or not all(_NUMBER.fullmatch(s.decode("latin-1")) for s in sizes):

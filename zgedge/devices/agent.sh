@@ -20,7 +20,7 @@ case $ROOT in
     *) echo "error usage $ROOT is no absolute path"; exit 9 ;;
 esac
 SILENCE=60 # seconds after which a deployment that says nothing is taken over
-START=60   # seconds that a service may take until it answers
+START=${ZGEDGE_START:-60} # seconds that a service may take until it answers
 HISTORY=50 # lines of it that are kept
 
 BUNDLE='' # that is being unpacked; what is refused does not stay
@@ -103,7 +103,7 @@ writing() {
         *) fail broken "$(last_line "$said")" ;;
     esac
 }
-last_line() { printf '%s\n' "$1" | tr -cd '[:print:]\n' | sed '/^ *$/d' | tail -n 1 | head -c 400; }
+last_line() { printf '%s\n' "$1" | tr -cd '\040-\176\012' | sed '/^ *$/d' | tail -n 1 | head -c 400; }
 store() { cat >"$1"; } # standard input into a file
 
 machine() { # of the programs here, not of the kernel: 64-bit kernels run 32-bit systems
@@ -331,7 +331,7 @@ append() { cat >>"$1"; }
 # Sets m_* from a manifest, and writes a line `size mode hash path` for each file to $2. Every line is
 # what it should be, in its place, or the bundle is refused.
 parse_manifest() { # manifest, list of files
-    [ "$(tr -d '[:print:]\n' <"$1" | wc -c)" -eq 0 ] || fail manifest "it has bytes that are no text"
+    [ "$(tr -d '\040-\176\012' <"$1" | wc -c)" -eq 0 ] || fail manifest "it has bytes that are no text"
     : >"$2"
     n=0 seen=' ' total=0 count=0
     while IFS= read -r line; do
@@ -404,7 +404,7 @@ do_unpack() { # hash downgrade|- unverified|-
     writing mkdir -p "$work"
     all=$(size_of "$bundle")
     head -c 64 "$bundle" | head -n 1 >"$work/first"
-    [ "$(tr -d '[:print:]\n' <"$work/first" | wc -c)" -eq 0 ] || fail bundle "this is no bundle of zgedge"
+    [ "$(tr -d '\040-\176\012' <"$work/first" | wc -c)" -eq 0 ] || fail bundle "this is no bundle of zgedge"
     IFS= read -r line <"$work/first" || fail bundle "this is no bundle of zgedge"
     downgrade=$2 unverified=$3
     # shellcheck disable=SC2086 # words
@@ -622,8 +622,14 @@ owners() { # version's folder: state and socket belong to the service's user
 $(kind_of "$1")
 K
     if [ "$(id -u)" != 0 ] || [ "${user:--}" = - ]; then return 0; fi
-    id "$user" >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin "$user" 2>/dev/null ||
-        adduser -S -D -H "$user" 2>/dev/null || return 0
+    if ! id "$user" >/dev/null 2>&1; then
+        if command -v useradd >/dev/null 2>&1; then
+            useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin "$user" >/dev/null 2>&1 || return 0
+        else
+            addgroup -S "$user" >/dev/null 2>&1 || :
+            adduser -S -D -H -G "$user" "$user" >/dev/null 2>&1 || return 0
+        fi
+    fi
     group=$(id -gn "$user")
     chown -R "$user:$group" "$S/run" "$S/state"
     chmod 750 "$S/state"
@@ -931,7 +937,10 @@ do_remove() { # with-state|-
             rm -f "/etc/init.d/zgedge-$NAME"
         fi
     fi
-    rm -rf "$S/current" "$S/previous" "$S/versions" "$S/incoming" "$S/run" "$S/init" "$S/log" "$S/log.1" "$S/change.log" "$S/change.log.err" "$S/change.log.new" "$S/history" "$S/pending" "$S/device"
+    # shellcheck disable=SC2045 # names are our own
+    for entry in $(ls -A "$S"); do
+        case $entry in state | lock) ;; *) rm -rf "${S:?}/$entry" ;; esac
+    done
     if [ "$1" = with-state ]; then
         rm -rf "$S/state"
     elif rmdir "$S/state" 2>/dev/null; then

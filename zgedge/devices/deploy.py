@@ -23,12 +23,11 @@ import numpy.typing as npt
 
 import zgedge
 from zgedge import arena as files
-from zgedge.devices import boards, bundle, keys, profiles, wheels
+from zgedge.devices import boards, bundle, keys, profiles, units, wheels
 from zgedge.devices.agent import Agent, Answer, DeployError, Progress, Transport
 from zgedge.devices.bundle import Manifest
 from zgedge.devices.profiles import Profile
 from zgedge.devices.ssh import Remote
-from zgedge.devices.units import service_file
 from zgedge.errors import DataError, RemoteError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 from zgedge.runtime.board import Golden, make_golden, run_golden
@@ -37,6 +36,7 @@ DEFAULT_MODEL = "model.zge"
 DEFAULT_HOST = "raspberrypi.local"
 DEFAULT_ROOT = "/opt/zgedge"
 OLDEST_PYTHON = (3, 10)
+USER = "zgedge"  # whom services run as where there are root rights
 WATCH = 20.0  # seconds
 ASKED = 16  # golden samples that the service is asked
 ROWS = 100  # of the person's rows
@@ -187,9 +187,7 @@ def rows_of(model: Model, data: str) -> tuple[npt.NDArray[np.float32], list[Any]
     network = model.arena.network
     window = network.shape[0] if network.task == "series" else None
     dataset = sources.load(data, window=window)
-    x, y = (
-        (dataset.x_test, dataset.y_test) if len(dataset.x_test) else (dataset.x, dataset.y)
-    )
+    x, y = (dataset.x_test, dataset.y_test) if len(dataset.x_test) else (dataset.x, dataset.y)
     if not len(x):
         raise DataError(f"{data} has no rows.")
     take = np.unique(np.linspace(0, len(x) - 1, ROWS).astype(np.int64))
@@ -221,9 +219,7 @@ def runtime_files(
 
         return {bundle.PROGRAM: Path(native.build(profile.machine)).read_bytes()}
     if not profile.wheel_platform:
-        raise UsageError(
-            f"There are no wheels for {profile.title}.", "Take --runtime native."
-        )
+        raise UsageError(f"There are no wheels for {profile.title}.", "Take --runtime native.")
     found = wheels.dependencies(profile.machine, python, profile.wheel_platform, say)
     compiled = wheels.can_compile()
     if not compiled:
@@ -245,9 +241,7 @@ def make(
     already: one of those where nothing has changed, else one with the next counter."""
     data = files.read_file(request.model).tobytes()
     golden = make_golden(request.model)
-    others = runtime_files(
-        request.profile, runtime, python, offline=request.offline, say=say
-    )
+    others = runtime_files(request.profile, runtime, python, offline=request.offline, say=say)
 
     def manifest(counter: int) -> tuple[Manifest, dict[str, bytes]]:
         return bundle.make(
@@ -541,12 +535,14 @@ class Deployment:
         agent, request = self.agent, self.request
         version = self.found["version"]
         manager = "init" if agent.at_home else request.profile.service
-        text, user = service_file(
-            manager, root=agent.root, name=request.name, runtime=self.found["runtime"],
-            profile=request.profile, model_bytes=os.path.getsize(request.model),
+        user = "-" if agent.at_home else USER
+        write = units.systemd_unit if manager == "systemd" else units.init_script
+        text = write(
+            request.name, root=agent.root, runtime=self.found["runtime"], user=user,
+            arena_bytes=os.path.getsize(request.model), erase_block=request.profile.erase_block,
         )  # fmt: skip
         agent.step("put", version, "service", input=text.encode())
-        agent.step("put", version, "service.kind", input=f"{manager} {user or '-'}\n".encode())
+        agent.step("put", version, "service.kind", input=f"{manager} {user}\n".encode())
 
     def _prepare(self, made: Made, facts: _Facts, version: str) -> None:
         import tempfile
@@ -623,8 +619,10 @@ def told_of_change(answer: Answer) -> dict[str, Any]:
 
 def _usable(python: str) -> bool:
     parts = python.split(".")
-    return len(parts) == 2 and all(p.isdigit() for p in parts) and (
-        (int(parts[0]), int(parts[1])) >= OLDEST_PYTHON
+    return (
+        len(parts) == 2
+        and all(p.isdigit() for p in parts)
+        and ((int(parts[0]), int(parts[1])) >= OLDEST_PYTHON)
     )
 
 
@@ -673,5 +671,3 @@ def remember(target: Target, profile: Profile, name: str) -> None:
         boards.used(target.board)
     elif boards.NAME.fullmatch(known):
         boards.add(boards.Board(known, target.host, profile.name, target.ssh_config, target.port))
-
-

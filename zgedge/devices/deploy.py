@@ -187,7 +187,11 @@ def rows_of(model: Model, data: str) -> tuple[npt.NDArray[np.float32], list[Any]
     network = model.arena.network
     window = network.shape[0] if network.task == "series" else None
     dataset = sources.load(data, window=window)
-    x, y = (dataset.x_test, dataset.y_test) if len(dataset.x_test) else (dataset.x, dataset.y)
+    x, y = (
+        (dataset.x_test, dataset.y_test)
+        if len(dataset.x_test)
+        else (dataset.x_train, dataset.y_train)
+    )
     if not len(x):
         raise DataError(f"{data} has no rows.")
     take = np.unique(np.linspace(0, len(x) - 1, ROWS).astype(np.int64))

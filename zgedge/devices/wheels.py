@@ -146,9 +146,9 @@ def _package(*, everything: bool) -> Iterator[tuple[str, bytes]]:
     for path in sorted(PACKAGE.rglob("*")):
         apart = path.name in ("zge_arm.h", "zge_x86.h") and path.parent == core
         hidden = any(p.startswith((".", "__pycache__")) for p in path.relative_to(PACKAGE).parts)
-        if path.is_file() and not hidden and path.suffix not in (".so", ".pyc"):
-            if everything or not apart:
-                yield f"zgedge/{path.relative_to(PACKAGE)}", path.read_bytes()
+        wanted = path.is_file() and not hidden and path.suffix not in (".so", ".pyc")
+        if wanted and (everything or not apart):
+            yield f"zgedge/{path.relative_to(PACKAGE)}", path.read_bytes()
 
 
 def _metadata() -> bytes:

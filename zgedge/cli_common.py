@@ -89,6 +89,9 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
 file_argument = click.argument("file", type=click.Path(dir_okay=False))
+optional_file_argument = click.argument(
+    "file", type=click.Path(dir_okay=False), required=False, metavar="[FILE]"
+)
 
 
 def print_json(found: dict[str, Any]) -> None:

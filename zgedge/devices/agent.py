@@ -9,7 +9,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -30,6 +30,8 @@ class Outcome(Protocol):
 
     @property
     def code(self) -> int: ...
+    @property
+    def out(self) -> bytes: ...
     @property
     def err(self) -> str: ...
     @property
@@ -127,6 +129,11 @@ class Answer:
     def all(self, key: str) -> list[str]:
         return [value for k, value in self.lines if k == key]
 
+    @property
+    def replies(self) -> list[str]:
+        """Lines of JSON that a service replied."""
+        return [f"{key} {value}".rstrip() for key, value in self.lines if key.startswith("{")]
+
     def get(self, key: str, otherwise: str = "") -> str:
         found = self.all(key)
         return found[-1] if found else otherwise
@@ -218,6 +225,15 @@ class Agent:
             raise words_of(code, f"{words[0]}: {said[0] if said else f'exit code {done.code}'}")
         return answer
 
+    def fetch(self, *words: str) -> bytes:
+        """The bytes that a command of the agent prints. Raises DeployError."""
+        self.connect()
+        done = self.transport.run(self.command(*words), timeout=STEP_SECONDS)
+        if done.code:
+            code, _, rest = done.text.removeprefix("error ").strip().partition(" ")
+            raise words_of(code, rest)
+        return done.out
+
     def step(self, command: str, *words: str, **options: object) -> Answer:
         """A command that the lock has to be held for."""
         return self.call(command, self.token, *words, **options)  # type: ignore[arg-type]
@@ -244,10 +260,9 @@ class Agent:
         try:
             yield
         finally:
-            try:
+            # Where that fails it is stale in a minute, or taken over by the next from here.
+            with suppress(ZgedgeError):
                 self.call("unlock", self.token, timeout=30)
-            except ZgedgeError:
-                pass  # it is stale in a minute, or taken over by the next from here
 
     def _owner(self, e: DeployError) -> str | None:
         """Who holds the lock, where that was a process of this desk which has ended."""

@@ -251,6 +251,10 @@ do_names() {
 
 # ---- keys ----
 
+do_keys() { # the number of the list that this board trusts
+    n=$(line_of '#' "$ROOT/trusted")
+    say "number ${n:-0}"
+}
 do_trust() { # standard input: the first keys that this board trusts
     [ ! -s "$ROOT/trusted" ] || fail trusted "this board trusts keys already"
     writing store "$ROOT/trusted.new"
@@ -924,6 +928,11 @@ do_slot() { # state slot: its bytes, bare
     cat "$S/state/$1/$2"
     exit 0
 }
+do_model() { # the model file that serves, bare
+    [ -n "$(current current)" ] || fail nothing "no version of $NAME is installed here"
+    cat "$S/current/model.zge"
+    exit 0
+}
 do_remove() { # with-state|-
     if [ -n "$(current current)" ]; then control stop || :; fi
     if [ "$(id -u)" = 0 ]; then
@@ -961,7 +970,7 @@ fi
 matches "$NAME" || fail usage "no name of a service"
 S=$ROOT/$NAME
 case $COMMAND in
-    facts | status | logs | states | slot | ask) "do_$COMMAND" "$@" ;;
+    facts | status | logs | states | slot | model | ask | keys) "do_$COMMAND" "$@" ;;
     lock) take_lock "$@" ;;
     unlock)
         drop_lock "$1"

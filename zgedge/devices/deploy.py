@@ -28,7 +28,7 @@ from zgedge.devices.agent import Agent, Answer, DeployError, Progress, Transport
 from zgedge.devices.bundle import Manifest
 from zgedge.devices.profiles import Profile
 from zgedge.devices.ssh import Remote
-from zgedge.errors import DataError, RemoteError, UsageError, ZgedgeError
+from zgedge.errors import DataError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 from zgedge.runtime.board import Golden, make_golden, run_golden
 
@@ -658,17 +658,13 @@ def service_status(agent: Agent) -> dict[str, Any] | None:
     """What the service says of itself; None where none answers."""
     try:
         answer = agent.call("ask", input=b'{"op": "status"}\n', timeout=60)
-        reply = json.loads(_reply_lines(answer)[0])
+        reply = json.loads(answer.replies[0])
     except (DeployError, ValueError, IndexError):
         return None
     return reply if isinstance(reply, dict) and reply.get("ok") else None
 
 
-def _reply_lines(answer: Answer) -> list[str]:
-    return [f"{k} {v}".strip() for k, v in answer.lines if k.startswith("{")]
-
-
-def remember(target: Target, profile: Profile, name: str) -> None:
+def remember(target: Target, profile: Profile) -> None:
     """Note the board as the one that was used last."""
     known = target.board or target.host.rpartition("@")[2]
     if target.board is not None:

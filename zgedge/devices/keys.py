@@ -7,12 +7,14 @@ keeps is used by naming its public half.
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +104,15 @@ def new(comment: str) -> Key:
     key = own()
     trust(key)
     return key
+
+
+def make_own(say: Callable[[str], None], key: str | None = None) -> None:
+    """Make the key of a desk that has none, and say so; one that is named must be there."""
+    if key is not None:
+        public(key)
+    elif not own_path().exists():
+        made = new(f"{getpass.getuser()}@{socket.gethostname()}")
+        say(f"Made this desk's key: {fingerprint(made)} in {own_path()}.")
 
 
 def trusted() -> list[Key]:

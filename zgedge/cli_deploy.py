@@ -388,7 +388,7 @@ def _service_rows(s: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("drift", f"{learner['drift']['level']}; {s['drifts']:,} confirmed"))
     store = s["store"]
     if store is not None:
-        ago = store.get("ago")
+        ago = store.get("since_commit")
         when = "none yet" if ago is None else f"the last {ago:,.0f} s ago"
         rows.append(("commits", f"{store['commits']:,}, {when}"))
         rows.append(("wear", f"{store['written'] >> 10:,} KB written"))

@@ -67,7 +67,7 @@ def keys(text: str) -> set[str]:
 
 def test_every_command_has_a_section(page: str) -> None:
     heads = set(re.findall(r"^##+ (.*)$", page, re.MULTILINE))
-    assert heads == {*COMMANDS, "bench", "data", "device", "Exit codes"}
+    assert heads == {*COMMANDS, "bench", "data", "device", "key", "Exit codes"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

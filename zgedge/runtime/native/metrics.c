@@ -153,7 +153,7 @@ static void put_watch(zgn_out *out, const zgn_model *model) {
     }
     zgn_put(out, ", \"guard\": \"%s\", \"trial\": %s, \"caution\": %u", on ? "on" : "off",
             zge_get16(w + ZGE_W_TRIAL) != 0 ? "true" : "false", zge_get16(w + ZGE_W_CAUTION));
-    put_share(out, "plasticity", 1 - (double)zge_get32(w + ZGE_W_AGE) / ZGE_W_LENGTH);
+    put_share(out, "plasticity", 1 - (double)zge_get32(w + ZGE_W_AGE) / (double)ZGE_W_LENGTH);
     put_count(out, "accepted", w + ZGE_W_ACCEPTED);
     put_count(out, "rolled_back", w + ZGE_W_ROLLED_BACK);
     zgn_put(out, ", \"drift\": {\"level\": \"%s\"", drift_level(w));

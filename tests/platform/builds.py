@@ -104,7 +104,8 @@ def _is_new(program: Path, command: Sequence[str | Path], sources: Sequence[Path
 
 
 def cmake(target: str, what: str = "zge_static", flags: str = "") -> Path:
-    """The core as the project builds it: `what` is "zge_static" (libzge.a) or "zge" (libzge.so).
+    """The core as the project builds it: `what` is "zge_static" (libzge.a), "zge" (libzge.so) or
+    "zgedge-native" (the program).
 
     `flags` are those that a person, or the compiler's own defaults, would add.
     """
@@ -123,7 +124,7 @@ def cmake(target: str, what: str = "zge_static", flags: str = "") -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             run_tool(configure)
         run_tool([tool("cmake"), "--build", folder, "--target", what])
-    return folder / ("libzge.a" if what == "zge_static" else "libzge.so")
+    return folder / {"zge_static": "libzge.a", "zge": "libzge.so"}.get(what, what)
 
 
 def driver(target: str) -> Path:

@@ -164,9 +164,9 @@ static void differs(zgn_out *out, const golden *g, const char *text, const char 
 
 /* Predict and learn what the file holds, and compare every bit; *same says whether all is. */
 static int compare(zgn_model *model, const golden *g, zgn_out *out, bool *same, zgn_error *e) {
-    float *x;
-    int32_t *logits;
-    uint64_t *times;
+    float *x = NULL;
+    int32_t *logits = NULL;
+    uint64_t *times = NULL;
     int code = room_for(g, &x, &logits, &times, e);
     char text[160];
     *same = false;
@@ -285,9 +285,9 @@ int zgn_state_digest(const char *path, const char *folder, const char *golden_pa
         code = zgn_model_again(&model, e);
     }
     code = code == ZGN_OK ? open_golden(&g, &model, golden_path, e) : code;
-    float *x;
-    int32_t *logits;
-    uint64_t *times;
+    float *x = NULL;
+    int32_t *logits = NULL;
+    uint64_t *times = NULL;
     code = code == ZGN_OK ? room_for(&g, &x, &logits, &times, e) : code;
     if (code != ZGN_OK) {
         return code;

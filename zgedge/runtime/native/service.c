@@ -141,7 +141,7 @@ static void event(int kind, const char *text, uint64_t value) {
 static void refuse(why reason, const char *where, const char *text) {
     char told[160];
     it.refused[reason]++;
-    (void)snprintf(told, sizeof told, "%s: %s", where, text);
+    (void)snprintf(told, sizeof told, "%.20s: %.120s", where, text);
     event(ZGN_BAD_INPUT, told, it.refused[reason]);
 }
 

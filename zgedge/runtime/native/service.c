@@ -1185,6 +1185,17 @@ static void goodbye(void) {
     (void)fprintf(stderr, ".\n");
 }
 
+static void take_signals(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = stopped;
+    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGINT, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    (void)sigaction(SIGPIPE, &action, NULL);
+    (void)sigaction(SIGXFSZ, &action, NULL); /* a file that may not be so long is EFBIG, as in Python */
+}
+
 static int start(const zgn_options *o, zgn_error *e) {
     it.started = zgn_now();
     it.options = o;
@@ -1195,6 +1206,7 @@ static int start(const zgn_options *o, zgn_error *e) {
     if (pipe2(it.wake, O_NONBLOCK | O_CLOEXEC) != 0) {
         return zgn_fail(e, ZGN_FAILED, NULL, "Cannot make a pipe: %s.", strerror(errno));
     }
+    take_signals();
     const int code = open_all(o, e);
     if (code != ZGN_OK) {
         return code;
@@ -1211,13 +1223,6 @@ static int start(const zgn_options *o, zgn_error *e) {
         memset(&a, 0, sizeof a);
         (void)freeze(&a, true);
     }
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = stopped;
-    (void)sigaction(SIGTERM, &action, NULL);
-    (void)sigaction(SIGINT, &action, NULL);
-    action.sa_handler = SIG_IGN;
-    (void)sigaction(SIGPIPE, &action, NULL);
     return ZGN_OK;
 }
 

@@ -859,7 +859,7 @@ void zgn_put_store(zgn_out *out, const zgn_store *s) {
         zgn_put(out, "%.3f", (double)(now - s->last) / 1e9);
     }
     zgn_put(out, ", \"busy\": %s, \"written\": %llu", s->busy ? "true" : "false", (unsigned long long)written);
-    zgn_put(out, ", \"written_a_day\": %.0f", (double)written * DAY / (double)(seconds < 3600 ? 3600 : seconds));
+    zgn_put(out, ", \"written_a_day\": %.0f", (double)(written * DAY) / (double)(seconds < 3600 ? 3600 : seconds));
     zgn_put(out, ", \"written_today\": %llu, \"written_day_before\": %llu, \"running\": %llu, \"failure\": ",
             (unsigned long long)(s->wear.today + logged), (unsigned long long)s->wear.day_before,
             (unsigned long long)seconds);

@@ -157,6 +157,7 @@ class Facts:
     mounted_at: str | None
     writable: bool
     read_only: bool
+    clock: int | None
     clock_off: float | None
     features: frozenset[str]
     temperature: float | None
@@ -244,7 +245,8 @@ def parse(text: str, now: float) -> Facts:
         free_mb=free, mounted_at=disk[1] if len(disk) > 1 else None,
         writable=one("writable") == "yes",
         read_only="ro" in (found.get("rootfs") or [""])[-1].split(" ")[0].split(","),
-        clock_off=None if clock is None else clock - now, features=frozenset(words),
+        clock=clock, clock_off=None if clock is None else clock - now,
+        features=frozenset(words),
         temperature=None if warmest is None else warmest / 1000,
         throttled=int(throttled, 16) if throttled and re.fullmatch(r"0x[0-9a-f]{1,8}", throttled)
         else None,
@@ -448,10 +450,10 @@ def _room(facts: Facts, profile: Profile, runtime: str) -> Iterator[Finding]:
 
 
 def _state(facts: Facts) -> Iterator[Finding]:
-    if facts.clock_off is None:
+    if facts.clock is None or facts.clock_off is None:
         yield Finding("clock", WARNING, "It does not say what time it is.")
     elif abs(facts.clock_off) > CLOCK_OFF:
-        there = time.strftime("%Y-%m-%d %H:%M", time.gmtime(time.time() + facts.clock_off))
+        there = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(facts.clock, 1 << 36)))
         yield Finding(
             "clock", WARNING, f"It has {there} UTC. Times of events there will be wrong.",
             "Nothing depends on it. To set it: sudo timedatectl set-ntp true, or sudo date -s.",

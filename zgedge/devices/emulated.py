@@ -130,14 +130,15 @@ def unavailable() -> str | None:
     if not os.path.exists(KEYRING):
         return f"Debian's keys are not here: {KEYRING} (package debian-archive-keyring)"
     probe = f"import sys; sys.path.insert(0, {str(_HERE)!r}); import emulated_machine as m; "
+    probe += "print(m.probe('qemu-aarch64') or '')"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", probe + "m.enter_namespaces()"], capture_output=True,
-        text=True, check=False, timeout=30,
+        [sys.executable, "-I", "-S", "-c", probe], capture_output=True, text=True, check=False,
+        timeout=30,
     )  # fmt: skip
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it ended"]
         return f"this machine allows no namespaces ({last[0]})"
-    return None
+    return done.stdout.strip() or None
 
 
 _HERE = Path(__file__).resolve().parent
@@ -342,7 +343,9 @@ class Emulated:
     """One board. `user` is whom one is by its ssh configuration: root, `pi` (who may sudo without a
     password) or `guest` (who may not); `user@` before the host names another.
 
-    `folder` keeps what the board has on its disk; without one it is made, and removed by `stop`.
+    `folder` keeps what the board has on its disk; without one it is made, and removed by `stop`. The
+    root file system is laid under it, or copied into it whole without `overlay`, and where that
+    cannot be done.
     """
 
     def __init__(
@@ -353,8 +356,10 @@ class Emulated:
         folder: str | os.PathLike[str] | None = None,
         cache: Path | None = None,
         user: str = "root",
+        overlay: bool = True,
     ) -> None:
         self.kind = _kind(kind)
+        self._overlay = overlay
         self._cache = cache
         self._own = folder is None
         self.folder = Path(folder or tempfile.mkdtemp(prefix="zgedge-board-")).resolve()
@@ -421,6 +426,7 @@ class Emulated:
         self._settings = {
             "root": str(self.folder / "root"), "lower": str(base / "root"),
             "upper": str(self.folder / "upper"), "work": str(self.folder / "work"),
+            "copy": str(self.folder / "copy"), "overlay": self._overlay,
             "name": self.kind.emulator, "magic": self.kind.magic,
             "emulator": str(base / self.kind.emulator), "hostname": self.host,
             "disks": dict(disks or {}), "files": over, "detached": detached, "pid": 0,

@@ -98,15 +98,57 @@ def register(settings: dict[str, Any], root: str) -> None:
         settings["register"] = str(e)
 
 
+def probe(emulator: str) -> str | None:
+    """Why a board cannot live on this machine; None where it can. Run in a process of its own."""
+    try:
+        enter_namespaces()
+    except OSError as e:
+        return f"this machine allows no namespaces ({e})"
+    told, tell = os.pipe()
+    if os.fork() == 0:
+        why = ""
+        try:
+            bind("none", "/", flags=REC | PRIVATE)
+            # Where this is refused something hides a part of /proc, as containers do.
+            bind("proc", "/proc", "proc", NOSUID | NODEV | NOEXEC)
+            known = os.path.exists(f"/proc/sys/fs/binfmt_misc/{emulator}")
+            try:
+                bind("none", "/proc/sys/fs/binfmt_misc", "binfmt_misc", NOSUID | NODEV | NOEXEC)
+            except OSError:
+                if not known:
+                    why = f"{emulator} is not registered with this kernel, which is older than 6.7"
+        except OSError as e:
+            why = f"this machine lets no namespace mount ({e})"
+        os.write(tell, why.encode())
+        os._exit(0)
+    os.close(tell)
+    os.wait()
+    return os.read(told, 4096).decode() or None
+
+
+def copied(settings: dict[str, Any]) -> str:
+    """The whole file system copied, once, for machines where none can be laid over another."""
+    copy = str(settings["copy"])
+    if not os.path.isdir(copy):
+        part = copy + ".part"
+        subprocess.run(["rm", "-rf", part], check=True)
+        for source in (settings["lower"], settings["upper"]):
+            subprocess.run(["cp", "-a", f"{source}/.", part], check=True)
+        os.rename(part, copy)
+    return copy
+
+
 def put_together(settings: dict[str, Any]) -> str:
     """The board's root file system, mounted; returns its path."""
     root = str(settings["root"])
     bind("none", "/", flags=REC | PRIVATE)
-    if settings["lower"]:
-        options = f"lowerdir={settings['lower']},upperdir={settings['upper']}"
+    options = f"lowerdir={settings['lower']},upperdir={settings['upper']}"
+    try:
+        if not settings["overlay"]:
+            raise OSError("it is not wanted")
         bind("overlay", root, "overlay", 0, f"{options},workdir={settings['work']}")
-    else:
-        bind(root, root)
+    except OSError:
+        bind(copied(settings), root)
     mount("proc", f"{root}/proc", "proc", NOSUID | NODEV | NOEXEC)
     register(settings, root)
     mount("tmpfs", f"{root}/dev", "tmpfs", NOSUID, "mode=755,size=1m")

@@ -146,8 +146,9 @@ class Remote:
     ) -> Result:
         """Run a shell script (a text) or a program (a sequence) on the board.
 
-        Its exit code is in the result. Raises RemoteError where the board cannot be reached, the
-        connection is cut, or `timeout` seconds have passed; what runs there may then go on.
+        Its exit code is in the result (255 for a program that a signal ended). Raises RemoteError
+        where the board cannot be reached, the connection is cut, or `timeout` seconds have passed;
+        what runs there may then go on.
         """
         stdin: int | BinaryIO = subprocess.DEVNULL if input is None else subprocess.PIPE
         if input is not None and not isinstance(input, bytes):

@@ -191,6 +191,24 @@ def traced() -> Path:
     return program
 
 
+def sanitized(program: str) -> Path:
+    """The native program ("zgedge-native"), or a C file of tests/runtime with its text parts, that
+    stops where it reads or writes what it must not."""
+    library = cmake(NATIVE)
+    out = CACHE / f"sanitized-{program}"
+    native = ROOT / "zgedge" / "runtime" / "native"
+    sources = sorted(native.glob("*.c"))
+    if program != "zgedge-native":
+        sources = [native / "json.c", native / "text.c", HERE.parent / "runtime" / f"{program}.c"]
+    command: list[str | Path] = [compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g"]
+    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}"]
+    command += [f"-I{native}", *sources, library, "-pthread", "-lm", "-o", out]
+    with _locked():
+        if _is_new(out, command, [*sources, *native.glob("*.h"), library]):
+            run_tool(command)
+    return out
+
+
 def stream(x: npt.NDArray[np.float32] | npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> bytes:
     """Samples [n, inputs] and their classes [n] in the form that driver.c reads."""
     kind = 1 if x.dtype == np.uint8 else 0

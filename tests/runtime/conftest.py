@@ -13,8 +13,12 @@ from tests.runtime.native_program import NATIVE, PYTHON, Served
 
 
 def _built(target: str) -> Path:
+    return _or_skip(lambda: builds.cmake(target, "zgedge-native"))
+
+
+def _or_skip(make: Callable[[], Path]) -> Path:
     try:
-        return builds.cmake(target, "zgedge-native")
+        return make()
     except builds.MissingToolError as e:
         pytest.skip(str(e))
 
@@ -35,6 +39,18 @@ def native_aarch64(qemu_aarch64: str) -> list[str]:
 def native_armv7(qemu_arm: str) -> list[str]:
     """Command of the native program for 32-bit Arm, emulated."""
     return [qemu_arm, str(_built(builds.ARMV7))]
+
+
+@pytest.fixture(scope="session")
+def native_sanitized() -> str:
+    """The native program, which stops where it reads or writes what it must not."""
+    return str(_or_skip(lambda: builds.sanitized("zgedge-native")))
+
+
+@pytest.fixture(scope="session")
+def json_fuzz() -> str:
+    """The reader of requests alone, likewise."""
+    return str(_or_skip(lambda: builds.sanitized("json_fuzz")))
 
 
 @pytest.fixture(params=[PYTHON, NATIVE])

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -103,6 +104,19 @@ uint64_t zgn_resident(int statm) {
     text[n] = 0;
     char *second = strchr(text, ' ');
     return second == NULL ? 0 : strtoull(second, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+extern const char __executable_start[], etext[]; /* of the linker */
+
+void zgn_trim(void) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t from = (uintptr_t)__executable_start / page * page, to = (uintptr_t)etext / page * page;
+    /* A page that is missing brings in its neighbours, 64 KB of them, as far as they belong to one area with it.
+     * Every second page is advised otherwise than the next, so each is an area of its own. */
+    for (uintptr_t at = from; at < to; at += 2 * page) {
+        (void)madvise((void *)at, page, MADV_RANDOM);
+    }
+    (void)madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 /* ---- the learner, from the bytes of the arena ---- */

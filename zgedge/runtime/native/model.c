@@ -63,14 +63,10 @@ int zgn_model_open(zgn_model *model, const char *path, zgn_error *e) {
                         (long long)about.st_size);
     } else {
         model->bytes = (size_t)about.st_size;
-        const size_t each = (model->bytes + 63) / 64 * 64 + 64;
-        model->arena = zgn_map(2 * each);
-        if (model->arena == NULL) {
-            code = zgn_fail(e, ZGN_FAILED, NULL, "This machine has not enough memory for %s.", path);
-        } else {
-            model->copy = model->arena + each;
-            code = read_into(model, fd, e);
-        }
+        model->arena = zgn_map(model->bytes + 1);
+        code = model->arena == NULL
+                   ? zgn_fail(e, ZGN_FAILED, NULL, "This machine has not enough memory for %s.", path)
+                   : read_into(model, fd, e);
     }
     (void)close(fd);
     if (code == ZGN_OK) {

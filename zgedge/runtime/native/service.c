@@ -32,7 +32,7 @@ enum {
     LINE = 64 * 1024,    /* bytes that any line may have; not less than CHUNK, so that what is left of a line fits */
     QUEUE_BYTES = 1 << 20,
     QUEUE_MOST = 1024,
-    QUEUE_KEPT = 64 * 1024, /* bytes of the queue that stay touched after a flood */
+    QUEUE_KEPT = 16 * 1024, /* bytes of the queue that stay touched after a flood */
     EVENTS = 20,            /* in a status */
     LOGGED = 100,           /* events that are remembered not to be logged again */
 };
@@ -1112,14 +1112,14 @@ static int make_buffers(const zgn_options *o, zgn_error *e) {
     q->key = (uint64_t *)(void *)(at + x + samples);
     q->y = (uint16_t *)(void *)(q->key + q->room);
     q->held = (bool *)(void *)(q->y + q->room);
-    memset(at, 0, x); /* touched: no page of these is new to the process later */
-    memset(q->key, 0, ids);
+    /* Touched: no page of what is used all the time is new to the process later. */
+    memset(at, 0, sizeof(float) * it.inputs);
+    memset(q->key, 0, each * q->room);
     at += x + samples + ids;
     for (int i = 0; i < CLIENTS; i++) {
         it.clients[i] = (client){.fd = -1, .in = at, .out = at + in};
         at += in + it.room;
     }
-    /* Of what is used all the time: a few samples that wait, and the first client. */
     const size_t kept = samples < QUEUE_KEPT ? samples : QUEUE_KEPT;
     memset(q->x, 0, kept);
     memset(it.clients[0].in, 0, ZGN_PAGE);
@@ -1216,7 +1216,6 @@ static int start(const zgn_options *o, zgn_error *e) {
     it.watched = it.learning && it.model.m.watch != NULL;
     it.guarded = zgn_model_guarded(&it.model);
     it.statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    it.rss = it.rss_first = it.rss_most = zgn_resident(it.statm);
     it.next_second = it.started + SECOND;
     if (o->freeze && it.learning) {
         answer a;
@@ -1245,6 +1244,8 @@ int zgn_serve(const zgn_options *o, zgn_error *e) {
         (void)snprintf(from, sizeof from, "from %s", it.from);
         event(ZGN_STARTED, from, 0);
     }
+    zgn_trim();
+    it.rss = it.rss_first = it.rss_most = zgn_resident(it.statm);
     zgn_notify_open(&it.notify);
     zgn_notify_say(&it.notify, "READY=1");
     while (it.stopping == NULL) {

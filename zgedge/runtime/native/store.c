@@ -428,22 +428,30 @@ static int look(zgn_store *s, int i, head *h, bool *is, zgn_error *e) {
     return ZGN_OK;
 }
 
-/* Read a slot's state; false, with a text in `found`, where it cannot be used. */
+/* Read a slot's state, to keep it in `into` or, where that is null, to look whether it is whole; false, with a text
+ * in `found`, where it cannot be used. */
 static bool read_state(zgn_store *s, int i, const head *h, uint8_t *into) {
     uint8_t digest[ZGN_DIGEST];
-    size_t got;
-    const int error = read_at(&s->slot[i], into, s->model->bytes, h->at, &got);
-    if (error != 0) {
-        found(s, i, strerror(error));
-        return false;
+    zgn_blake blake;
+    zgn_blake_start(&blake);
+    for (size_t at = 0; at < s->model->bytes; at += ZGN_PIECE) {
+        const size_t left = s->model->bytes - at, n = left < ZGN_PIECE ? left : ZGN_PIECE;
+        uint8_t *to = into == NULL ? s->piece : into + at;
+        size_t got;
+        const int error = read_at(&s->slot[i], to, n, h->at + at, &got);
+        if (error != 0) {
+            found(s, i, strerror(error));
+            return false;
+        }
+        if (got < n) {
+            char why[80];
+            (void)snprintf(why, sizeof why, "it ends after %zu of %zu bytes", at + got, s->model->bytes);
+            found(s, i, why);
+            return false;
+        }
+        zgn_blake_add(&blake, to, n);
     }
-    if (got < s->model->bytes) {
-        char why[80];
-        (void)snprintf(why, sizeof why, "it ends after %zu of %zu bytes", got, s->model->bytes);
-        found(s, i, why);
-        return false;
-    }
-    zgn_digest(into, s->model->bytes, digest);
+    zgn_blake_end(&blake, digest);
     if (memcmp(digest, h->payload, ZGN_DIGEST) != 0) {
         found(s, i, "its state is torn");
         return false;
@@ -451,7 +459,7 @@ static bool read_state(zgn_store *s, int i, const head *h, uint8_t *into) {
     return true;
 }
 
-/* Read the newest whole state into `into`, which the core checks where it is the arena. */
+/* Find the newest whole state; it is read into `into`, where the core checks it, unless that is null. */
 static int load(zgn_store *s, uint8_t *into, bool *whole, zgn_error *e) {
     head heads[2];
     bool is[2];
@@ -474,7 +482,7 @@ static int load(zgn_store *s, uint8_t *into, bool *whole, zgn_error *e) {
         if (!is[i] || !read_state(s, i, &heads[i], into)) {
             continue;
         }
-        if (into == s->model->arena) {
+        if (into != NULL) {
             zgn_error why;
             if (zgn_model_check(s->model, &why) != ZGN_OK) {
                 found(s, i, why.text);
@@ -488,7 +496,7 @@ static int load(zgn_store *s, uint8_t *into, bool *whole, zgn_error *e) {
         *whole = true;
     }
     if (*whole && is[1 - s->newest] && !is_damaged(s, 1 - s->newest) &&
-        read_state(s, 1 - s->newest, &heads[1 - s->newest], s->model->copy)) {
+        read_state(s, 1 - s->newest, &heads[1 - s->newest], NULL)) {
         found(s, 1 - s->newest, NULL);
     }
     return ZGN_OK;
@@ -616,7 +624,7 @@ int zgn_store_open(zgn_store *s, const char *folder, zgn_model *model, double in
     if (error != 0) {
         return zgn_fail(e, ZGN_FAILED, NULL, "Cannot start a thread: %s.", strerror(error));
     }
-    memcpy(model->copy, model->arena, model->bytes); /* touched: no page of it is new to the process later */
+    memset(s->piece, 0, sizeof s->piece); /* touched: no page of it is new to the process later */
     error = prepare(s);
     return error == 0 ? ZGN_OK : met(s, error, e);
 }
@@ -680,7 +688,7 @@ static bool again(zgn_store *s) {
     if (!before) {
         bool whole;
         zgn_error e;
-        if (load(s, s->model->copy, &whole, &e) != ZGN_OK) {
+        if (load(s, NULL, &whole, &e) != ZGN_OK) {
             close_disk(&s->slot[0]);
             close_disk(&s->slot[1]);
             s->opened = false;
@@ -709,6 +717,13 @@ static void add_wear(zgn_wear *w, uint64_t bytes) {
 
 static int target(const zgn_store *s) { return s->newest < 0 ? 0 : 1 - s->newest; }
 
+/* The commit under way has failed. */
+static void give_up(zgn_store *s, int error) {
+    s->busy = s->syncing = false;
+    found(s, target(s), "a commit failed");
+    disk_trouble(s, error);
+}
+
 void zgn_store_begin(zgn_store *s) {
     if ((s->failure[0] != 0 || s->log.disk.fd < 0) && !again(s)) {
         return;
@@ -716,7 +731,6 @@ void zgn_store_begin(zgn_store *s) {
     if (!s->opened) {
         return;
     }
-    memcpy(s->model->copy, s->model->arena, s->model->bytes);
     zgn_log_flush(&s->log);
     pass_time(&s->wear, running(s));
     add_wear(&s->wear, ZGN_PAGE * (s->log.pages - s->counted));
@@ -726,6 +740,11 @@ void zgn_store_begin(zgn_store *s) {
     s->phase = ZGN_STATE;
     zgn_blake_start(&s->blake);
     found(s, target(s), "a commit is under way");
+    /* All at once, because learning goes on in these bytes; the system keeps what it was given. */
+    const int error = write_at(&s->slot[target(s)], s->model->arena, s->model->bytes, ZGN_PAGE);
+    if (error != 0) {
+        give_up(s, error);
+    }
 }
 
 /* One piece: 0 and `more`, or an errno. */
@@ -733,12 +752,14 @@ static int step(zgn_store *s, bool wait, bool *more) {
     zgn_disk *disk = &s->slot[target(s)];
     *more = true;
     if (s->phase == ZGN_STATE) {
+        /* What was written is read again for its digest. */
         const size_t left = s->model->bytes - s->at, n = left < ZGN_PIECE ? left : ZGN_PIECE;
-        const int error = write_at(disk, s->model->copy + s->at, n, ZGN_PAGE + s->at);
-        if (error != 0) {
-            return error;
+        size_t got;
+        const int error = read_at(disk, s->piece, n, ZGN_PAGE + s->at, &got);
+        if (error != 0 || got < n) {
+            return error != 0 ? error : EIO;
         }
-        zgn_blake_add(&s->blake, s->model->copy + s->at, n);
+        zgn_blake_add(&s->blake, s->piece, n);
         s->at += n;
         s->phase = s->at == s->model->bytes ? ZGN_HEAD : ZGN_STATE;
         return 0;
@@ -793,9 +814,7 @@ bool zgn_store_step(zgn_store *s, bool wait) {
     bool more;
     const int error = step(s, wait, &more);
     if (error != 0) {
-        s->busy = s->syncing = false;
-        found(s, target(s), "a commit failed");
-        disk_trouble(s, error);
+        give_up(s, error);
         return false;
     }
     if (more) {

@@ -1,8 +1,8 @@
 /* zgn.h: the native program, zgedge-native: the service of docs/service.md without Python (docs/native.md).
  *
- * MEMORY. Nothing is allocated after the start, and malloc is never called: the arena and the copy that a
- * commit writes are one mapping, all buffers a second one. What a flood of samples or a long line touched
- * is given back to the system when it is over. One thread besides the loop waits for the disk.
+ * MEMORY. Nothing is allocated after the start, and malloc is never called: the arena is one mapping, all buffers are
+ * a second one. What a flood of samples or a long line touched is given back to the system when it is over. One
+ * thread besides the loop waits for the disk.
  *
  * TRUST. A model file, a state on disk, a golden file and every byte of a request are a stranger's. Files are
  * checked whole before they are used; a request is read by json.c, which has no recursion and no allocation.
@@ -120,7 +120,6 @@ void zgn_digest(const void *data, size_t bytes, uint8_t digest[ZGN_DIGEST]);
 typedef struct zgn_model {
     const char *path;
     uint8_t *arena; /* [bytes] aligned to 64 */
-    uint8_t *copy;  /* [bytes], what a commit writes */
     size_t bytes;
     uint8_t identity[ZGN_DIGEST]; /* of the deployed file */
     zge_model m;
@@ -215,6 +214,7 @@ typedef struct zgn_store {
     zgn_phase phase;
     size_t at;
     zgn_blake blake;
+    uint8_t piece[ZGN_PIECE];
     char failure[512]; /* empty: none */
     int64_t started, last, not_before; /* nanoseconds; last is -1 before the first commit */
     int64_t retry;
@@ -233,7 +233,7 @@ int zgn_store_load(zgn_store *s, bool *whole, zgn_error *e);
 /* The same of a folder that somebody else may own: nothing is written. */
 int zgn_store_peek(zgn_store *s, const char *folder, zgn_model *model, bool *whole, zgn_error *e);
 bool zgn_store_due(const zgn_store *s);
-/* Start to commit the arena, sealed, of which a copy is taken. */
+/* Start to commit the arena, sealed: it is written, and may change again. */
 void zgn_store_begin(zgn_store *s);
 /* One bounded piece of a commit; true while there is more. */
 bool zgn_store_step(zgn_store *s, bool wait);
@@ -275,6 +275,9 @@ void zgn_put_learner(zgn_out *out, const zgn_model *model);
 
 /* Resident memory of this process in bytes; 0 where the kernel does not say. */
 uint64_t zgn_resident(int statm);
+/* Give back the pages of the program that only its start needed, and let the kernel bring in no more of them than
+ * are used. */
+void zgn_trim(void);
 int64_t zgn_now(void); /* nanoseconds of a clock that nobody can set */
 
 /* ---- notify.c: systemd's notifications ---- */

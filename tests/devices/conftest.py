@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.devices.desks import Desk, make_desk
+from tests.devices.local import local
 from zgedge.devices import emulated
 from zgedge.devices.emulated import Emulated
 
@@ -55,3 +57,10 @@ def old_board() -> Iterator[Emulated]:
     prepared("emulated-armv7")
     with Emulated("emulated-armv7", cache=CACHE) as made:
         yield made
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A desk and a new board on this machine, run by dash."""
+    with local() as board:
+        yield make_desk(board, tmp_path, monkeypatch)

@@ -23,6 +23,7 @@ STEP_SECONDS = 900.0  # that a step may take: an installation on a slow board
 LOCK_SECONDS = 90.0  # that an earlier step of this desk is waited for
 
 Progress = Callable[[int, int], None]
+_ALIVE: set[str] = set()  # deployments of this process that hold a lock
 
 
 class Outcome(Protocol):
@@ -257,9 +258,11 @@ class Agent:
                 time.sleep(1)
         for owner in answer.all("took-over"):
             say(f"Took over from a deployment that ended early ({owner}).")
+        _ALIVE.add(self.token)
         try:
             yield
         finally:
+            _ALIVE.discard(self.token)
             # Where that fails it is stale in a minute, or taken over by the next from here.
             with suppress(ZgedgeError):
                 self.call("unlock", self.token, timeout=30)
@@ -278,7 +281,8 @@ class Agent:
             return owner.split()[0]
         except PermissionError:
             return None
-        return owner.split()[0] if int(parts[1]) == os.getpid() else None
+        token = owner.split()[0]
+        return token if int(parts[1]) == os.getpid() and token not in _ALIVE else None
 
 
 _PROBE = """printf '%s\\n' "$HOME" "$(id -u)"

@@ -417,9 +417,9 @@ do_unpack() { # hash downgrade|- unverified|-
     [ "$3" -le 65536 ] && [ "$4" -le 16384 ] || fail bundle "its manifest is too long"
     at=$((${#line} + 1))
     [ $((at + $3 + $4)) -le "$all" ] || fail bundle "it is cut"
-    tail -c "+$((at + 1))" "$bundle" | head -c "$3" >"$work/MANIFEST"
+    writing cut_out "$bundle" $at "$3" "$work/MANIFEST"
     at=$((at + $3))
-    tail -c "+$((at + 1))" "$bundle" | head -c "$4" >"$work/MANIFEST.sig"
+    writing cut_out "$bundle" $at "$4" "$work/MANIFEST.sig"
     at=$((at + $4)) signed=$4
     # The signature first: what nobody vouches for is not even read.
     if has_verifier; then
@@ -806,8 +806,8 @@ go_back() { # version, why
     point "$1"
     control restart || :
     if awaken; then back=answers; else back=silent; fi
-    remember "$target rolled back to $1: $2"
     rm -f "$S/pending"
+    remember "$target rolled back to $1: $2"
     settle
     say "end rolled-back $1 $back"
 }

@@ -181,22 +181,24 @@ def golden_questions(model: Model, golden: bytes, folder: str) -> Questions:
 
 
 def rows_of(model: Model, data: str) -> tuple[npt.NDArray[np.float32], list[Any]]:
-    """Rows of a person's labelled data that a board is tried with: those to test on."""
+    """Rows of a person's labelled data that a board is tried with, and their labels as the service
+    writes them. Raises DataError for no labels, or labels that the model has not."""
     from zgedge import data as sources
 
     network = model.arena.network
-    window = network.shape[0] if network.task == "series" else None
-    dataset = sources.load(data, window=window)
-    x, y = (
-        (dataset.x_test, dataset.y_test)
-        if len(dataset.x_test)
-        else (dataset.x_train, dataset.y_train)
-    )
-    if not len(x):
-        raise DataError(f"{data} has no rows.")
+    x, texts = sources.load_inputs(
+        data, features=model.inputs, shape=network.shape if network.task == "picture" else None,
+        window=network.shape[0] if network.task == "series" else None,
+    )  # fmt: skip
+    names = {str(name): _plain(name) for name in model.classes}
+    if texts is None or set(texts) - set(names):
+        raise DataError(
+            f"{data} has no labels." if texts is None else f"{data} has labels that {model.name} "
+            "has not.", "Give labelled rows of the model's own classes with --data.",
+        )  # fmt: skip
     take = np.unique(np.linspace(0, len(x) - 1, ROWS).astype(np.int64))
     rows = np.asarray(model.rows(x[take]), np.float32)
-    return rows, [_plain(label) for label in y[take]]
+    return rows, [names[texts[i]] for i in take]
 
 
 # ---- the bundle for a board ----

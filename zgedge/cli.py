@@ -33,9 +33,9 @@ from zgedge.cli_common import (
     json_option,
     print_json,
 )
-from zgedge.cli_device import register as register_device
 from zgedge.cli_deploy import far_options, service
 from zgedge.cli_deploy import register as register_deploy
+from zgedge.cli_device import register as register_device
 from zgedge.cli_service import register
 from zgedge.errors import (
     BudgetError,

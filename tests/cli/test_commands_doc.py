@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.conftest import process, run_json
 from tests.cli.test_conformance import commands, tree
+from tests.devices.desks import Desk, served_board
 from tests.devices.fakes import fake_ssh
 from tests.float_nets import centroids
 from zgedge import errors
@@ -125,9 +126,35 @@ def emulated() -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with served_board(tmp_path_factory.mktemp("desk")) as made:
+        yield made
+
+
+FAR = ("deploy", "key new", "key show", "key trust", "status", "logs", "rollback", "pull",
+       "remove")  # fmt: skip
+
+
+def of_a_board(request: pytest.FixtureRequest, name: str, out: Path) -> dict[str, Any]:
+    desk: Desk = request.getfixturevalue("desk")
+    settings = desk.folder / ("new" if name == "key new" else "config")
+    request.getfixturevalue("monkeypatch").setenv("ZGEDGE_CONFIG", str(settings))
+    more: dict[str, tuple[object, ...]] = {
+        "deploy": (desk.model(), "--name", "m", "--runtime", "native"),
+        "key trust": (desk.folder / "config" / "key.pub",),
+        "rollback": ("--watch", "1"),
+        "pull": ("--out", out),
+    }
+    if name == "remove":
+        desk.deploy(name="other")
+        more["remove"] = ("--name", "other")
+    return run_json(*name.split(), *more.get(name, ()))
+
+
 @pytest.fixture
 def calls(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     np.save(tmp_path / "set.npy", np.zeros(3))
     monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path / "config"))
@@ -170,6 +197,7 @@ def calls(
         "device check": lambda: run_json("device", "check", "board", "--device", "x86-64"),
         "device emulate": emulated,
         "doctor": lambda: run_json("doctor"),
+        **{name: lambda name=name: of_a_board(request, name, out) for name in FAR},
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import pwd
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import pytest
 
 from tests import nets
 from tests.conftest import ROOT
-from tests.devices.local import Local
-from zgedge.devices import bundle, deploy, keys, native, profiles
+from tests.devices.local import Local, local
+from zgedge.devices import boards, bundle, deploy, keys, native, profiles
 from zgedge.devices.deploy import Deployment, Request, Target
 from zgedge.errors import MissingExtraError
+from zgedge.runtime import Model
 
 NET = nets.network()
 KINDS = {"x86_64": "x86-64", "aarch64": "aarch64", "armv7l": "armv7"}
@@ -25,7 +28,8 @@ KINDS = {"x86_64": "x86-64", "aarch64": "aarch64", "armv7l": "armv7"}
 def native_program(machine: str | None = None, cpu: str | None = None) -> bytes:
     """The native program for a processor, built once and kept in .cache; skips without zig."""
     # One cache of the compiler for all: with one of its own it builds its C library first.
-    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(Path.home() / ".cache" / "zig"))
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # $HOME may be a test's
+    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(home / ".cache" / "zig"))
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "built")
     try:
@@ -89,6 +93,24 @@ def make_desk(board: Local, folder: Path, patch: pytest.MonkeyPatch) -> Desk:
     patch.setattr(deploy, "runtime_files", desk.files)
     keys.new("desk")
     return desk
+
+
+@contextmanager
+def served_board(folder: Path) -> Iterator[Desk]:
+    """A board that serves a second version of `m`, which has learned a little, and the settings
+    that commands find it by: it is the board `far`, which was used last."""
+    with pytest.MonkeyPatch.context() as patch, local() as board:
+        desk = make_desk(board, folder, patch)
+        kind = KINDS[platform.machine()]
+        boards.add(boards.Board("far", "pi@far.local", kind))
+        patch.setattr(Target, "remote", lambda _: board)
+        for seed in (1, 0):
+            assert desk.deploy(seed)["outcome"] == "healthy"
+        x, y = nets.samples(NET, 20)
+        names = Model.open(desk.model()).classes.tolist()
+        for row, number in zip(x, y, strict=True):
+            board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})
+        yield desk
 
 
 def bundle_of(desk: Desk, seed: int = 0, counter: int = 1, **changes: Any) -> deploy.Made:

@@ -327,8 +327,8 @@ class Deployment:
             "name": request.name, "host": request.target.host, "device": request.profile.name,
             "model": request.model, "version": None, "runtime": None, "root": None,
             "outcome": "failed", "steps": [], "bundle_bytes": None, "copied_bytes": None,
-            "golden": None, "predicted": None, "state": None, "before": None, "reason": None,
-            "seconds": None,
+            "golden": None, "predicted": None, "state": None, "before": None, "rows": None,
+            "reason": None, "back_to": None, "seconds": None,
         }  # fmt: skip
 
     def run(self) -> dict[str, Any]:
@@ -351,7 +351,6 @@ class Deployment:
         except ZgedgeError as e:
             e.args = (f"{name}: {e.message}",)
             self.found["reason"] = e.message
-            self.found["failed_step"] = name
             raise
         self.found["steps"].append({"step": name, "seconds": round(time.monotonic() - since, 2)})
 

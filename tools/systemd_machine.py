@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,11 @@ from zgedge.errors import RemoteError  # noqa: E402
 
 CACHE = ROOT / ".cache" / "systemd"
 RECIPE = "1"
-PACKAGES = """systemd systemd-sysv udev kmod dropbear-bin busybox-static openssh-client passwd coreutils
-dash procps linux-image-cloud-amd64 python3-minimal libpython3.11-stdlib grep sed tar gzip findutils
-mawk""".split()
+PACKAGES = [
+    "systemd", "systemd-sysv", "udev", "kmod", "dropbear-bin", "busybox-static", "openssh-client",
+    "passwd", "coreutils", "dash", "procps", "linux-image-cloud-amd64", "python3-minimal",
+    "libpython3.11-stdlib", "grep", "sed", "tar", "gzip", "findutils", "mawk",
+]  # fmt: skip
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4")
 UNITS = {
     "network.service": """[Unit]
@@ -215,7 +217,7 @@ def set_up(root: Path) -> None:
 class Machine:
     """One virtual machine on a disk of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, accelerator: str | None) -> None:
         self.folder = folder
         self.cache = build()
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +233,8 @@ class Machine:
             f"  UserKnownHostsFile {self.cache}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
             "  StrictHostKeyChecking yes\n"
         )
-        self.accelerator = "KVM" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "TCG"
+        there = "KVM" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "TCG"
+        self.accelerator = accelerator or there
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
@@ -287,14 +290,241 @@ class Machine:
         return Remote("machine", config=self.config)
 
 
-if __name__ == "__main__":
-    m = Machine(Path("/tmp/zgx/machine"))
+# ---- what is tried ----
+
+
+class Desk:
+    """The command line of the desk, with settings of its own, and what it is told of the board."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.environment = {
+            **os.environ, "ZGEDGE_CONFIG": str(machine.folder / "settings"), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "zgedge.cli", *map(str, words)], cwd=self.machine.folder,
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, *words: object) -> dict[str, Any]:
+        child = self.start(*words, "--json")
+        out, err = child.communicate(timeout=900)
+        if child.returncode:
+            raise SystemExit(f"zgedge {' '.join(map(str, words))}: {out}{err}")
+        found = json.loads(out)
+        assert isinstance(found, dict)
+        return found
+
+    def board(self, script: str, data: bytes = b"") -> str:
+        with self.machine.remote() as remote:
+            return remote.check(f"cd /opt/zgedge/digits; {script}", input=data, timeout=120)
+
+    def ask(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        lines = "".join(json.dumps(request) + "\n" for request in requests)
+        told = self.board("current/bin/zgedge-native ask run/socket --timeout 60", lines.encode())
+        return [json.loads(line) for line in told.splitlines()]
+
+    def pid(self) -> int:
+        return int(self.board("systemctl show -p ExecMainPID --value zgedge-digits"))
+
+    def wait(self, condition: Callable[[], bool], most: float, what: str) -> float:
+        """Seconds until something is so."""
+        began = time.monotonic()
+        while True:
+            with contextlib.suppress(RemoteError):
+                if condition():
+                    return time.monotonic() - began
+            if time.monotonic() - began > most:
+                raise SystemExit(f"{what} did not come in {most:.0f} s")
+            time.sleep(0.5)
+
+    def answers(self) -> bool:
+        (told,) = self.ask({"op": "status"})
+        return bool(told["ok"])
+
+
+def record(
+    folder: Path, cuts: int, seed: int, accelerator: str | None = None
+) -> list[tuple[str, str]]:
+    """Try everything; pairs (what, what came of it). Raises SystemExit where something is wrong."""
+    from zgedge import data
+    from zgedge.runtime import Model
+
+    rows: list[tuple[str, str]] = []
+
+    def note(what: str, told: str) -> None:
+        say(f"{what}: {told}")
+        rows.append((what, told))
+
+    shutil.rmtree(folder, ignore_errors=True)
+    machine = Machine(folder, accelerator)
+    desk = Desk(machine)
     try:
-        m.accelerator = "TCG"
-        print(m.start())
-        print(m.folder)
-        time.sleep(float(sys.argv[1]))
-        with m.remote() as r:
-            print(r.run("systemctl --version | head -1; systemctl is-system-running; systemctl --failed; df -h /; free; systemd-analyze; systemd-analyze blame | head; cat /sys/fs/cgroup/cgroup.controllers; journalctl -b -p warning --no-pager | tail -20"))
+        booted = machine.start()
+        versions = desk.board("cd /; systemctl --version | head -n 1; uname -r").splitlines()
+        note("the machine", f"{versions[0]}, Linux {versions[1]}, 512 MB; {machine.accelerator}, "
+             f"{booted:.0f} s to boot")  # fmt: skip
+        desk.run("train", "--budget", "16KB", "--epochs", 3, "--network", "s136:20/4 b4 r99",
+                 "--out", "digits.zge")  # fmt: skip
+        desk.run("key", "new")
+        desk.run("device", "add", "machine", "--device", "x86-64", "--ssh-config", machine.config)
+        began = time.monotonic()
+        deploy = ("deploy", "digits.zge", "--host", "machine", "--runtime", "native", "--watch", 5)
+        desk.run(*deploy, "--trust")
+        note("`zgedge deploy`, native program", f"healthy after {time.monotonic() - began:.0f} s")
+        show = desk.board(
+            "systemctl show -p ActiveState,NRestarts,LimitDATA,MemoryMax,MemoryCurrent,User "
+            "zgedge-digits; systemd-analyze security --no-pager zgedge-digits | tail -n 1"
+        )
+        facts = dict(line.split("=", 1) for line in show.splitlines() if "=" in line)
+        (exposure,) = re.findall(r": ([\d.]+) ", show)
+        assert facts["ActiveState"] == "active"
+        assert float(exposure) <= 1.5
+        note("`systemd-analyze security`, of the unit as it runs", f"{exposure}")
+        process = desk.board("p=$(systemctl show -p ExecMainPID --value zgedge-digits); "
+                             "cat /proc/$p/status /proc/$p/limits /proc/$p/net/dev")  # fmt: skip
+        (rss,) = re.findall(r"VmRSS:\s+(\d+) kB", process)
+        assert f"Max data size             {facts['LimitDATA']}" in process
+        assert re.search(r"NoNewPrivs:\s+1", process)
+        assert re.search(r"Seccomp:\s+2", process)
+        assert re.search(r"Uid:\s+[1-9]", process)
+        assert re.findall(r"^\s*(\w+):.*\d$", process.split("Inter-")[1], re.MULTILINE) == ["lo"]
+        most, used, whole = (int(facts[key]) for key in ("LimitDATA", "MemoryCurrent", "MemoryMax"))
+        note(
+            "its process", f"resident {rss} KB, user `{facts['User']}`, no new privileges, system "
+            f"calls filtered, no network but `lo`, data at most {most:,} bytes, {used:,} of "
+            f"{whole:,} counted",
+        )  # fmt: skip
+
+        digits = data.load("digits")
+        x = digits.x_test[:100]
+        model = Model.open(folder / "digits.zge")
+        expected = [model.predict_one(row) for row in x]
+        asked = [{"op": "predict", "x": [float(v) for v in row]} for row in x]
+        assert [told["label"] for told in desk.ask(*asked)] == expected
+        note("100 rows predicted through the socket", "as on this machine, every one")
+
+        def learn(first: int, count: int) -> None:
+            desk.ask(*[
+                {"op": "learn", "x": [float(v) for v in digits.x_train[i]],
+                 "y": expected[0].__class__(digits.y_train[i])}
+                for i in range(first, first + count)
+            ])  # fmt: skip
+
+        def status() -> dict[str, Any]:
+            return desk.ask({"op": "status"})[0]
+
+        learn(0, 200)
+        desk.wait(lambda: status()["learner"]["samples"] >= 200, 60, "learning")
+        desk.ask({"op": "control", "do": "commit"})
+        desk.wait(lambda: status()["store"]["commits"] >= 1, 60, "a commit")
+        learn(200, 50)  # these are lost with the process
+        told = status()
+        note("200 samples learned and committed", f"commit {told['store']['commits']}, "
+             f"{told['learner']['rewired']:,} connections rewired")  # fmt: skip
+
+        before = desk.pid()
+        desk.board(f"kill -STOP {before}")
+        hung = desk.wait(lambda: desk.pid() not in (0, before) and desk.answers(), 180, "a restart")
+        journal = desk.board("journalctl -u zgedge-digits --no-pager -o cat")
+        assert "Watchdog timeout" in journal, journal
+        told = status()
+        assert told["started_from"].startswith("commit "), told["started_from"]
+        assert told["learner"]["samples"] == 200
+        note("hung (SIGSTOP)", f"ended by its watchdog, and answers again after {hung:.0f} s, from "
+             f"{told['started_from']}")  # fmt: skip
+
+        before = desk.pid()
+        desk.board(f"kill -KILL {before}")
+        down = desk.wait(lambda: desk.pid() not in (0, before) and desk.answers(), 60, "a restart")
+        note("killed (SIGKILL)", f"answers again after {down:.0f} s, from "
+             f"{status()['started_from']}")  # fmt: skip
+
+        machine.power_off()
+        booted = machine.start()
+        desk.wait(desk.answers, 120, "the service after a power cut")
+        assert status()["learner"]["samples"] == 200
+        note("power cut while it serves", f"up {booted:.0f} s after the power, from "
+             f"{status()['started_from']}")  # fmt: skip
+
+        began = time.monotonic()
+        desk.run(*deploy)
+        note("`zgedge deploy` again", f"a second version beside the first, healthy after "
+             f"{time.monotonic() - began:.0f} s, learned state kept "
+             f"({status()['learner']['samples']} samples)")  # fmt: skip
+        assert status()["learner"]["samples"] >= 200
+        began = time.monotonic()
+        desk.run("rollback", "--host", "machine", "--watch", 2)
+        switch = time.monotonic() - began
+        note("`zgedge rollback`: a switch undisturbed", f"{switch:.0f} s")
+
+        chance = random.Random(seed)
+        outcomes: dict[str, int] = {}
+        for cut in range(cuts):
+            delay = (cut + chance.random()) / cuts * switch
+            child = desk.start("rollback", "--host", "machine", "--watch", 2)
+            time.sleep(delay)
+            machine.power_off()
+            child.kill()
+            child.communicate()
+            machine.start()
+            desk.wait(desk.answers, 120, f"the service after power cut {cut}")
+            told = status()
+            assert told["learner"]["samples"] >= 200, told
+            link = desk.board("readlink current").strip()
+            assert re.fullmatch(r"versions/[12]-[0-9a-f]{8}", link), link
+            outcomes[link.split("/")[1][0]] = outcomes.get(link.split("/")[1][0], 0) + 1
+            say(f"cut {cut + 1} of {cuts} after {delay:.1f} s: serves {link}")
+        note(f"power cut in the middle of a switch, {cuts} times, 0 to {switch:.0f} s after its "
+             "beginning", f"serves each time, with the learned state: version 1 "
+             f"{outcomes.get('1', 0)} times, version 2 {outcomes.get('2', 0)} times")  # fmt: skip
+        desk.run(*deploy)
+        assert desk.board("readlink current").startswith("versions/3-")
+        assert status()["learner"]["samples"] >= 200
+        note("`zgedge deploy` after all that", "version 3 serves, with the learned state")
+        return rows
     finally:
-        m.power_off()
+        machine.power_off()
+
+
+def page(rows: list[tuple[str, str]]) -> str:
+    processor = platform.processor() or platform.machine()
+    text = f"""# The unit under real systemd
+
+`python tools/systemd_machine.py --out docs/results/systemd.md`; on {processor}. A virtual
+machine is made from Debian's packages, and a small model of digits (16 KB) is deployed to it by
+`zgedge deploy`, over SSH, as to any board. Its speed is not a board's. To cut the power, qemu is
+killed: what the machine's kernel had not written is lost.
+
+| what | what came of it |
+| --- | --- |
+"""
+    text += "".join(f"| {what} | {told} |\n" for what, told in rows)
+    text += f"""
+The unit, as `zgedge.devices.units` writes it:
+
+```ini
+{units.systemd_unit("digits", root="/opt/zgedge", runtime="native", arena_bytes=16384).strip()}
+```
+"""
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="page to write")
+    parser.add_argument("--cuts", type=int, default=8, help="power cuts in the middle of a switch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--accelerator", choices=("KVM", "TCG"), help="what runs the machine")
+    options = parser.parse_args()
+    text = page(record(CACHE / "run", options.cuts, options.seed, options.accelerator))
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,7 @@ from zgedge.devices.debian import KEYRING, Apt, unpack
 from zgedge.devices.places import cache_folder
 from zgedge.errors import UsageError, ZgedgeError
 
-RECIPE = 1  # counted up where roots that were built earlier are not good any more
+RECIPE = 2  # counted up where roots that were built earlier are not good any more
 Progress = Callable[[int, int, str], None]
 
 _SERVER = "dropbear-bin libc6 libcrypt1 libgcc-s1 libgmp10 libtomcrypt1 libtommath1 zlib1g"
@@ -155,8 +155,8 @@ def prepare(kind: str, cache: Path | None = None, progress: Progress | None = No
     if why := unavailable():
         raise ZgedgeError(f"No board can be emulated here: {why}.")
     cache = cache or default_cache()
-    text = f"{RECIPE}\n{made}\n{_setup.__code__.co_code.hex()}"
-    folder = cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    mark = hashlib.sha256(f"{RECIPE}\n{made}".encode()).hexdigest()[:12]
+    folder = cache / f"{kind}-{mark}"
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
@@ -292,9 +292,9 @@ class Emulated:
     """One board. `user` is whom one is by its ssh configuration: root, `pi` (who may sudo without a
     password) or `guest` (who may not); `user@` before the host names another.
 
-    `folder` keeps what the board has on its disk; without one it is made, and removed by `stop`. The
-    root file system is laid under it, or copied into it whole without `overlay`, and where that
-    cannot be done.
+    `folder` keeps what the board has on its disk; without one it is made, and removed by `stop`.
+    The root file system is laid under it, or copied into it whole without `overlay`, and where
+    that cannot be done.
     """
 
     def __init__(
@@ -483,11 +483,12 @@ class Emulated:
             "-r", "/etc/dropbear/host_key", "-P", "/run/dropbear.pid",
         ]  # fmt: skip
         self._write_settings()
+        place = str(self.folder).replace("%", "%%")
         self.ssh_config.write_text(
             f"Host {self.host}\n  HostName 127.0.0.1\n  Port {self.port}\n  User {self.user}\n"
-            f"  HostKeyAlias {self.host}\n  IdentityFile {self.folder}/id_ed25519\n"
+            f'  HostKeyAlias {self.host}\n  IdentityFile "{place}/id_ed25519"\n'
             f"  IdentitiesOnly yes\n  IdentityAgent none\n  CheckHostIP no\n"
-            f"  UserKnownHostsFile {self.folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
+            f'  UserKnownHostsFile "{place}/known_hosts"\n  GlobalKnownHostsFile /dev/null\n'
             "  StrictHostKeyChecking yes\n"
         )
         self._process = subprocess.Popen(

@@ -209,11 +209,11 @@ static uint8_t *recent(zgn_log *log, uint64_t number) { return log->recent[(numb
 
 /* The number of the event at a place of the ring; 0 where there is no whole one. */
 static uint64_t event_number(const uint8_t *record, uint64_t place) {
-    if (zge_crc32(0, record, ZGN_RECORD - 4) != zge_get32(record + ZGN_RECORD - 4)) {
+    const uint64_t number = zge_get64(record + 4);
+    if (number == 0 || (number - 1) % ZGN_RECORDS != place) {
         return 0;
     }
-    const uint64_t number = zge_get64(record + 4);
-    return number >= 1 && (number - 1) % ZGN_RECORDS == place ? number : 0;
+    return zge_crc32(0, record, ZGN_RECORD - 4) == zge_get32(record + ZGN_RECORD - 4) ? number : 0;
 }
 
 static void seal_event(uint8_t *record, uint64_t number) {
@@ -221,17 +221,19 @@ static void seal_event(uint8_t *record, uint64_t number) {
     zge_put32(record + ZGN_RECORD - 4, zge_crc32(0, record, ZGN_RECORD - 4));
 }
 
-/* Go on where the ring on the disk ends; events so far come behind it. */
-static int attach(zgn_log *log, const char *folder) {
+/* Go on where the ring on the disk ends; events so far come behind it. `piece` [ZGN_PIECE] is overwritten. */
+static int attach(zgn_log *log, const char *folder, uint8_t *piece) {
     zgn_disk disk = {-1, false};
     int error = open_disk(&disk, folder, "events", log_bytes());
     uint64_t last = 0;
     uint8_t record[ZGN_RECORD];
     size_t got;
-    for (uint64_t place = 0; error == 0 && place < ZGN_RECORDS; place++) {
-        error = read_at(&disk, record, sizeof record, place * ZGN_RECORD, &got);
-        const uint64_t number = error == 0 && got == sizeof record ? event_number(record, place) : 0;
-        last = number > last ? number : last;
+    for (uint64_t at = 0; error == 0 && at < log_bytes(); at += ZGN_PIECE) {
+        error = read_at(&disk, piece, ZGN_PIECE, at, &got);
+        for (size_t i = 0; error == 0 && i + ZGN_RECORD <= got; i += ZGN_RECORD) {
+            const uint64_t number = event_number(piece + i, (at + i) / ZGN_RECORD);
+            last = number > last ? number : last;
+        }
     }
     if (error != 0) {
         if (disk.fd >= 0) {
@@ -582,7 +584,7 @@ static int prepare(zgn_store *s) {
         s->opened = true;
     }
     if (s->log.disk.fd < 0) {
-        const int error = attach(&s->log, s->folder);
+        const int error = attach(&s->log, s->folder, s->piece);
         if (error != 0) {
             atomic_store(&s->log.failure, error);
         }

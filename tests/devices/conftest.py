@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,29 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     """A desk and a new board on this machine, run by dash."""
     with local() as board:
         yield make_desk(board, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def busybox() -> Callable[[], str]:
+    """Gives busybox for this machine: its own, or Debian's, unpacked into .cache."""
+
+    def find() -> str:
+        if found := shutil.which("busybox"):
+            return found
+        folder = ROOT / ".cache" / "busybox"
+        program = folder / "bin" / "busybox"
+        if not program.exists():
+            if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+                pytest.skip("no busybox on this machine, and no apt to fetch one")
+            folder.mkdir(parents=True, exist_ok=True)
+            done = subprocess.run(
+                ["apt-get", "download", "-q", "busybox-static"], cwd=folder, capture_output=True,
+                check=False,
+            )  # fmt: skip
+            packages = list(folder.glob("*.deb"))
+            if done.returncode or not packages:
+                pytest.skip("no busybox on this machine, and none to be had")
+            subprocess.run(["dpkg", "-x", packages[0], folder], check=True)
+        return str(program)
+
+    return find

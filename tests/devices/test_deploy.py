@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,9 @@ def test_a_file_becomes_a_service_that_answers_as_the_model(desk: Desk) -> None:
 
 
 @pytest.mark.slow
-def test_busybox_alone_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.devices.busybox import busybox
-
+def test_busybox_alone_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busybox: Callable[[], str]
+) -> None:
     with local((busybox(), "ash")) as board:
         desk = make_desk(board, tmp_path, monkeypatch)
         assert desk.deploy()["outcome"] == "healthy"

@@ -441,6 +441,55 @@ def test_systemd_is_told(
         run.ended()
 
 
+def test_only_accepted_states_are_committed_while_the_guard_judges(
+    runtime: str, tmp_path: Path, serve: Serve
+) -> None:
+    path = tmp_path / "judged.zge"
+    path.write_bytes(MODELS["guard"]())
+    run = serve(runtime, path, "a", "--commit-every", "0")
+    network = guarded.NETWORKS["sparse-b1"]
+    x, y = guarded._worlds(network)[0].draw(np.random.default_rng(2), 800)
+    run.learn(x, y)
+    status = run.ask(op="status")
+    assert 2 <= status["store"]["commits"] <= status["learner"]["accepted"]
+    run.kill()
+    kept = Learner(Model(nets.buffer(newest(run.state, path))))
+    learner = Learner(path)
+    accepted = set()
+    for row, label in zip(x, y, strict=True):
+        learner.learn_one(row, int(label))
+        if learner.tick.guard == 1:
+            accepted.add(learner.status()["steps"])
+    assert kept.status()["steps"] in accepted
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(native: str, model: Path, serve: Serve) -> None:
+    """Whatever moment it is: a whole state, no older than the last commit that was seen to end."""
+    rng = np.random.default_rng(0)
+    learner = Learner(model)
+    done, seen = 0, 0
+    for _ in range(150):
+        run = serve(native, model, "a", "--commit-every", "0")
+        status = run.ask(op="status")
+        assert (status["store"]["loaded"] or 0) >= seen
+        steps = status["learner"]["steps"]
+        if steps < done:  # what came after the commit is lost
+            learner, done = Learner(model), 0
+        while done < steps:
+            learner.learn_one(X[done % 1000], int(Y[done % 1000]))
+            done += 1
+        assert status["learner"] == learner.status()
+        until = time.monotonic() + rng.uniform(0, 0.05)
+        with contextlib.suppress(Exception):
+            at = steps
+            while time.monotonic() < until:
+                run.learn(X[at % 1000 : at % 1000 + 1], Y[at % 1000 : at % 1000 + 1])
+                at += 1
+            seen = run.ask(op="status")["store"]["generation"]
+        run.kill()
+
+
 # ---- what whoever deploys asks ----
 
 

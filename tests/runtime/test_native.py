@@ -17,6 +17,8 @@ from tests import nets
 from tests.runtime.native_program import Served
 from tests.runtime.test_conformance_service import MODELS, lines
 from zgedge import Model
+from zgedge.devices.units import limit_data
+from zgedge.network import sparse
 from zgedge.runtime.board import make_golden
 
 Serve = Callable[..., Served]
@@ -201,4 +203,20 @@ def test_resident_memory_stays_near_the_arena_and_does_not_grow(
         run.learn(x, y)
     run.wait(lambda status: status["store"]["generation"] > 2)
     assert rss() == first
+    run.stop()
+
+
+@pytest.mark.parametrize("inputs", [8, 12_288, 65_536])
+def test_its_ceiling_leaves_it_room(inputs: int, native: str, tmp_path: Path, serve: Serve) -> None:
+    """Under the LimitDATA= that its unit has, with lines of any length that there is."""
+    net = nets.network(shape=(1, inputs, 1), hidden=(sparse(inputs, 4, 4),), batch=2)
+    path = tmp_path / "m.zge"
+    path.write_bytes(nets.file(net))
+    run = serve(native, path)
+    status = Path(f"/proc/{run.process.pid}/status").read_text()
+    used = 1024 * int(status.split("VmData:")[1].split()[0])
+    assert used < limit_data("native", path.stat().st_size)
+    x, y = nets.samples(net, 3)
+    run.learn(x, y)
+    assert run.ask(op="predict", x=x[0].tolist())["ok"]
     run.stop()

@@ -22,8 +22,8 @@ HEARTBEATS = {"native": 10, "python": 60}  # seconds; to ask, a Python starts
 
 # What a process may take beyond its arenas (the one that learns, the one that is written, one to
 # spare), in bytes: its queue of a megabyte, programs, libraries.
-_DATA = {"native": 8 << 20, "python": 192 << 20}
-_WHOLE = {"native": 24 << 20, "python": 256 << 20}
+_DATA = {"native": 16 << 20, "python": 192 << 20}
+_WHOLE = {"native": 32 << 20, "python": 256 << 20}
 
 
 def limit_data(runtime: str, arena_bytes: int) -> int:

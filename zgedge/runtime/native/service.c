@@ -24,11 +24,13 @@
 #define METRICS_EVERY (10 * SECOND)
 
 enum {
-    CLIENTS = 16,
+    CLIENTS = 16,        /* at most, */
+    FEWEST = 2,          /* and at least, where lines are long: */
+    CLIENT_BYTES = 8 << 20, /* all that they may take together */
     REQUESTS = 16,       /* of a client between two ticks */
     UNREAD = 64 * 1024,  /* bytes of replies beyond which no more requests are read */
-    REPLY = 64 * 1024,   /* bytes of a reply, besides the name of a class */
-    CHUNK = 64 * 1024,   /* bytes that are read at once */
+    REPLY = 56 * 1024,   /* bytes of a reply, besides the name of a class */
+    CHUNK = 16 * 1024,   /* bytes that are read at once */
     LINE = 64 * 1024,    /* bytes that any line may have; not less than CHUNK, so that what is left of a line fits */
     QUEUE_BYTES = 1 << 20,
     QUEUE_MOST = 1024,
@@ -82,7 +84,7 @@ static struct service {
     size_t limit; /* bytes of a line */
     size_t room;  /* bytes of a client's replies */
     client clients[CLIENTS];
-    uint32_t count;
+    uint32_t count, most; /* clients */
     int listener, statm, wake[2];
     ino_t inode;
     char socket[sizeof ((struct sockaddr_un *)0)->sun_path];
@@ -866,7 +868,7 @@ static void take_client(void) {
     if (fd < 0) {
         return; /* it has gone again, or there are too many open files */
     }
-    for (int i = 0; i < CLIENTS; i++) {
+    for (uint32_t i = 0; i < it.most; i++) {
         client *c = &it.clients[i];
         if (c->fd < 0) {
             *c = (client){.fd = fd, .in = c->in, .out = c->out};
@@ -1103,7 +1105,9 @@ static int make_buffers(const zgn_options *o, zgn_error *e) {
     const size_t x = aligned(sizeof(float) * it.inputs), in = aligned(it.limit + 2 + CHUNK);
     const size_t each = sizeof *q->key + sizeof *q->y + sizeof *q->held;
     const size_t samples = aligned(sizeof(float) * (size_t)it.inputs * q->room), ids = aligned(each * q->room);
-    char *at = zgn_map(x + samples + ids + CLIENTS * (in + it.room));
+    const size_t fit = CLIENT_BYTES / (in + it.room);
+    it.most = fit < FEWEST ? FEWEST : fit < CLIENTS ? (uint32_t)fit : CLIENTS;
+    char *at = zgn_map(x + samples + ids + it.most * (in + it.room));
     if (at == NULL) {
         return zgn_fail(e, ZGN_FAILED, "Take a smaller --queue.", "This machine has not enough memory.");
     }
@@ -1116,7 +1120,7 @@ static int make_buffers(const zgn_options *o, zgn_error *e) {
     memset(at, 0, sizeof(float) * it.inputs);
     memset(q->key, 0, each * q->room);
     at += x + samples + ids;
-    for (int i = 0; i < CLIENTS; i++) {
+    for (uint32_t i = 0; i < it.most; i++) {
         it.clients[i] = (client){.fd = -1, .in = at, .out = at + in};
         at += in + it.room;
     }

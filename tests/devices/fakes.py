@@ -24,7 +24,7 @@ if [ $master = yes ]; then
     : >"$socket"
     exec sleep 600
 fi
-PATH="$here/board:$PATH" exec sh -c "$2"
+PATH="$here/board:/usr/bin:/bin" exec sh -c "$2"
 """
 
 

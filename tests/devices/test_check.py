@@ -192,17 +192,18 @@ def test_emulated_boards_are_what_their_profiles_say(
     board: Emulated = request.getfixturevalue("a_board" if kind == "emulated" else "an_old_board")
     profile = profiles.load(kind)
     with Remote(board.host, config=board.ssh_config) as remote:
-        told = {f.name: f for f in check.judge(check.look(remote, profile), profile)}
-        assert {f.name for f in told.values() if f.level != OK} == (
-            set() if kind == "emulated" else {"signatures"}
-        )
-        assert told["runtime"].what == profile.runtime
-        if kind == "emulated":
-            # Its processor is a Pi 4's, not a Pi 5's.
-            facts = replace(check.look(remote, profile), model=None)
-            names = {f.name: f.level for f in check.judge(facts, profiles.load("rpi5"))}
-            assert names["processor"] == FAULT
-            assert {f.level for f in check.judge(facts, profiles.load("rpi4"))} == {OK}
+        facts = check.look(remote, profile)
+    told = {f.name: f for f in check.judge(facts, profile)}
+    assert {f.name for f in told.values() if f.level != OK} == (
+        set() if kind == "emulated" else {"signatures"}
+    )
+    assert told["runtime"].what == profile.runtime
+    if kind == "emulated":
+        # Its processor is a Pi 4's, not a Pi 5's.
+        facts = replace(facts, model=None)
+        names = {f.name: f.level for f in check.judge(facts, profiles.load("rpi5"))}
+        assert names["processor"] == FAULT
+        assert {f.level for f in check.judge(facts, profiles.load("rpi4"))} == {OK}
 
 
 def test_a_board_in_trouble(board: Emulated) -> None:

@@ -276,8 +276,10 @@ def test_a_service_is_stopped_whose_supervisor_was_killed(service: Service) -> N
     service("start")
     wait_for(lambda: service.lines("events"))
     child = service.pid("init.child")
-    os.kill(service.pid("init.pid"), signal.SIGKILL)
-    wait_for(lambda: "is stopped" in service("status", code=3))
+    boss = service.pid("init.pid")
+    os.kill(boss, signal.SIGKILL)
+    wait_for(lambda: not lives(boss))
+    assert "is stopped" in service("status", code=3)
     service("start")
     assert not lives(child)
     wait_for(lambda: [x.split()[0] for x in service.lines("events")][-2:] == ["stopped", "started"])
@@ -318,7 +320,9 @@ def test_wrong_action_is_said(service: Service) -> None:
     assert "start|stop|restart|status" in service("explode", code=2)
 
 
-@pytest.mark.parametrize("kind", ["emulated", "emulated-armv7"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("emulated", marks=pytest.mark.slow), "emulated-armv7"]
+)
 def test_init_script_on_a_board(kind: str, request: pytest.FixtureRequest) -> None:
     """Under the shells and tools of the boards: dash with coreutils, and busybox alone."""
     name = "board" if kind == "emulated" else "old_board"

@@ -21,7 +21,7 @@ WATCHDOG = 30  # seconds without a sign of life
 HEARTBEATS = {"native": 10, "python": 60}  # seconds; to ask, a Python starts
 
 # What a process may take beyond its arenas (the one that learns, the one that is written, one to
-# spare), in bytes: its queue of a megabyte, programs, libraries.
+# spare), in bytes: its queue of a megabyte, programs, libraries. About 7 MB and 65 MB are used.
 _DATA = {"native": 16 << 20, "python": 192 << 20}
 _WHOLE = {"native": 32 << 20, "python": 256 << 20}
 

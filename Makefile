@@ -86,6 +86,7 @@ bench: .venv/zgedge-all
 	$(bin)/zgedge bench continual --log .cache/continual.jsonl --out docs/results/continual.md \
 		--plot docs/results/continual.png
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
+	$(bin)/python -m zgedge.bench.native --out docs/results/native.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md
 	@tools/get_qemu.sh
 	$(bin)/python tools/platforms.py --out docs/results/platforms.md

@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "network", "arena", "spec", "space", "budget"},
     {"runtime", "data"},
     {"train", "export", "devices", "report", "bench"},
-    {"cli", "cli_common", "cli_service", "__main__"},
+    {"cli", "cli_common", "cli_deploy", "cli_device", "cli_service", "__main__"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # On the same level, and still not for each other.
@@ -34,7 +34,9 @@ ON_A_DEVICE = (
     "report",
     "cli",
     "cli_common",
+    "cli_device",
     "cli_service",
+    "cli_deploy",
     "__main__",
 )
 TERMINAL = {"rich", "rich_click"}  # plain click takes their place on a device

@@ -85,14 +85,18 @@ def test_wheel_is_for_every_python_on_this_processor(wheel: Path) -> None:
     assert wheel.name.split("-")[1] == zgedge.__version__
 
 
-def test_wheel_holds_the_package_and_of_the_core_what_exports_need(wheel: Path) -> None:
+def test_wheel_holds_the_package_and_the_sources_that_exports_and_boards_need(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"zgedge/py.typed", "zgedge/runtime/libzge.so", "zgedge/runtime/core/zge.h"} <= names
     assert {
         f"zgedge/{p.relative_to(ROOT / 'zgedge')}" for p in ROOT.glob("zgedge/**/*.py")
     } <= names
-    core = {Path(n).name for n in names if n.startswith("zgedge/runtime/core/")}
-    assert core == set(c_core.FILES)
+    for folder in ("core", "native"):
+        here = {p.name for p in (ROOT / "zgedge/runtime" / folder).glob("*.[ch]")}
+        there = {Path(n).name for n in names if n.startswith(f"zgedge/runtime/{folder}/")}
+        assert there == here
+        assert here
+    assert {f"zgedge/runtime/core/{name}" for name in c_core.FILES} <= names
     assert {f"zgedge/export/c_board/{p.name}" for p in c_run.BOARD.iterdir()} <= names
     assert not [n for n in names if n.split("/")[0] in ("tests", "docs", "tools", "cmake")]
     assert [n for n in names if n.endswith("licenses/LICENSE")]

@@ -33,6 +33,9 @@ from zgedge.cli_common import (
     json_option,
     print_json,
 )
+from zgedge.cli_deploy import far_options, service
+from zgedge.cli_deploy import register as register_deploy
+from zgedge.cli_device import register as register_device
 from zgedge.cli_service import register
 from zgedge.errors import (
     BudgetError,
@@ -673,29 +676,80 @@ def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
 
 
 @main.command(epilog=ENDS)
-@file_argument
-@click.argument("data")
+@click.argument("file", metavar="[FILE]")
+@click.argument("data", metavar="DATA", required=False)
 @hop_option
 @label_option
 @data_dir_option
+@far_options
 @json_option
 def predict(
-    file: str, data: str, hop: int | None, label: str | None, data_dir: str | None, as_json: bool
+    file: str,
+    data: str | None,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    host: str | None,
+    port: int | None,
+    ssh_config: str | None,
+    name: str | None,
+    as_json: bool,
 ) -> None:
-    """Classify every row of DATA: a label and its score a line, and of pictures the file."""
+    """Classify every row of DATA: a label and its score a line, and of pictures the file. With
+    --host and without FILE the service on that board is asked, with what it has learned."""
+    if host is not None:
+        if data is not None:
+            raise UsageError("With --host the board has the model: give DATA alone.")
+        _predict_there((host, port, ssh_config, name), file, hop, label, data_dir, as_json)
+        return
+    if data is None:
+        raise UsageError("Missing argument 'DATA'.", "Or name a board with --host.")
+    if (port, ssh_config, name) != (None, None, None):
+        raise UsageError("--port, --ssh-config and --name are of a board: name it with --host.")
     model = Model.open(file)
     files: list[str] = []
     x, _ = _inputs(model, data, hop, label, data_dir, files=files)
     numbers, scores = model.predict_index(x)
     labels = model._label_array[numbers].tolist()
+    shares = [int(s) / 32768 for s in scores]
+    _say_predictions(labels, shares, int((numbers < 0).sum()), files, as_json)
+
+
+def _predict_there(
+    far: tuple[str, int | None, str | None, str | None],
+    data: str,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    from zgedge.devices import desk
+
+    with service(*far) as (_, agent):
+        model = desk.served_model(agent)
+        files: list[str] = []
+        x, _ = _inputs(model, data, hop, label, data_dir, files=files)
+        replies = desk.predict(agent, model, x)
+    labels = [reply["label"] for reply in replies]
+    unknown = sum(text == model._labels[-1] for text in labels)
+    _say_predictions(labels, [reply["score"] for reply in replies], unknown, files, as_json)
+
+
+def _say_predictions(
+    labels: Sequence[Any],
+    scores: Sequence[float],
+    unknown: int,
+    files: Sequence[str],
+    as_json: bool,
+) -> None:
     if as_json:
-        shares = [round(int(s) / 32768, 5) for s in scores]
+        shares = [round(score, 5) for score in scores]
         found = {"samples": len(labels), "labels": labels, "scores": shares}
-        print_json({**found, "unknown": int((numbers < 0).sum()), "files": files or None})
+        print_json({**found, "unknown": unknown, "files": list(files) or None})
         return
     ends = [f"\t{clean(path)}" for path in files] or [""] * len(labels)
     for text, score, end in zip(labels, scores, ends, strict=True):
-        click.echo(f"{clean(str(text))}\t{int(score) / 32768:.3f}{end}")
+        click.echo(f"{clean(str(text))}\t{score:.3f}{end}")
 
 
 @main.command("eval", epilog=ENDS)
@@ -1926,6 +1980,8 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
 
 
 register(main)
+register_device(main)
+register_deploy(main)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + signal.SIGPIPE
 ENDS = """\b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 bad model file,
-5 budget too small, 6 proof failed, 130 interrupted, 141 reader gone."""
+5 budget too small, 6 proof failed, 7 board not reached, 130 interrupted, 141 reader gone."""
 
 
 class Commands(Group):
@@ -89,6 +89,9 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
 file_argument = click.argument("file", type=click.Path(dir_okay=False))
+optional_file_argument = click.argument(
+    "file", type=click.Path(dir_okay=False), required=False, metavar="[FILE]"
+)
 
 
 def print_json(found: dict[str, Any]) -> None:

@@ -8,12 +8,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from zgedge.budget import parse_size
-from zgedge.cli_common import ENDS, Command, file_argument, json_option, print_json
+from zgedge.cli_common import (
+    ENDS,
+    Command,
+    file_argument,
+    json_option,
+    optional_file_argument,
+    print_json,
+)
+from zgedge.cli_deploy import Asker, asker_of, far_options
 from zgedge.errors import DataError, UsageError, ZgedgeError
 from zgedge.report.screen import Screen, screen
 from zgedge.runtime import Model
@@ -207,18 +216,29 @@ def _goodbye(found: dict[str, Any]) -> str:
 
 @click.command(cls=Command, epilog=ENDS)
 @click.argument("action", type=click.Choice(ACTIONS))
-@file_argument
+@optional_file_argument
 @state_option
 @socket_option
+@far_options
 @json_option
-def learn(action: str, file: str, state: str | None, socket: str | None, as_json: bool) -> None:
-    """Steer the service that runs FILE: let it learn, freeze it, see what it does, accept what it
-    has learned, or go back to what was accepted last."""
-    _, path = _places(file, state, socket)
+def learn(
+    action: str,
+    file: str | None,
+    state: str | None,
+    socket: str | None,
+    host: str | None,
+    port: int | None,
+    ssh_config: str | None,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Steer the service that runs FILE, or the one on a board: let it learn, freeze it, see what it
+    does, accept what it has learned, or go back to what was accepted last."""
     request = {"op": "status"} if action == "status" else {"op": "control", "do": action}
-    (reply,) = _asked(path, request)
-    if action != "status":
-        (reply,) = _asked(path, {"op": "status"})
+    with _service(file, state, socket, (host, port, ssh_config, name)) as ask:
+        reply = ask(request)
+        if action != "status":
+            reply = ask({"op": "status"})
     if as_json:
         print_json(reply)
         return
@@ -255,6 +275,34 @@ def _say_guard(out: Screen, learner: dict[str, Any]) -> None:
     out.line(f"Drift: {drift['level']}; {drift['confirmed']:,} confirmed.")
 
 
+@contextmanager
+def _service(
+    file: str | None,
+    state: str | None,
+    socket: str | None,
+    far: tuple[str | None, int | None, str | None, str | None],
+) -> Iterator[Asker]:
+    """Asks the service of a file here, or one on a board (host, port, ssh_config, name)."""
+    if far[0] is not None:
+        if file is not None or state is not None or socket is not None:
+            raise UsageError("FILE, --state and --socket are of a service here; with --host it is "
+                             "the one on the board.")  # fmt: skip
+        with asker_of(*far) as ask:
+            yield ask
+        return
+    if file is None:
+        raise UsageError("Missing argument 'FILE'.", "Or name a board with --host.")
+    if any(option is not None for option in far):
+        raise UsageError("--port, --ssh-config and --name are of a board: name it with --host.")
+    _, path = _places(file, state, socket)
+
+    def ask_here(request: dict[str, Any]) -> dict[str, Any]:
+        (reply,) = _asked(path, request)
+        return reply
+
+    yield ask_here
+
+
 def _asked(path: str, *requests: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Replies of a running service. Raises ZgedgeError for one that says no."""
     from zgedge.runtime.sockets import ask
@@ -270,9 +318,10 @@ def _asked(path: str, *requests: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @click.command(cls=Command, epilog=ENDS)
-@file_argument
+@optional_file_argument
 @state_option
 @socket_option
+@far_options
 @click.option("--once", is_flag=True, help="Print one frame and end.")
 @click.option(
     "--every", default=1.0, show_default=True, type=click.FloatRange(0.1), metavar="SECONDS",
@@ -280,25 +329,34 @@ def _asked(path: str, *requests: dict[str, Any]) -> Iterator[dict[str, Any]]:
 )  # fmt: skip
 @json_option
 def top(
-    file: str, state: str | None, socket: str | None, once: bool, every: float, as_json: bool
+    file: str | None,
+    state: str | None,
+    socket: str | None,
+    host: str | None,
+    port: int | None,
+    ssh_config: str | None,
+    name: str | None,
+    once: bool,
+    every: float,
+    as_json: bool,
 ) -> None:
-    """Watch the service that runs FILE: accuracy, rewiring, memory, commits and wear."""
+    """Watch the service that runs FILE, or the one on a board: accuracy, rewiring, memory, commits
+    and wear."""
     from zgedge.report.top import frame
-
-    _, path = _places(file, state, socket)
 
     live = sys.stdout.isatty() and not once
     unicode = "utf" in (sys.stdout.encoding or "").lower()
-    while True:
-        (reply,) = _asked(path, {"op": "status", "history": True})
-        if as_json:
-            print_json(reply)
-            return
-        out = screen()
-        if live:
-            sys.stdout.write("\x1b[H\x1b[2J")
-        for spans in frame(reply, out.width, unicode):
-            out.spans(spans)
-        if once:
-            return
-        time.sleep(every)
+    with _service(file, state, socket, (host, port, ssh_config, name)) as ask:
+        while True:
+            reply = ask({"op": "status", "history": True})
+            if as_json:
+                print_json(reply)
+                return
+            out = screen()
+            if live:
+                sys.stdout.write("\x1b[H\x1b[2J")
+            for spans in frame(reply, out.width, unicode):
+                out.spans(spans)
+            if once:
+                return
+            time.sleep(every)

@@ -9,6 +9,7 @@
 | 4 | ModelError | the model file cannot be used |
 | 5 | BudgetError | the budget is too small for the task |
 | 6 | ProofError | the proof that memory does not grow failed |
+| 7 | RemoteError | a board cannot be reached, or the connection to it was cut |
 """
 
 from __future__ import annotations
@@ -67,6 +68,16 @@ class ProofError(ZgedgeError):
     """The record of memory shows growth, or the run did not really learn."""
 
     exit_code = 6
+
+
+class RemoteError(ZgedgeError):
+    """A board cannot be reached, or a command failed there. `reason` is one word for it."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, hint: str | None = None, reason: str = "other") -> None:
+        super().__init__(message, hint)
+        self.reason = reason
 
 
 class MissingExtraError(ZgedgeError, ImportError):

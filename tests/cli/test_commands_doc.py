@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 
 from tests.cli.conftest import process, run_json
 from tests.cli.test_conformance import commands, tree
+from tests.devices.desks import Desk, served_board
+from tests.devices.fakes import fake_ssh
 from tests.float_nets import centroids
 from zgedge import errors
 from zgedge.cli_common import INTERRUPTED, READER_GONE
@@ -52,25 +55,32 @@ def options_of(command: click.Command) -> set[str]:
     return {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
 
 
+def told_options(page: str, name: str) -> str:
+    """The first cells of the table of options; a command without any needs none."""
+    if not options_of(COMMANDS[name]) - EVERYWHERE:
+        return ""
+    return " ".join(row[0] for row in rows(section(page, name), "option"))
+
+
 def keys(text: str) -> set[str]:
     return {key for row in rows(text, "JSON key") for key in re.findall(r"`(\w+)`", row[0])}
 
 
 def test_every_command_has_a_section(page: str) -> None:
     heads = set(re.findall(r"^##+ (.*)$", page, re.MULTILINE))
-    assert heads == {*COMMANDS, "bench", "data", "Exit codes"}
+    assert heads == {*COMMANDS, "bench", "data", "device", "key", "Exit codes"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options(page: str, name: str) -> None:
-    found = re.findall(r"`(--[\w-]+)", " ".join(r[0] for r in rows(section(page, name), "option")))
+    found = re.findall(r"`(--[\w-]+)", told_options(page, name))
     assert len(found) == len(set(found))
     assert set(found) == options_of(COMMANDS[name]) - EVERYWHERE
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_that_take_a_value_say_so(page: str, name: str) -> None:
-    told = " ".join(row[0] for row in rows(section(page, name), "option"))
+    told = told_options(page, name)
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option) and parameter.opts[0] not in EVERYWHERE:
             with_value = re.search(rf"`{parameter.opts[0]} [A-Z]\w*`", told) is not None
@@ -104,9 +114,52 @@ def of_a_service(model: Path, *args: str) -> dict[str, Any]:
         child.communicate()
 
 
+def emulated() -> dict[str, Any]:
+    """Of a board that is started by the command, or what the page says where none can run."""
+    from tests.devices.conftest import CACHE, prepared
+
+    prepared("emulated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zgedge.devices.emulated.default_cache", lambda: CACHE)
+        found = run_json("device", "emulate", "--name", "of-commands", "--new")
+        run_json("device", "emulate", "--name", "of-commands", "--stop")
+    return found
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with served_board(tmp_path_factory.mktemp("desk")) as made:
+        yield made
+
+
+FAR = ("deploy", "key new", "key show", "key trust", "status", "logs", "rollback", "pull",
+       "remove")  # fmt: skip
+
+
+def of_a_board(request: pytest.FixtureRequest, name: str, out: Path) -> dict[str, Any]:
+    desk: Desk = request.getfixturevalue("desk")
+    settings = desk.folder / ("new" if name == "key new" else "config")
+    request.getfixturevalue("monkeypatch").setenv("ZGEDGE_CONFIG", str(settings))
+    more: dict[str, tuple[object, ...]] = {
+        "deploy": (desk.model(), "--name", "m", "--runtime", "native"),
+        "key trust": (desk.folder / "config" / "key.pub",),
+        "rollback": ("--watch", "1"),
+        "pull": ("--out", out),
+    }
+    if name == "remove":
+        desk.deploy(name="other")
+        more["remove"] = ("--name", "other")
+    return run_json(*name.split(), *more.get(name, ()))
+
+
 @pytest.fixture
-def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+def calls(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> dict[str, Callable[[], dict[str, Any]]]:
     np.save(tmp_path / "set.npy", np.zeros(3))
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{fake_ssh(tmp_path)}:{os.environ['PATH']}")
     out = tmp_path / "out.zge"
     return {
         "train": lambda: run_json("train", "--budget", "4KB", "--epochs", "1", "--out", out),
@@ -137,7 +190,14 @@ def calls(model: Path, tmp_path: Path) -> dict[str, Callable[[], dict[str, Any]]
         ),
         "data list": lambda: run_json("data", "list"),
         "data check": lambda: run_json("data", "check", "digits"),
+        "device list": lambda: run_json("device", "list"),
+        "device show": lambda: run_json("device", "show", "rpi4"),
+        "device add": lambda: run_json("device", "add", "pi@board", "--device", "rpi4"),
+        "device scan": lambda: run_json("device", "scan"),
+        "device check": lambda: run_json("device", "check", "board", "--device", "x86-64"),
+        "device emulate": emulated,
         "doctor": lambda: run_json("doctor"),
+        **{name: lambda name=name: of_a_board(request, name, out) for name in FAR},
     }
 
 

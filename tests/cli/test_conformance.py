@@ -16,7 +16,9 @@ from zgedge.cli_common import ENDS, INTERRUPTED, READER_GONE
 VERBS = {
     "train", "plan", "info", "predict", "eval", "adapt", "prove", "report", "diff", "export",
     "import", "run", "learn", "top", "doctor", "data list", "data check", "data get",
+    "device list", "device show", "device add", "device scan", "device check", "device emulate",
     "bench equal-bytes", "bench budgets", "bench continual",
+    "deploy", "key new", "key show", "key trust", "status", "logs", "rollback", "pull", "remove",
 }  # fmt: skip
 # What the commands are documented to take, beyond --json and --help.
 ARGUMENTS = {
@@ -24,7 +26,7 @@ ARGUMENTS = {
                            "--data-dir"}),
     "plan": (["[DATA]"], {"--budget", "--network", "--latency", "--board", "--train-time"}),
     "info": (["FILE"], {"--out", "--strip-samples"}),
-    "predict": (["FILE", "DATA"], set()),
+    "predict": (["[FILE]", "DATA"], {"--host", "--port", "--ssh-config", "--name"}),
     "eval": (["FILE", "DATA"], set()),
     "adapt": (["FILE", "DATA"], {"--out", "--rewire", "--steps", "--eval"}),
     "prove": (["FILE"], {"--steps", "--data", "--leak"}),
@@ -37,10 +39,24 @@ ARGUMENTS = {
     "run": (["FILE"], {"--source", "--state", "--socket", "--form", "--label", "--id",
                        "--from-start", "--answers", "--freeze", "--commit-every",
                        "--erase-block", "--queue", "--metrics-file"}),
-    "learn": (["{on|freeze|status|accept|rollback}", "FILE"], {"--state", "--socket"}),
-    "top": (["FILE"], {"--state", "--socket", "--once", "--every"}),
+    "learn": (["{on|freeze|status|accept|rollback}", "[FILE]"],
+              {"--state", "--socket", "--host"}),
+    "top": (["[FILE]"], {"--state", "--socket", "--once", "--every", "--host"}),
+    "deploy": (["[MODEL]"], {"--device", "--host", "--port", "--ssh-config", "--name", "--runtime",
+                             "--watch", "--trust", "--allow-downgrade", "--desk-verifies",
+                             "--offline", "--online", "--dry-run", "--hosts", "--waves", "--data",
+                             "--at-least", "--key", "--counter"}),
+    "key trust": (["KEY.pub"], {"--host"}),
+    "status": ([], {"--host", "--port", "--ssh-config", "--name"}),
+    "logs": ([], {"--host", "--lines"}),
+    "rollback": ([], {"--host", "--to", "--watch"}),
+    "pull": ([], {"--host", "--state", "--list", "--out"}),
+    "remove": ([], {"--host", "--with-state"}),
     "bench equal-bytes": ([], {"--data", "--budget", "--seeds", "--log", "--out", "--plot"}),
     "bench continual": ([], {"--stream", "--budget", "--seeds", "--rows", "--log", "--out"}),
+    "device add": (["[HOST]"], {"--device", "--name", "--port", "--ssh-config", "--profile"}),
+    "device check": (["[BOARD]"], {"--device", "--runtime", "--port", "--ssh-config"}),
+    "device emulate": (["[KIND]"], {"--name", "--new", "--stop"}),
     "doctor": ([], set()),
 }  # fmt: skip
 
@@ -80,7 +96,7 @@ def test_options_say_what_they_are(name: str, command: click.Command) -> None:
             assert parameter.help, f"{name} {parameter.opts[0]}"
 
 
-@pytest.mark.parametrize("name", ["", *sorted(VERBS), "bench", "data"])
+@pytest.mark.parametrize("name", ["", *sorted(VERBS), "bench", "data", "device", "key"])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(name: str, option: str) -> None:
     text = " ".join(run(*name.split(), option).stdout.split())
@@ -95,7 +111,7 @@ def test_takes_what_is_documented(name: str) -> None:
     context = click.Context(command)
     found = [p.make_metavar(context) for p in command.params if isinstance(p, click.Argument)]
     assert found == arguments
-    assert options <= {o for p in command.params for o in p.opts}
+    assert options <= {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
 
 
 def test_exit_codes_in_the_help_are_those_of_the_errors() -> None:

@@ -104,7 +104,8 @@ def _is_new(program: Path, command: Sequence[str | Path], sources: Sequence[Path
 
 
 def cmake(target: str, what: str = "zge_static", flags: str = "") -> Path:
-    """The core as the project builds it: `what` is "zge_static" (libzge.a) or "zge" (libzge.so).
+    """The core as the project builds it: `what` is "zge_static" (libzge.a), "zge" (libzge.so) or
+    "zgedge-native" (the program).
 
     `flags` are those that a person, or the compiler's own defaults, would add.
     """
@@ -123,7 +124,7 @@ def cmake(target: str, what: str = "zge_static", flags: str = "") -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             run_tool(configure)
         run_tool([tool("cmake"), "--build", folder, "--target", what])
-    return folder / ("libzge.a" if what == "zge_static" else "libzge.so")
+    return folder / {"zge_static": "libzge.a", "zge": "libzge.so"}.get(what, what)
 
 
 def driver(target: str) -> Path:
@@ -188,6 +189,24 @@ def traced() -> Path:
         own: list[str | Path] = ["-O2", "-DZGE_HOOKS", HERE / "driver.c", HERE / "trace.c"]
         run_tool([gcc, *flags, *own, *objects, "-o", program])
     return program
+
+
+def sanitized(program: str) -> Path:
+    """The native program ("zgedge-native"), or a C file of tests/runtime with its text parts, that
+    stops where it reads or writes what it must not."""
+    library = cmake(NATIVE)
+    out = CACHE / f"sanitized-{program}"
+    native = ROOT / "zgedge" / "runtime" / "native"
+    sources = sorted(native.glob("*.c"))
+    if program != "zgedge-native":
+        sources = [native / "json.c", native / "text.c", HERE.parent / "runtime" / f"{program}.c"]
+    command: list[str | Path] = [compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g"]
+    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}"]
+    command += [f"-I{native}", *sources, library, "-pthread", "-lm", "-o", out]
+    with _locked():
+        if _is_new(out, command, [*sources, *native.glob("*.h"), library]):
+            run_tool(command)
+    return out
 
 
 def stream(x: npt.NDArray[np.float32] | npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> bytes:

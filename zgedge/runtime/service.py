@@ -26,6 +26,7 @@ from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
 from zgedge.runtime.learner import Learner
 from zgedge.runtime.metrics import POINTS, History, Resident, Rolling, Times, prometheus
 from zgedge.runtime.model import Model
+from zgedge.runtime.notify import Notify
 from zgedge.runtime.sockets import Server
 from zgedge.runtime.sources import LineError, Row, Source, line_limit, parse
 from zgedge.runtime.store import Store
@@ -133,6 +134,7 @@ class Service:
         self._server: Server | None = None
         self.store = store
         self._stopping: str | None = None
+        self._notify = Notify()
         deployed = files.read_file(model)
         Model(files.in_memory(deployed.data), model)  # what does not open is no base for any state
         self._selector = selectors.DefaultSelector()
@@ -210,8 +212,10 @@ class Service:
         gc.collect()
         gc.freeze()
         try:
+            self._notify.say("READY=1")
             while self._stopping is None:
                 self.turn()
+            self._notify.say("STOPPING=1")
             self._finish()
             return {**self.status(), "stopped": self._stopping}
         finally:
@@ -258,6 +262,7 @@ class Service:
             self.times.add(time.perf_counter_ns() - since)
         if now >= self._next_second:
             self._second(now)
+        self._notify.alive(now)
 
     def _patience(self) -> float:
         """Seconds to wait for events where there is nothing else to do."""
@@ -265,6 +270,8 @@ class Service:
             return 0.0
         now = self._clock()
         wait = max(0.0, self._next_second - now)
+        if self._notify.every is not None:
+            wait = max(0.0, min(wait, self._notify.next - now))
         for source in self.sources:
             if not source.ended:
                 wait = min(wait, source.wait(now))
@@ -436,6 +443,7 @@ class Service:
 
     def close(self) -> None:
         """Let go of everything, without a commit."""
+        self._notify.close()
         if self._server is not None:
             self._server.close()
             self._server = None

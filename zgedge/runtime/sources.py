@@ -260,7 +260,7 @@ class Reader:
 def parse(text: str | bytes) -> Any:
     """JSON that a stranger sent. Raises LineError."""
     try:
-        return json.loads(text)
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
         raise LineError("not UTF-8", f"A line is not UTF-8 at byte {e.start}.") from e
     except (ValueError, RecursionError) as e:

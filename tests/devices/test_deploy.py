@@ -1,0 +1,565 @@
+"""From a file to a board that serves: each step, each fault, and that what served goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests import nets
+from tests.devices.desks import NET, Desk, bundle_of, make_desk, rows
+from tests.devices.local import Poller, cut_off, local
+from zgedge.devices import deploy, keys
+from zgedge.devices import desk as desks
+from zgedge.devices.agent import Agent, DeployError
+from zgedge.errors import RemoteError, UsageError
+from zgedge.runtime import Model
+
+# What the agent is asked for in a deployment, in this order.
+WORDS = ("facts", "lock", "begin", "offset", "receive", "unpack", "install", "golden", "put",
+         "state", "change", "unlock")  # fmt: skip
+BEFORE_SWITCH = WORDS[: WORDS.index("change")]
+
+
+def agent(desk: Desk) -> Agent:
+    return Agent(desk.board, "/opt/zgedge", "m")
+
+
+@pytest.fixture
+def served(desk: Desk) -> Desk:
+    """A board that serves version 1, the model of seed 0."""
+    assert desk.deploy()["outcome"] == "healthy"
+    desk.board.words.clear()
+    return desk
+
+
+# ---- what should be ----
+
+
+def test_a_file_becomes_a_service_that_answers_as_the_model(desk: Desk) -> None:
+    found = desk.deploy()
+    assert found["outcome"] == "healthy"
+    assert found["state"] == "fresh"
+    assert found["version"].startswith("1-")
+    assert found["golden"]["ok"]
+    assert found["golden"]["samples"] >= 8
+    assert [s["step"] for s in found["steps"]] == [
+        "connect", "check", "lock", "build", "copy", "verify", "install", "golden", "state",
+        "switch",
+    ]  # fmt: skip
+    assert set(desk.board.words) == {*WORDS, "login", "trust"}
+    model = Model.open(desk.model())
+    for x in rows(8):
+        reply = desk.board.ask({"op": "predict", "x": x})
+        assert reply["label"] == model.predict_one(np.asarray(x, np.float32))
+    status = desks.status(agent(desk))
+    assert status["version"] == found["version"]
+    assert status["runtime"] == "native"
+    assert status["service"]["uptime"] > 0
+    assert status["last"].endswith("healthy")
+    assert not list((desk.board.root / "m" / "incoming").glob("*.zgb"))
+    # Again, nothing is copied and nothing switched.
+    again = desk.deploy()
+    assert (again["outcome"], again["copied_bytes"]) == ("unchanged", 0)
+    assert again["version"] == found["version"]
+
+
+@pytest.mark.slow
+def test_busybox_alone_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busybox: Callable[[], str]
+) -> None:
+    with local((busybox(), "ash")) as board:
+        desk = make_desk(board, tmp_path, monkeypatch)
+        assert desk.deploy()["outcome"] == "healthy"
+        assert desk.deploy(1)["outcome"] == "healthy"
+        desk.program = desk.wrapped({"run": "exit 3"})
+        assert desk.deploy(2)["outcome"] == "rolled-back"
+
+
+def test_an_update_of_the_runtime_keeps_what_was_learned(served: Desk) -> None:
+    x, y = nets.samples(NET, 40)
+    model = Model.open(served.model())
+    names = model.classes.tolist()
+    for row, number in zip(x, y, strict=True):
+        reply = served.board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})
+        assert reply["ok"]
+    assert served.board.ask({"op": "control", "do": "commit"})["ok"]
+    deadline = time.monotonic() + 5
+    while served.board.ask({"op": "status"})["store"]["commits"] < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    labels = [served.board.ask({"op": "predict", "x": r})["label"] for r in rows(16)]
+    served.program = served.real + b"\0"  # another runtime, the same model
+    found = served.deploy()
+    assert (found["outcome"], found["state"]) == ("healthy", "kept")
+    assert found["version"].startswith("2-")
+    status = served.board.ask({"op": "status"})
+    assert status["started_from"].startswith("commit ")
+    assert labels == [served.board.ask({"op": "predict", "x": r})["label"] for r in rows(16)]
+    # Another model: what was learned stays on the board, comes home by its name, and is there
+    # again after a rollback.
+    found = served.deploy(1)
+    assert (found["outcome"], found["state"]) == ("healthy", "archived")
+    states = desks.states(agent(served))
+    old = next(s["state"] for s in states if not s["current"])
+    out = served.folder / "old.zge"
+    pulled = desks.pull(agent(served), old, str(out), served.said.append)
+    assert pulled["bytes"] == served.model().stat().st_size
+    assert Model.open(out).arena.learner()["samples"] == 40
+    back = desks.rollback(agent(served), None, 1, served.said.append)
+    assert back["outcome"] == "healthy"
+    assert served.board.ask({"op": "status"})["started_from"].startswith("commit ")
+    assert served.board.current().startswith("2-")
+
+
+@pytest.mark.slow
+def test_a_state_that_does_not_come_out_the_same_is_kept_and_not_used(served: Desk) -> None:
+    x, y = nets.samples(NET, 4)
+    names = Model.open(served.model()).classes.tolist()
+    for row, number in zip(x, y, strict=True):
+        served.board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})
+    served.board.ask({"op": "control", "do": "commit"})
+    time.sleep(0.5)
+    served.program = served.wrapped({"digest": 'echo \'{"from": "?", "logits": "0"}\'; exit 0'})
+    found = served.deploy()
+    assert (found["outcome"], found["state"]) == ("healthy", "archived")
+    assert served.board.ask({"op": "status"})["started_from"] == "the deployed model"
+    assert [s["current"] for s in desks.states(agent(served))].count(False) == 1
+
+
+# ---- the connection is cut ----
+
+
+@pytest.mark.parametrize(
+    ("word", "when"),
+    [("unpack", "after"), ("change", "before")],
+)
+def test_cut_and_again(served: Desk, word: str, when: str) -> None:
+    cut_and_again(served, word, when, seed=1)
+
+
+@pytest.mark.slow
+def test_cut_before_and_after_each_step_in_turn(served: Desk) -> None:
+    seed = 1
+    for word in WORDS:
+        for when in ("before", "after"):
+            cut_and_again(served, word, when, seed)
+            seed = 1 - seed
+
+
+def cut_and_again(desk: Desk, word: str, when: str, seed: int) -> None:
+    before = desk.board.current()
+
+    def cut(w: str, at: str) -> None:
+        if (w, at) == (word, when):
+            desk.board.cut = lambda _word, _when: None
+            raise cut_off()
+
+    desk.board.cut = cut
+    with Poller(desk.board, rows(1)[0]) as poll:
+        if word == "unlock":
+            desk.deploy(seed)  # there is nothing left that could be cut
+        else:
+            with pytest.raises(RemoteError, match="cut") as e:
+                desk.deploy(seed)
+            assert e.value.exit_code == 7
+    if word in BEFORE_SWITCH or (word, when) == ("change", "before"):
+        assert poll.failed == 0, f"{word} {when}"
+        assert desk.board.current() == before
+    assert poll.answered > 3
+    found = desk.deploy(seed)
+    assert found["outcome"] in ("healthy", "unchanged")
+    assert desk.board.ask({"op": "status"})["ok"]
+    assert desk.board.current() == found["version"]
+
+
+def test_a_copy_that_was_cut_goes_on_where_it_stopped(served: Desk) -> None:
+    served.board.take = 100_000
+    with pytest.raises(RemoteError):
+        served.deploy(1)
+    served.board.take = None
+    found = served.deploy(1)
+    assert found["outcome"] == "healthy"
+    assert found["copied_bytes"] == found["bundle_bytes"] - 100_000
+    assert any("100,000" in text for text in served.said)
+
+
+@pytest.mark.slow
+def test_a_copy_of_something_else_is_begun_anew(served: Desk) -> None:
+    served.board.take = 50_000
+    with pytest.raises(RemoteError):
+        served.deploy(1)
+    served.board.take = None
+    (part,) = (served.board.root / "m" / "incoming").glob("*.part")
+    data = bytearray(part.read_bytes())
+    data[1000] ^= 1
+    part.write_bytes(data)
+    found = served.deploy(1)
+    assert (found["outcome"], found["copied_bytes"]) == ("healthy", found["bundle_bytes"])
+
+
+def test_a_switch_goes_on_and_back_without_the_desk(served: Desk) -> None:
+    before = served.board.current()
+    served.program = served.wrapped({"run": "exit 3"})
+    served.board.env["ZGEDGE_START"] = "2"
+    served.board.drop["change"] = 0.5
+    with pytest.raises(RemoteError):
+        served.deploy(1)
+    deadline = time.monotonic() + 20
+    history = served.board.root / "m" / "history"
+    while "rolled back" not in history.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert served.board.current() == before
+    assert served.board.ask({"op": "status"})["ok"]
+    while (served.board.root / "m" / "pending").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("after", [pytest.param(0.15, marks=pytest.mark.slow), 1.2])
+def test_the_board_restarts_during_the_switch(served: Desk, after: float) -> None:
+    served.board.crash["change"] = after
+    with pytest.raises(RemoteError):
+        served.deploy(1, watch=5)
+    # What `current` points at is whole, old or new, and starts as at any start of the board.
+    assert served.board.current()[:2] in ("1-", "2-")
+    found = served.deploy(1)
+    assert found["outcome"] in ("healthy", "unchanged")
+    assert served.board.current() == found["version"]
+    assert not (served.board.root / "m" / "pending").exists()
+
+
+# ---- what falls short ----
+
+
+def test_a_service_that_crashes_after_its_start_is_taken_back(served: Desk) -> None:
+    before = served.board.current()
+    served.board.env["ZGEDGE_START"] = "3"
+    served.program = served.wrapped({"run": "exit 3"})
+    with Poller(served.board, rows(1)[0]) as poll:
+        found = served.deploy(1)
+    assert found["outcome"] == "rolled-back"
+    assert found["back_to"] == before == served.board.current()
+    assert "did not answer" in found["reason"]
+    with pytest.raises(DeployError, match="serves again") as e:
+        deploy.raise_for(found)
+    assert e.value.exit_code == 1
+    assert poll.answered > 10
+    assert "rolled back" in (served.board.root / "m" / "history").read_text()
+    served.program = None
+    assert served.deploy(1)["outcome"] == "healthy"
+
+
+@pytest.mark.slow
+def test_a_service_that_dies_while_it_is_watched_is_taken_back(served: Desk) -> None:
+    served.program = served.wrapped({"run": 'timeout 2 $REAL "$@"; exit 3'})
+    found = served.deploy(1, watch=8)
+    assert found["outcome"] == "rolled-back"
+    assert "started again" in found["reason"] or "does not answer" in found["reason"]
+    assert served.board.ask({"op": "status"})["ok"]
+
+
+def test_a_service_that_answers_otherwise_than_the_model_is_taken_back(served: Desk) -> None:
+    other = served.board.home / "other.zge"
+    other.write_bytes(served.model(7).read_bytes())
+    state = served.board.home / "other-state"
+    socket = served.board.root / "m" / "run" / "socket"
+    served.program = served.wrapped(
+        {"run": f"exec $REAL run {other} --state {state} --socket {socket}"}
+    )
+    since = time.monotonic()
+    with Poller(served.board, rows(1)[0]) as poll:
+        found = served.deploy(1)
+    assert found["outcome"] == "rolled-back", found
+    assert "answers differ" in found["reason"]
+    assert time.monotonic() - since < 120
+    assert poll.longest < 10
+
+
+def test_a_model_that_answers_worse_than_what_ran_is_taken_back(
+    served: Desk, tmp_path: Path
+) -> None:
+    # Both are whole and compute as they should; the rows of --data tell which is the better one.
+    x, _ = nets.samples(NET, 60)
+    y = Model.open(served.model()).predict(x)
+    np.savez(tmp_path / "rows.npz", x=x, y=y, x_test=x, y_test=y)
+    worse = next(s for s in range(1, 50) if same(Model.open(served.model(s)).predict(x), y) < 0.6)
+    found = served.deploy(worse, data=str(tmp_path / "rows.npz"))
+    assert found["outcome"] == "rolled-back"
+    assert found["before"] == [60, 60]
+    assert found["rows"][0] < 36
+    assert served.board.current().startswith("1-")
+
+
+def same(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
+    return float((a == b).mean())
+
+
+@pytest.mark.slow
+def test_a_first_version_that_falls_short_leaves_nothing_that_serves(desk: Desk) -> None:
+    desk.program = desk.wrapped({"run": "exit 3"})
+    desk.board.env["ZGEDGE_START"] = "2"
+    found = desk.deploy()
+    assert found["outcome"] == "withdrawn"
+    assert not (desk.board.root / "m" / "current").exists()
+    with pytest.raises(OSError, match=r"."):
+        desk.board.ask({"op": "status"})
+    desk.program = None
+    assert desk.deploy()["outcome"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("kill -ILL $$", "instruction"),
+        ('echo \'{"ok": false, "error": "Sample 3 differs"}\'; exit 1', "golden"),
+        ("exit 77", "program"),
+    ],
+)
+def test_a_build_that_computes_wrongly_never_serves(served: Desk, script: str, code: str) -> None:
+    before = served.board.current()
+    served.program = served.wrapped({"golden": script})
+    with Poller(served.board, rows(1)[0]) as poll, pytest.raises(DeployError) as e:
+        served.deploy(1)
+    assert e.value.code == code
+    assert poll.failed == 0
+    assert served.board.current() == before
+
+
+def test_a_build_for_another_processor_never_serves(served: Desk) -> None:
+    served.program = b"\x7fELF\2\1\1" + bytes(9) + b"\2\0\xf3\0" + bytes(100)
+    with pytest.raises(DeployError) as e:
+        served.deploy(1)
+    assert e.value.code in ("machine-program", "program")
+    assert served.board.ask({"op": "status"})["ok"]
+
+
+# ---- who may ----
+
+
+def refused(desk: Desk, data: bytes, *options: str) -> str:
+    """Send a bundle to the board as it is; the code that it is refused with. Nothing changes."""
+
+    def tree() -> list[tuple[str, bytes | None]]:
+        base = desk.board.root
+        return sorted(
+            (str(p.relative_to(base)), p.read_bytes() if p.is_file() else None)
+            for p in base.rglob("*")
+            if "lock" not in p.parts and "run" not in p.parts and not p.is_socket()
+            and "state" not in p.parts
+        )  # fmt: skip
+
+    before = tree()
+    a = agent(desk)
+    digest = hashlib.sha256(data).hexdigest()
+    with a.locked(desk.said.append):
+        a.step("receive", digest, str(len(data)), "0", source=io.BytesIO(data), size=len(data))
+        with pytest.raises(DeployError) as e:
+            a.step("unpack", digest, *(options or ("-", "-")))
+    assert tree() == before
+    return e.value.code
+
+
+def test_bundles_that_a_board_refuses(served: Desk, tmp_path: Path) -> None:
+    good = bundle_of(served, 1, 5)
+    data = good.data
+    assert refused(served, data[:-1]) == "bundle"
+    assert refused(served, data + b"\n") == "bundle"
+    assert refused(served, b"hello\n") == "bundle"
+    assert refused(served, data[:-1] + bytes([data[-1] ^ 1])) == "tampered"
+    at = data.index(b"counter 5")
+    assert refused(served, data[:at] + b"counter 6" + data[at + 9 :]) == "untrusted"
+    assert refused(served, bundle_of(served, 1, 5, device="rpi4").data) == "device"
+    assert refused(served, bundle_of(served, 1, 5, name="other").data) == "name"
+    other = "armv7l" if good.manifest.machine != "armv7l" else "x86_64"
+    assert refused(served, bundle_of(served, 1, 5, machine=other).data) == "machine"
+    unsigned = deploy.bundle.pack(good.manifest, deploy.bundle.read(data).contents)
+    assert refused(served, unsigned) == "unsigned"
+    # Signed by a key that the board does not know; the desk believes it.
+    os.environ["ZGEDGE_CONFIG"] = str(tmp_path / "stranger")
+    keys.new("stranger")
+    assert refused(served, bundle_of(served, 1, 5).data) == "untrusted"
+
+
+@pytest.mark.slow
+def test_an_older_bundle_needs_a_word_and_a_rollback_does_not(served: Desk) -> None:
+    assert served.deploy(1, counter=7)["outcome"] == "healthy"
+    with pytest.raises(DeployError, match="older than what runs") as e:
+        served.deploy(2, counter=6)
+    assert e.value.code == "older"
+    assert served.deploy(2, counter=6, allow_downgrade=True)["outcome"] == "healthy"
+    assert served.board.current().startswith("6-")
+    back = desks.rollback(agent(served), None, 1, served.said.append)
+    assert back["outcome"] == "healthy"
+    assert served.board.current().startswith("7-")
+    with pytest.raises(DeployError):
+        desks.rollback(agent(served), "99-00000000", 1, served.said.append)
+
+
+def test_a_board_learns_its_first_keys_once(desk: Desk, tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match="trusts no key") as e:
+        desk.deploy(trust=False)
+    assert "--trust" in (e.value.hint or "")
+    assert not (desk.board.root / "m").exists()
+    desk.deploy()
+    before = (desk.board.root / "trusted").read_bytes()
+    first = os.environ["ZGEDGE_CONFIG"]
+    os.environ["ZGEDGE_CONFIG"] = str(tmp_path / "second")
+    second = keys.new("second desk")
+    with pytest.raises(DeployError, match="does not trust the key"):
+        desk.deploy(1)
+    a = agent(desk)
+    with a.locked(desk.said.append):
+        with pytest.raises(DeployError, match="trusts other keys"):
+            a.step("trust", input=keys.allowed_signers(keys.trusted()))
+        with pytest.raises(DeployError, match="does not trust the key"):
+            desks.teach_keys(a)
+    assert (desk.board.root / "trusted").read_bytes() == before
+    # Who set it up lets the second in; the list that was replaced cannot come back.
+    os.environ["ZGEDGE_CONFIG"] = first
+    keys.trust(second)
+    a = agent(desk)
+    with a.locked(desk.said.append):
+        desks.teach_keys(a)
+    os.environ["ZGEDGE_CONFIG"] = str(tmp_path / "second")
+    assert desk.deploy(1)["outcome"] == "healthy"
+
+
+def test_a_board_that_cannot_verify_is_refused_without_a_word(desk: Desk) -> None:
+    desk.board.tool("ssh-keygen", "echo 'unknown option -- Y' >&2; exit 1")
+    with pytest.raises(DeployError, match="cannot verify"):
+        desk.deploy()
+    found = desk.deploy(desk_verifies=True)
+    assert found["outcome"] == "healthy"
+    assert any("could not verify" in text for text in desk.said)
+
+
+def test_what_the_board_is_must_fit(desk: Desk) -> None:
+    from zgedge.devices import profiles
+
+    other = "armv7" if desk.request().profile.machine != "armv7l" else "aarch64"
+    with pytest.raises(DeployError, match="runs programs for"):
+        desk.deploy(profile=profiles.load(other))
+    desk.board.tool("python3", "echo 3.6")
+    for minor in range(10, 15):
+        desk.board.tool(f"python3.{minor}", "exit 1")
+    with pytest.raises(DeployError, match="Python 3.6") as e:
+        desk.deploy(runtime="python")
+    assert "--runtime native" in (e.value.hint or "")
+    found = desk.deploy(runtime=None)
+    assert found["runtime"] == "native"
+    assert any("too old" in text for text in desk.said)
+
+
+# ---- two at once, a full disk, a wrong clock ----
+
+
+def test_two_deployments_at_once(served: Desk) -> None:
+    first, second = agent(served), agent(served)
+    with first.locked(served.said.append):
+        # Another desk.
+        second.token = "elsewhere.1.00000000"
+        with pytest.raises(DeployError, match="Another deployment") as e, second.locked(print):
+            pass
+        assert e.value.code == "locked"
+    results: list[str] = []
+
+    def run(seed: int) -> None:
+        try:
+            results.append(served.deploy(seed)["outcome"])
+        except DeployError as e:
+            results.append(e.code)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) in (["healthy", "healthy"], ["healthy", "locked"])
+    assert served.board.ask({"op": "status"})["ok"]
+
+
+def test_a_stale_lock_is_taken_over(served: Desk) -> None:
+    lock = served.board.root / "m" / "lock"
+    lock.mkdir()
+    (lock / "owner").write_text("elsewhere.1.00000000 another-boot 5 1 1\n")
+    os.chown(lock, served.board.owner(), -1)
+    assert served.deploy(1)["outcome"] == "healthy"
+    assert any("Took over" in text for text in served.said)
+
+
+def test_a_full_disk_stops_before_the_switch(served: Desk) -> None:
+    before = served.board.current()
+    # The program is the first file that does not fit any more.
+    served.board.tool(
+        "head",
+        '[ "${2:-0}" -lt 100000 ] && exec /usr/bin/head "$@"\n'
+        'echo "head: No space left on device" >&2; exit 1',
+    )
+    with Poller(served.board, rows(1)[0]) as poll, pytest.raises(DeployError, match="no room"):
+        served.deploy(1)
+    assert poll.failed == 0
+    assert served.board.current() == before
+    assert not list((served.board.root / "m" / "incoming").glob("*.zgb"))
+    (served.board.home / "tools" / "head").unlink()
+    served.board.tool("df", "echo 'Filesystem 1024-blocks Used Available Capacity Mounted'; "
+                      "echo '/dev/x 100 90 10 90% /'")  # fmt: skip
+    with pytest.raises(DeployError, match="10,240 bytes free"):
+        served.deploy(1)
+    (served.board.home / "tools" / "df").unlink()
+    assert served.deploy(1)["outcome"] == "healthy"
+
+
+@pytest.mark.slow
+def test_the_clock_has_no_say(served: Desk) -> None:
+    served.board.tool("date", "echo 60")
+    assert served.deploy(1)["outcome"] == "healthy"
+
+
+@pytest.mark.slow
+def test_a_removed_service_leaves_what_it_learned(served: Desk) -> None:
+    x, y = nets.samples(NET, 4)
+    names = Model.open(served.model()).classes.tolist()
+    for row, number in zip(x, y, strict=True):
+        served.board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})
+    assert desks.remove(agent(served), with_state=False, say=served.said.append)
+    assert [p.name for p in (served.board.root / "m").iterdir()] == ["state"]
+    assert not list(served.board.processes())
+    found = served.deploy()
+    assert (found["outcome"], found["state"]) == ("healthy", "kept")
+    desks.remove(agent(served), with_state=True, say=served.said.append)
+    assert not (served.board.root / "m").exists()
+
+
+# ---- what is taken where nothing is said ----
+
+
+def test_what_is_taken_by_itself_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zgedge.devices import boards
+
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    target = deploy.find_target(None, "rpi4", say=said.append)
+    assert (target.host, target.device) == ("raspberrypi.local", "rpi4")
+    boards.add(boards.Board("shed", "pi@shed.local", "rpi4", None, 2222))
+    boards.add(boards.Board("attic", "pi@attic.local", "rpi3"))
+    target = deploy.find_target(None, "rpi4", say=said.append)
+    assert (target.host, target.port, target.board) == ("pi@shed.local", 2222, "shed")
+    assert deploy.find_target(None, None, say=said.append).board == "attic"
+    assert deploy.find_target("shed.local", None).device == "rpi4"
+    with pytest.raises(UsageError, match=r"no model\.zge"):
+        deploy.find_model(None)
+    (tmp_path / "model.zge").write_bytes(nets.file(NET))
+    assert deploy.find_model(None, said.append) == "model.zge"
+    assert [bool(re.search("Takes", text)) for text in said] == [True] * 4

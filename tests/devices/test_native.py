@@ -1,0 +1,138 @@
+"""The native program as it is built for boards."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import zgedge
+from tests import nets
+from zgedge.devices import native
+from zgedge.errors import MissingExtraError, UsageError, ZgedgeError
+from zgedge.runtime.board import make_golden
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A cache of the test's own, but for programs that take long to build."""
+    folder = ROOT / ".cache" if request.node.get_closest_marker("slow") else tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "zgedge"
+
+
+def written(calls: list[str]) -> object:
+    def compile_(zig: str, machine: str, cpu: str | None, folder: Path) -> None:
+        calls.append(f"{machine} {cpu}")
+        (folder / native.NAME).write_text(machine)
+
+    return compile_
+
+
+def test_built_once_and_again_where_anything_differs(
+    zig: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(native, "_compile", written(calls))
+    first = native.build("aarch64")
+    assert first.read_text() == "aarch64"
+    assert first.parent.parent == cache
+    assert native.build("aarch64") == first
+    assert native.build("aarch64", "cortex-a76") != first
+    assert native.build("armv7l") != first
+    assert calls == ["aarch64 None", "aarch64 cortex-a76", "armv7l None"]
+    copy = tmp_path / "native"
+    shutil.copytree(native.NATIVE, copy)
+    with (copy / "main.c").open("a") as f:
+        f.write("\n")
+    monkeypatch.setattr(native, "NATIVE", copy)
+    assert native.build("aarch64") != first
+    monkeypatch.setattr(native, "FLAGS", ())
+    native.build("aarch64")
+    assert len(calls) == 5
+    assert {p.name.split("-")[0] for p in cache.iterdir()} == {"native", "native.lock"}
+
+
+def test_what_cannot_be_built(
+    zig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"no native program for 'riscv64'.*aarch64, armv7l"):
+        native.build("riscv64")
+    copy = tmp_path / "native"
+    copy.mkdir()
+    monkeypatch.setattr(native, "NATIVE", copy)
+    with pytest.raises(ZgedgeError, match="sources of the native program are not in"):
+        native.build("x86_64")
+    (copy / "zgn_bad.c").write_text("this is no C\n")
+    monkeypatch.setattr(native, "CORE", copy)
+    (copy / "zge_kernels.c").write_text("int f(void);\n")
+    with pytest.raises(ZgedgeError, match=r"cannot be compiled: .*zgn_bad\.c"):
+        native.build("x86_64")
+    assert not [p for p in cache.iterdir() if p.is_dir()]
+    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'zgedge\[deploy\]'"):
+        native.build("x86_64")
+
+
+def test_flags_are_those_of_the_wheel() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    for flag in native.CORE_FLAGS:
+        assert flag in text or flag in ("-std=c11", "-O3"), flag
+    for flag in native.variants("x86_64", None)["vnni"]:
+        assert flag.removeprefix("-D") in text, flag
+    assert native.variants("aarch64", "cortex-a72")["dotprod"][1] == "-mcpu=cortex_a72+dotprod"
+
+
+def test_nothing_is_allocated() -> None:
+    """No source of the program calls an allocator."""
+    calls = re.compile(r"\b(malloc|calloc|realloc|free|fopen|getline|strdup|opendir)\s*\(")
+    for path in native.sources():
+        if path.parent == native.NATIVE:
+            assert not calls.search(path.read_text()), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", native.TARGETS)
+def test_the_program_for_each_machine(
+    machine: str, tmp_path: Path, zig: str, request: pytest.FixtureRequest
+) -> None:
+    program = native.build(machine)
+    command = [str(program)]
+    if machine != "x86_64":
+        name = {"aarch64": "qemu_aarch64", "armv7l": "qemu_arm"}[machine]
+        command.insert(0, request.getfixturevalue(name))
+    model, golden = tmp_path / "m.zge", tmp_path / "g"
+    net = nets.network(replay_samples=16, replay_bits=4, batch=4)
+    model.write_bytes(nets.file(net))
+    golden.write_bytes(make_golden(model, *nets.samples(net, 200)))
+    done = subprocess.run([*command, "golden", model, golden], capture_output=True, timeout=60)
+    assert json.loads(done.stdout)["ok"], done
+    done = subprocess.run([*command, "version"], capture_output=True, timeout=60)
+    told = json.loads(done.stdout)
+    assert (told["zgedge"], told["machine"]) == (zgedge.__version__, machine)
+    assert program.stat().st_size < 600_000
+    assert b"ld-linux" not in program.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_program_for_a_newer_processor_stops_on_an_older_one(
+    tmp_path: Path, zig: str, qemu_aarch64: str
+) -> None:
+    """It is the golden test that finds it: the process ends by a signal."""
+    model, golden = tmp_path / "m.zge", tmp_path / "g"
+    net = nets.network(shape=(1, 64, 1), replay_samples=16, replay_bits=4, batch=4)
+    model.write_bytes(nets.file(net))
+    golden.write_bytes(make_golden(model, *nets.samples(net, 20)))
+    codes = []
+    for cpu in ("cortex-a76", "cortex-a72"):
+        command = [qemu_aarch64, "-cpu", cpu, native.build("aarch64", "cortex-a76")]
+        done = subprocess.run([*command, "golden", model, golden], capture_output=True, timeout=60)
+        codes.append(done.returncode)
+    assert codes[0] == 0
+    assert codes[1] in (-4, 132)

@@ -16,7 +16,7 @@ from zgedge.runtime import Learner, Model
 if TYPE_CHECKING:
     from zgedge.train.estimator import ZeroGrowthClassifier
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "BudgetError",

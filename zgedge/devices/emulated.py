@@ -272,6 +272,7 @@ def _bring_emulator(kind: Kind, part: Path) -> None:
         ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
     ).stdout.strip()
     (deb,) = _Apt(part / "apt-here", here).download(["qemu-user-static"])
+    (part / "here").mkdir()
     _unpack(deb, part / "here")
     shutil.copy(part / "here" / "usr" / "bin" / f"{kind.emulator}-static", target)
     shutil.rmtree(part / "apt-here")

@@ -29,7 +29,7 @@ extern "C" {
 #endif
 
 /* Version of this library (major << 16 | minor << 8 | patch), and of the files that it reads. */
-#define ZGE_VERSION 0x000400u
+#define ZGE_VERSION 0x000500u
 #define ZGE_FORMAT_VERSION 1u
 
 /* Limits of the format. */

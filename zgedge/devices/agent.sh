@@ -721,8 +721,9 @@ watch_health() { # version's folder, seconds, least right rows in percent of the
         agree "$1/requests" "$1/answers" "$1/answers.ascii"
         ask_status || { bad="it stopped answering"; return; }
         learned=$(digits_of samples)
-        case $(cat "$1/state.told" 2>/dev/null) in
-            fresh* | archived*)
+        # What it learned before may answer otherwise, and shall.
+        case $reply in
+            *'"started_from": "the deployed model"'* | *'"started_from":"the deployed model"'*)
                 if [ "${learned:-0}" = 0 ] && [ $right -lt $total ]; then
                     bad="$((total - right)) of $total answers differ from those of the same model here"
                     return

@@ -629,9 +629,14 @@ K
     if ! id "$user" >/dev/null 2>&1; then
         if command -v useradd >/dev/null 2>&1; then
             useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin "$user" >/dev/null 2>&1 || return 0
-        else
+        elif command -v adduser >/dev/null 2>&1; then
             addgroup -S "$user" >/dev/null 2>&1 || :
             adduser -S -D -H -G "$user" "$user" >/dev/null 2>&1 || return 0
+        else # no program for it: a line each, with a number that is free
+            n=899
+            while grep -q "^[^:]*:[^:]*:$n:" /etc/passwd /etc/group; do n=$((n - 1)); done
+            say "$user:x:$n:" >>/etc/group
+            say "$user:x:$n:$n::/:/usr/sbin/nologin" >>/etc/passwd
         fi
     fi
     group=$(id -gn "$user")

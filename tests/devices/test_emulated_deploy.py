@@ -19,7 +19,7 @@ from tests import nets
 from tests.cli.conftest import refused
 from tests.devices.desks import NET, native_program
 from tests.platform import builds
-from zgedge.devices import boards, bundle, deploy, desk, keys, native, profiles
+from zgedge.devices import bundle, deploy, desk, keys, native, profiles
 from zgedge.devices.agent import DeployError
 from zgedge.devices.deploy import Deployment, Request, Target
 from zgedge.devices.emulated import Emulated
@@ -78,6 +78,7 @@ def test_a_model_gets_to_another_processor_and_serves_there(
     board: Emulated, to: Callable[..., Any]
 ) -> None:
     board.start()
+
     # The connection is lost in the middle of the copy; the next deployment goes on.
     def cut(done: int, _: int) -> None:
         if done > 300_000:
@@ -94,7 +95,8 @@ def test_a_model_gets_to_another_processor_and_serves_there(
         status = desk.status(agent)
     assert status["service"]["learning"] == "on"
     # The service has a user of its own, and its socket is for its group alone.
-    owner = target(board).remote().check("stat -c '%U %a' /opt/zgedge/m/run/socket").split()
+    with target(board).remote() as remote:
+        owner = remote.check("stat -c '%U %a' /opt/zgedge/m/run/socket").split()
     assert owner == ["zgedge", "660"]
 
 
@@ -165,13 +167,14 @@ def test_a_model_that_answers_wrongly_is_taken_back_in_two_minutes(
 def test_a_full_disk_on_a_board(board: Emulated, to: Callable[..., Any]) -> None:
     board.start(disks={"/opt": 3})
     to(board)
-    remote = target(board).remote()
-    remote.run("dd if=/dev/zero of=/opt/filler bs=1k count=9999 2>/dev/null; true")
+    with target(board).remote() as remote:
+        remote.run("dd if=/dev/zero of=/opt/filler bs=1k count=9999 2>/dev/null; true")
     with pytest.raises(DeployError) as e:
         to(board, 1)
     assert e.value.code == "full"
     assert predicts_as(board, 0)
-    remote.check("rm /opt/filler")
+    with target(board).remote() as remote:
+        remote.check("rm /opt/filler")
     assert to(board, 1)["outcome"] == "healthy"
 
 
@@ -213,10 +216,6 @@ def test_who_has_no_root_rights_gets_a_service_in_the_home(
     board: Emulated, to: Callable[..., Any]
 ) -> None:
     board.start()
-    guest = Target(f"guest@{board.host}", "emulated", None, str(board.ssh_config))
-    request_of = Target.remote
-    assert request_of(guest).check("id -un").strip() == "guest"
     board.host = f"guest@{board.host}"
     found = to(board)
     assert (found["outcome"], found["root"]) == ("healthy", "/home/guest/.zgedge")
-    assert boards.find("nobody") is None

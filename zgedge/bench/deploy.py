@@ -158,7 +158,8 @@ def adaptation(where: Desk, say: Any) -> dict[str, Any]:
         desk.commit(agent, time.monotonic, say)
         status = desk.ask(agent, [{"op": "status"}])[0]
         # The process is killed, as the kernel kills one; who watches it starts it again.
-        target.remote().check("kill -9 $(cut -d' ' -f1 /opt/zgedge/model/init.child)")
+        with target.remote() as remote:
+            remote.check("kill -9 $(cut -d' ' -f1 /opt/zgedge/model/init.child)")
         killed = time.monotonic()
         while True:
             time.sleep(0.5)

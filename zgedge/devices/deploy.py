@@ -113,7 +113,7 @@ def find_target(
         return Target(known.host, device or known.device, known.port, known.ssh_config, known.name)
     board = boards.last_used(device)
     if board is not None:
-        say(f"Takes the board {board.name} ({board.host}), a {board.device} that was used last.")
+        say(f"Takes the board {board.name} ({board.host}, {board.device}), used last.")
         return Target(board.host, board.device, port or board.port,
                       ssh_config or board.ssh_config, board.name)  # fmt: skip
     say(f"Takes {DEFAULT_HOST}: no board{f' of kind {device}' if device else ''} is known yet.")

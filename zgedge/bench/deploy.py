@@ -28,8 +28,9 @@ import numpy.typing as npt
 from zgedge import data
 from zgedge.bench import results
 from zgedge.devices import boards, desk
-from zgedge.devices.deploy import find_target
+from zgedge.devices.deploy import ASKED, find_target
 from zgedge.runtime import Learner, Model
+from zgedge.runtime.board import own_samples
 
 SAMPLES = 1400  # of the stream with other inputs
 BATCH = 100
@@ -144,6 +145,9 @@ def adaptation(where: Desk, say: Any) -> dict[str, Any]:
         return float((model.predict(x_test) == y_test).mean())
 
     here = [right(Model.open(model))]
+    # What the board asks its service after a switch is watched for drift, as any sample is.
+    for row in own_samples(model)[0][:ASKED]:
+        learner.watch(row)
     for row, label in zip(x, y, strict=True):
         learner.learn_one(row, label)
     target = find_target("emulated", None)
@@ -275,7 +279,8 @@ SSH server. What takes time there is the emulator: take order and outcome from h
 ## A model that adapts on the board
 
 All inputs of digits change places; {SAMPLES:,} labelled samples pass once. The same file and
-samples are learned here too, in Python on this machine.
+samples are learned here too, in Python on this machine, after the golden inputs that the board asks
+its service with.
 
 | accuracy, % | before | after | after SIGKILL |
 | --- | --- | --- | --- |

@@ -636,13 +636,17 @@ def raise_for(found: dict[str, Any]) -> None:
     if found["outcome"] == "rolled-back":
         raise DeployError(
             f"The new version fell short: {found['reason']}. {found['back_to']} serves again.",
-            "See why: zgedge logs --host ...", "rolled-back",
+            _why(found), "rolled-back",
         )  # fmt: skip
     if found["outcome"] not in ("healthy", "unchanged"):
         raise DeployError(
             f"The new version fell short: {found['reason'] or 'the switch did not end'}. There "
-            "was none before it.", "See why: zgedge logs --host ...", found["outcome"],
+            "was none before it.", _why(found), found["outcome"],
         )  # fmt: skip
+
+
+def _why(found: dict[str, Any]) -> str:
+    return f"See why: zgedge logs{' --host ' + found['host'] if found.get('host') else ''}"
 
 
 def plan(request: Request) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import pwd
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,33 +12,22 @@ from typing import Any
 import pytest
 
 from tests import nets
-from tests.conftest import ROOT
 from tests.devices.local import Local, local
-from zgedge.devices import boards, bundle, deploy, keys, native, profiles
+from tests.platform import builds
+from zgedge.devices import boards, bundle, deploy, keys, profiles
 from zgedge.devices.deploy import Deployment, Request, Target
-from zgedge.errors import MissingExtraError
 from zgedge.runtime import Model
 
 NET = nets.network()
 KINDS = {"x86_64": "x86-64", "aarch64": "aarch64", "armv7l": "armv7"}
 
 
-def native_program(machine: str | None = None, cpu: str | None = None) -> bytes:
-    """The native program for a processor, built once and kept in .cache; skips without zig."""
-    # One cache of the compiler for all: with one of its own it builds its C library first.
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # $HOME may be a test's
-    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(home / ".cache" / "zig"))
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "built")
+def native_program(target: str = builds.NATIVE) -> bytes:
+    """The native program, built once for all tests; skips where there is no compiler."""
     try:
-        return native.build(machine or platform.machine(), cpu).read_bytes()
-    except MissingExtraError as e:
-        pytest.skip(e.message)
-    finally:
-        if before is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = before
+        return builds.cmake(target, "zgedge-native").read_bytes()
+    except builds.MissingToolError as e:
+        pytest.skip(str(e))
 
 
 @dataclass

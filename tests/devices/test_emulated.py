@@ -108,7 +108,8 @@ def test_with_a_small_disk_no_clock_and_other_files(board: Emulated) -> None:
 
 def test_with_a_whole_copy_of_the_file_system(board: Emulated) -> None:
     """For machines where no file system can be laid over another."""
-    made = Emulated("emulated", cache=CACHE, overlay=False, folder=board.folder)
+    folder = board.folder / "with a blank, and 100% more"
+    made = Emulated("emulated", cache=CACHE, overlay=False, folder=folder, name="copied")
     made.start()
     with remote(made) as there:
         there.check("echo kept >/opt/file")

@@ -7,13 +7,15 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from zgedge.devices import units
+from tests.conftest import ROOT
+from zgedge.devices import emulated, units
 from zgedge.devices.emulated import Emulated
 from zgedge.devices.ssh import Remote
 from zgedge.errors import UsageError
@@ -352,3 +354,17 @@ def test_init_script_on_a_board(kind: str, request: pytest.FixtureRequest) -> No
             "started", "started", "stopped",
         ]  # fmt: skip
         assert remote.run("/etc/init.d/zgedge-digits status").code == 3
+
+
+@pytest.mark.slow
+def test_under_real_systemd(tmp_path: Path) -> None:
+    """The whole of docs/results/systemd.md, with one power cut."""
+    if why := emulated.unavailable():
+        pytest.skip(why)
+    tool = ROOT / "tools" / "systemd_machine.py"
+    done = subprocess.run(
+        [sys.executable, str(tool), "--cuts", "1", "--out", str(tmp_path / "page.md")],
+        capture_output=True, text=True, timeout=3600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "ended by its watchdog" in (tmp_path / "page.md").read_text()

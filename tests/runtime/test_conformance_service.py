@@ -324,15 +324,20 @@ def test_a_flood_is_counted_and_a_clean_stop_learns_what_waits(
         json.dumps({"op": "learn", "x": x.tolist(), "y": int(y)}).encode() + b"\n"
         for x, y in zip(X[:640], Y[:640], strict=True)
     )
+    waited = 0
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
         sock.connect(run.path)
-        sock.sendall(data)
+        # It is asked to stop while samples wait.
+        sock.sendall(data + b'{"op": "control", "do": "stop"}\n')
         with sock.makefile("rb") as replies:
-            for _ in range(640):
-                assert json.loads(replies.readline())["ok"]
-    run.process.terminate()
+            for _ in range(641):
+                reply = json.loads(replies.readline())
+                assert reply["ok"]
+                waited = reply.get("waiting", 0) or waited
+    assert waited > 10
     last = run.ended()
+    assert last["stopped"] == "asked to"
     assert last["queue"]["waiting"] == 0
     assert last["queue"]["dropped"] + last["samples"] == 640
     assert last["queue"]["dropped"] > 100
@@ -343,15 +348,20 @@ def test_clients_that_are_too_many_or_never_read(native: str, model: Path, serve
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(run.path)
         sock.setblocking(False)
+        line = b'{"op": "status"}\n'
         sent, quiet = 0, time.monotonic()
         while time.monotonic() - quiet < 0.3:
             try:
-                sent += sock.send(b'{"op": "status", "history": true}\n' * 100)
+                sent += sock.send((line * 100)[sent % len(line) :])
                 quiet = time.monotonic()
             except BlockingIOError:
                 time.sleep(0.01)
             assert sent < 10_000_000
         assert run.ask(op="predict", x=X[0].tolist())["ok"]
+        sock.setblocking(True)
+        sock.settimeout(30)
+        with sock.makefile("rb") as replies:  # none is lost
+            assert all(json.loads(replies.readline())["ok"] for _ in range(sent // len(line)))
     held = []
     for _ in range(16):
         held.append(socket.socket(socket.AF_UNIX))

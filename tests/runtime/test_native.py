@@ -43,6 +43,12 @@ def cases(n: int, seed: int = 0) -> list[bytes]:
     """Lines that are nearly requests."""
     rng = random.Random(seed)
     out = list(GRAINS)
+    for _ in range(n // 10):  # numbers of any length, which are to be read to the last bit
+        digits = "".join(rng.choices("0123456789", k=rng.randint(1, 22))).lstrip("0") or "0"
+        at = rng.randint(0, len(digits) - 1)
+        text = f"{digits[:at]}.{digits[at:]}" if at else digits
+        text += rng.choice(["", "", f"e{rng.randint(-30, 30)}", f"E+{rng.randint(0, 9)}"])
+        out.append(f'{{"y": {rng.choice(["", "-"])}{text}, "x": [{text}]}}'.encode())
     while len(out) < n:
         line = bytearray(rng.choice(GRAINS))
         for _ in range(rng.randint(1, 4)):
@@ -160,7 +166,7 @@ def test_bad_files_under_sanitizers(native_sanitized: str, tmp_path: Path) -> No
     model.write_bytes(nets.file(net))
     good = make_golden(model, *nets.samples(net, 3))
     rng = random.Random(0)
-    for at in [*range(36), *rng.sample(range(36, len(good)), 14)]:
+    for at in [*range(0, 36, 2), *rng.sample(range(36, len(good)), 9)]:
         bad = bytearray(good)
         bad[at] ^= 1 << rng.randrange(8)
         golden.write_bytes(bad)
@@ -173,7 +179,7 @@ def test_bad_files_under_sanitizers(native_sanitized: str, tmp_path: Path) -> No
         assert done.returncode == 3, (cut, done)
     golden.write_bytes(good)
     blob = model.read_bytes()
-    for at in rng.sample(range(len(blob)), 30):
+    for at in rng.sample(range(len(blob)), 20):
         bad = bytearray(blob)
         bad[at] ^= 1 << rng.randrange(8)
         (tmp_path / "bad.zge").write_bytes(bad)
@@ -190,7 +196,7 @@ def test_resident_memory_stays_near_the_arena_and_does_not_grow(
     path = tmp_path / "m.zge"
     path.write_bytes(nets.file(net))
     run = serve(native, path, "a", "--commit-every", "0")
-    x, y = nets.samples(net, 200)
+    x, y = nets.samples(net, 100)
 
     def rss() -> int:
         text = Path(f"/proc/{run.process.pid}/smaps_rollup").read_text()
@@ -199,7 +205,7 @@ def test_resident_memory_stays_near_the_arena_and_does_not_grow(
     run.learn(x, y)
     first = rss()
     assert first <= path.stat().st_size + 400 * 1024
-    for _ in range(5):
+    for _ in range(3):
         run.learn(x, y)
     run.wait(lambda status: status["store"]["generation"] > 2)
     assert rss() == first

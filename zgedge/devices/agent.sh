@@ -629,9 +629,14 @@ K
     if ! id "$user" >/dev/null 2>&1; then
         if command -v useradd >/dev/null 2>&1; then
             useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin "$user" >/dev/null 2>&1 || return 0
-        else
+        elif command -v adduser >/dev/null 2>&1; then
             addgroup -S "$user" >/dev/null 2>&1 || :
             adduser -S -D -H -G "$user" "$user" >/dev/null 2>&1 || return 0
+        else # no program for it: a line each, with a number that is free
+            n=899
+            while grep -q "^[^:]*:[^:]*:$n:" /etc/passwd /etc/group; do n=$((n - 1)); done
+            say "$user:x:$n:" >>/etc/group
+            say "$user:x:$n:$n::/:/usr/sbin/nologin" >>/etc/passwd
         fi
     fi
     group=$(id -gn "$user")
@@ -721,8 +726,9 @@ watch_health() { # version's folder, seconds, least right rows in percent of the
         agree "$1/requests" "$1/answers" "$1/answers.ascii"
         ask_status || { bad="it stopped answering"; return; }
         learned=$(digits_of samples)
-        case $(cat "$1/state.told" 2>/dev/null) in
-            fresh* | archived*)
+        # What it learned before may answer otherwise, and shall.
+        case $reply in
+            *'"started_from": "the deployed model"'* | *'"started_from":"the deployed model"'*)
                 if [ "${learned:-0}" = 0 ] && [ $right -lt $total ]; then
                     bad="$((total - right)) of $total answers differ from those of the same model here"
                     return

@@ -63,6 +63,8 @@ done
 say memory "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 say available "$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 say page "$(getconf PAGESIZE 2>/dev/null)"
+# Without root rights all goes to the user's home.
+[ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || ROOT=$HOME/.zgedge
 place=$ROOT
 while [ ! -d "$place" ]; do place=$(dirname "$place"); done
 say disk "$(df -Pk "$place" | tail -n 1 | { read -r a b c d e f; echo "$d $f"; })"

@@ -113,7 +113,7 @@ def find_target(
         return Target(known.host, device or known.device, known.port, known.ssh_config, known.name)
     board = boards.last_used(device)
     if board is not None:
-        say(f"Takes the board {board.name} ({board.host}), a {board.device} that was used last.")
+        say(f"Takes the board {board.name} ({board.host}, {board.device}), used last.")
         return Target(board.host, board.device, port or board.port,
                       ssh_config or board.ssh_config, board.name)  # fmt: skip
     say(f"Takes {DEFAULT_HOST}: no board{f' of kind {device}' if device else ''} is known yet.")
@@ -636,13 +636,17 @@ def raise_for(found: dict[str, Any]) -> None:
     if found["outcome"] == "rolled-back":
         raise DeployError(
             f"The new version fell short: {found['reason']}. {found['back_to']} serves again.",
-            "See why: zgedge logs --host ...", "rolled-back",
+            _why(found), "rolled-back",
         )  # fmt: skip
     if found["outcome"] not in ("healthy", "unchanged"):
         raise DeployError(
             f"The new version fell short: {found['reason'] or 'the switch did not end'}. There "
-            "was none before it.", "See why: zgedge logs --host ...", found["outcome"],
+            "was none before it.", _why(found), found["outcome"],
         )  # fmt: skip
+
+
+def _why(found: dict[str, Any]) -> str:
+    return f"See why: zgedge logs{' --host ' + found['host'] if found.get('host') else ''}"
 
 
 def plan(request: Request) -> list[str]:

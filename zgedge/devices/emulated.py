@@ -32,12 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from zgedge.devices.debian import KEYRING, Apt, unpack
 from zgedge.devices.places import cache_folder
 from zgedge.errors import UsageError, ZgedgeError
 
-RECIPE = 1  # counted up where roots that were built earlier are not good any more
-MIRROR = "http://deb.debian.org/debian"
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+RECIPE = 2  # counted up where roots that were built earlier are not good any more
 Progress = Callable[[int, int, str], None]
 
 _SERVER = "dropbear-bin libc6 libcrypt1 libgcc-s1 libgmp10 libtomcrypt1 libtommath1 zlib1g"
@@ -156,8 +155,8 @@ def prepare(kind: str, cache: Path | None = None, progress: Progress | None = No
     if why := unavailable():
         raise ZgedgeError(f"No board can be emulated here: {why}.")
     cache = cache or default_cache()
-    text = f"{RECIPE}\n{made}\n{_setup.__code__.co_code.hex()}"
-    folder = cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    mark = hashlib.sha256(f"{RECIPE}\n{made}".encode()).hexdigest()[:12]
+    folder = cache / f"{kind}-{mark}"
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
@@ -191,7 +190,7 @@ def _kind(name: str) -> Kind:
 
 def _build(kind: Kind, part: Path, progress: Progress) -> None:
     progress(0, 4, "reading lists of packages")
-    boards = _Apt(part / "apt", kind.debian)
+    boards = Apt(part / "apt", kind.debian)
     progress(1, 4, "downloading packages")
     debs = boards.download(kind.packages.split())
     progress(2, 4, "bringing the emulator")
@@ -202,60 +201,10 @@ def _build(kind: Kind, part: Path, progress: Progress) -> None:
         (root / "usr" / folder).mkdir(parents=True)
         (root / folder).symlink_to(f"usr/{folder}")
     for deb in debs:
-        _unpack(deb, root)
+        unpack(deb, root)
     _setup(kind, root)
     shutil.rmtree(part / "apt")
     progress(4, 4, "built")
-
-
-class _Apt:
-    """An apt of our own: it needs no rights, and leaves no trace on this machine."""
-
-    def __init__(self, folder: Path, architecture: str) -> None:
-        self._folder = folder
-        for name in ("state/lists/partial", "cache/archives/partial", "debs"):
-            (folder / name).mkdir(parents=True)
-        (folder / "status").touch()
-        mirror = os.environ.get("ZGEDGE_DEBIAN", MIRROR)
-        (folder / "sources").write_text(f"deb [signed-by={KEYRING}] {mirror} bookworm main\n")
-        (folder / "conf").write_text(
-            f'Dir::State "{folder}/state"; Dir::State::status "{folder}/status";\n'
-            f'Dir::Cache "{folder}/cache"; Dir::Etc::sourcelist "{folder}/sources";\n'
-            'Dir::Etc::sourceparts "-"; Dir::Etc::preferencesparts "-";\n'
-            f'APT::Architecture "{architecture}"; APT::Architectures "{architecture}";\n'
-            'APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::Retries "2";\n'
-            'Acquire::http::Timeout "30"; Acquire::PDiffs "false";\n'
-        )
-        self._run("update")
-
-    def download(self, packages: list[str]) -> list[Path]:
-        self._run("download", *packages)
-        return sorted((self._folder / "debs").glob("*.deb"))
-
-    def _run(self, *words: str) -> None:
-        done = subprocess.run(
-            ["apt-get", "-qq", *words], cwd=self._folder / "debs", capture_output=True, text=True,
-            env={**os.environ, "APT_CONFIG": str(self._folder / "conf"), "LC_ALL": "C"},
-            timeout=300, check=False,
-        )  # fmt: skip
-        errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-        if done.returncode or errors:
-            raise ZgedgeError(
-                f"Debian's packages cannot be had: {' '.join(errors)[:500] or done.stderr[:500]}",
-                "A board is built from the internet once, and needs none later. ZGEDGE_DEBIAN may "
-                "name another mirror.",
-            )
-
-
-def _unpack(deb: Path, root: Path) -> None:
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as packed:
-        done = subprocess.run(
-            ["tar", "-C", root, "--keep-directory-symlink", "--exclude=./usr/share/doc",
-             "--exclude=./usr/share/man", "--exclude=./usr/share/locale", "-xf", "-"],
-            stdin=packed.stdout, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    if done.returncode or packed.returncode:
-        raise ZgedgeError(f"Cannot unpack {deb.name}: {done.stderr.strip()[:500]}")
 
 
 def _bring_emulator(kind: Kind, part: Path) -> None:
@@ -271,9 +220,9 @@ def _bring_emulator(kind: Kind, part: Path) -> None:
     here = subprocess.run(
         ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    (deb,) = _Apt(part / "apt-here", here).download(["qemu-user-static"])
+    (deb,) = Apt(part / "apt-here", here).download(["qemu-user-static"])
     (part / "here").mkdir()
-    _unpack(deb, part / "here")
+    unpack(deb, part / "here")
     shutil.copy(part / "here" / "usr" / "bin" / f"{kind.emulator}-static", target)
     shutil.rmtree(part / "apt-here")
     shutil.rmtree(part / "here")
@@ -344,9 +293,9 @@ class Emulated:
     """One board. `user` is whom one is by its ssh configuration: root, `pi` (who may sudo without a
     password) or `guest` (who may not); `user@` before the host names another.
 
-    `folder` keeps what the board has on its disk; without one it is made, and removed by `stop`. The
-    root file system is laid under it, or copied into it whole without `overlay`, and where that
-    cannot be done.
+    `folder` keeps what the board has on its disk; without one it is made, and removed by `stop`.
+    The root file system is laid under it, or copied into it whole without `overlay`, and where
+    that cannot be done.
     """
 
     def __init__(
@@ -535,11 +484,12 @@ class Emulated:
             "-r", "/etc/dropbear/host_key", "-P", "/run/dropbear.pid",
         ]  # fmt: skip
         self._write_settings()
+        place = str(self.folder).replace("%", "%%")
         self.ssh_config.write_text(
             f"Host {self.host}\n  HostName 127.0.0.1\n  Port {self.port}\n  User {self.user}\n"
-            f"  HostKeyAlias {self.host}\n  IdentityFile {self.folder}/id_ed25519\n"
+            f'  HostKeyAlias {self.host}\n  IdentityFile "{place}/id_ed25519"\n'
             f"  IdentitiesOnly yes\n  IdentityAgent none\n  CheckHostIP no\n"
-            f"  UserKnownHostsFile {self.folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
+            f'  UserKnownHostsFile "{place}/known_hosts"\n  GlobalKnownHostsFile /dev/null\n'
             "  StrictHostKeyChecking yes\n"
         )
         self._process = subprocess.Popen(

@@ -279,7 +279,8 @@ class Remote:
         self._folder = tempfile.mkdtemp(prefix="zge-ssh-", dir="/tmp")
         with open(os.path.join(self._folder, "said"), "w+b") as said:
             self._master = subprocess.Popen(
-                [*self._ssh, "-M", "-N", "-S", self._socket, "--", self.host],
+                [*self._ssh, "-M", "-N", "-o", "ControlPersist=no", "-S", self._socket, "--",
+                 self.host],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=_environment(),
                 start_new_session=True,
             )  # fmt: skip
@@ -323,7 +324,8 @@ class Remote:
         # The login shell may be any: it only has to start sh.
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
         child = subprocess.Popen(
-            [*self._ssh, "-S", self._socket, "--", self.host, "exec " + shlex.join(words)],
+            [*self._ssh, "-o", "ControlMaster=no", "-S", self._socket, "--", self.host,
+             "exec " + shlex.join(words)],
             stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(), start_new_session=True,
         )  # fmt: skip
         try:

@@ -800,15 +800,13 @@ static bool next_line(client *c, zgn_out *out) {
             }
             return first;
         }
-        size_t bytes = (size_t)(end - start);
+        const size_t bytes = (size_t)(end - start);
         c->at += bytes + 1;
         if (c->skip) {
             c->skip = false;
             continue;
         }
-        const bool cut = bytes > it.limit;
-        bytes -= !cut && bytes > 0 && start[bytes - 1] == '\r';
-        answer_line(start, bytes, cut, out);
+        answer_line(start, bytes, bytes > it.limit, out);
         return true;
     }
 }

@@ -111,6 +111,9 @@ static int fill(const zgn_disk *d, const char *folder, uint64_t size) {
         return 0;
     }
     int error = posix_fallocate(d->fd, 0, (off_t)size);
+    if (error == EOPNOTSUPP || error == ENOSYS || error == EINVAL) {
+        error = 0; /* a file system that cannot promise room, as those of raw flash: the zeros take it */
+    }
     for (uint64_t at = (uint64_t)about.st_size; error == 0 && at < size; at += sizeof zeros) {
         const uint64_t left = size - at;
         error = write_at(d, zeros, left < sizeof zeros ? (size_t)left : sizeof zeros, at);

@@ -61,7 +61,7 @@ def build(machine: str, cpu: str | None = None) -> Path:
     in the cache ($XDG_CACHE_HOME/zgedge) already.
 
     cpu  a processor as GCC names it ("cortex-a72"): all may then use its instructions, and the
-         program stops on an older one. None: it runs on all of them, and kernels are chosen when
+         program may stop on an older one. None: it runs on all of them, and kernels are chosen when
          it starts
 
     Raises MissingExtraError without ziglang, UsageError for a machine that there is no build for,

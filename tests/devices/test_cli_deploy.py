@@ -12,15 +12,15 @@ import pytest
 from tests import nets
 from tests.cli.conftest import refused, run, run_json
 from tests.devices.desks import NET, Desk, served_board
-from zgedge.devices import boards, fleet, keys
+from zgedge.devices import boards, desk, fleet, keys
 from zgedge.errors import UsageError
 from zgedge.runtime import Model
 
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with served_board(tmp_path_factory.mktemp("far")) as desk:
-        yield desk
+    with served_board(tmp_path_factory.mktemp("far")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -59,10 +59,14 @@ def test_learning_is_steered_and_watched_from_the_desk(far: Desk) -> None:
     assert "with --host" in refused("learn", "status", "m.zge", "--host", "far", code=2)
 
 
-def test_pull_brings_home_what_was_learned(far: Desk, tmp_path: Path) -> None:
+def test_pull_brings_home_what_was_learned(
+    far: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "home.zge"
     text = run("pull", "--out", out)
-    assert "carries" in text.stderr
+    assert "carries" not in text.stderr
+    monkeypatch.setattr(desk, "carried", lambda _: {"remembered": 3, "anchors": 2, "waiting": 0})
+    assert "carries 5 samples of people" in run("pull", "--out", out).stderr
     learned = Model.open(out).arena.learner()
     assert learned is not None
     assert learned["samples"] == 20

@@ -47,12 +47,13 @@ lint: .venv/zgedge-all
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 
-# A test file goes whole to one of two processes, so that what it sets up is made once. Each has one
-# thread: with more, two processes on two cores would only wait for each other.
+# A test file goes whole to one of three processes, so that what it sets up is made once. Those of
+# services and boards mostly wait, so that three are busy on two cores. Each has one thread: with more
+# they would only wait for each other.
 test: lint
 	@tools/get_qemu.sh
 	@tools/get_chromium.sh
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q
 
 slow: .venv/zgedge-all
 	@tools/get_qemu.sh

@@ -706,6 +706,8 @@ def predict(
         raise UsageError("Missing argument 'DATA'.", "Or name a board with --host.")
     if (port, ssh_config, name) != (None, None, None):
         raise UsageError("--port, --ssh-config and --name are of a board: name it with --host.")
+    if os.path.isdir(file):
+        raise UsageError(f"The model file {file} is a folder.")
     model = Model.open(file)
     files: list[str] = []
     x, _ = _inputs(model, data, hop, label, data_dir, files=files)

@@ -288,6 +288,11 @@ def test_a_service_that_answers_otherwise_than_the_model_is_taken_back(served: D
     assert "answers differ" in found["reason"]
     assert time.monotonic() - since < 120
     assert poll.longest < 10
+    # A plain rollback still leads away from what runs, or nowhere.
+    links = served.board.root / "m"
+    assert not (links / "previous").exists() or (
+        (links / "previous").readlink() != (links / "current").readlink()
+    )
 
 
 def test_a_model_that_answers_worse_than_what_ran_is_taken_back(

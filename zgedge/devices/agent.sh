@@ -787,16 +787,13 @@ change() { # version seconds least
     if [ ! -f "$V/rows" ]; then least=-; fi
     printf '%s %s\n' "$target" "${old:--}" >"$S/pending.new"
     mv -f "$S/pending.new" "$S/pending"
-    if [ -n "$old" ] && [ "$old" != "$target" ]; then
-        ln -sfn "versions/$old" "$S/previous.new"
-        mv -T "$S/previous.new" "$S/previous"
-    fi
     place_service "$V"
     point "$target"
     say "switched $target"
     control restart || :
     watch_health "$V" "$seconds" "$least" "$accuracy"
     if [ -z "$bad" ]; then
+        before "$old"
         rm -f "$S/pending"
         remember "$target healthy"
         settle
@@ -806,6 +803,12 @@ change() { # version seconds least
     fi
     say "bad $bad"
     if [ -n "$old" ] && [ "$old" != "$target" ]; then go_back "$old" "$bad"; else withdraw "$bad"; fi
+}
+before() { # version: where a plain rollback goes, known to be better than what was taken back
+    if version_like "${1:--}" && [ "$1" != "$target" ]; then
+        ln -sfn "versions/$1" "$S/previous.new"
+        mv -T "$S/previous.new" "$S/previous"
+    fi
 }
 go_back() { # version, why
     place_service "$S/versions/$1"
@@ -839,6 +842,7 @@ resolve() { # a switch that was cut by a reboot: go on with what answers
         remember "$target was not switched to: the board was cut off"
         say "end unswitched $target"
     elif control start || :; awaken; then
+        before "$old"
         rm -f "$S/pending"
         remember "$target answers after the board was cut off"
         say "end healthy $target"

@@ -427,6 +427,13 @@ class Emulated:
         time.sleep(wait)
         self._boot()
 
+    def cut(self) -> None:
+        """Cut all SSH connections; the server goes on."""
+        for pid in _children(self.pid):
+            if _name(pid) == "dropbear":
+                for session in _children(pid):
+                    _signal(session, signal.SIGKILL)
+
     # ---- inside ----
 
     def _make_keys(self, base: Path) -> None:
@@ -539,6 +546,24 @@ def _lives(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in text.split()]
+
+
+def _name(pid: int) -> str:
+    """Which program a process of a board runs; the emulator is before it on its command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    names = [os.path.basename(word).decode() for word in words[:2]]
+    return names[1] if names[0].startswith("qemu") else names[0]
 
 
 def _signal(pid: int, number: int) -> None:

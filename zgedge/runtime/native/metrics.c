@@ -195,9 +195,10 @@ void zgn_put_learner(zgn_out *out, const zgn_model *model) {
     put_count(out, "clamped", k + ZGE_K_CLAMPED);
     zgn_put(out, ", \"key\": %u, \"cursor\": %u", zge_get32(k + ZGE_K_KEY), zge_get32(k + ZGE_K_CURSOR));
     put_share(out, "rate", (double)zge_getf(k + ZGE_K_RATE));
-    zgn_put(out, ", \"learn\": \"%s\", \"strategy\": \"%s\", \"swaps\": %u, \"gather\": %u, \"remembered\": %u",
+    zgn_put(out, ", \"learn\": \"%s\", \"strategy\": \"%s\", \"swaps\": %u, \"gather\": %u, \"keep\": \"%s\", \"remembered\": %u",
             learn[zge_get16(k + ZGE_K_LEARN) % 3], strategies[zge_get16(k + ZGE_K_STRATEGY) % 6],
-            zge_get16(k + ZGE_K_SWAPS), zge_get16(k + ZGE_K_GATHER), zge_get32(k + ZGE_K_FILLED));
+            k[ZGE_K_SWAPS], zge_get16(k + ZGE_K_GATHER), k[ZGE_K_KEEP] == ZGE_KEEP_RESERVOIR ? "reservoir" : "fade",
+            zge_get32(k + ZGE_K_FILLED));
     put_count(out, "correct", k + ZGE_K_CORRECT);
     if (m->watch != NULL) {
         put_watch(out, model);

@@ -26,7 +26,7 @@ import numpy as np
 
 from zgedge.bench import nets, results
 from zgedge.devices import native
-from zgedge.errors import ProofError, ZgedgeError
+from zgedge.errors import ZgedgeError
 from zgedge.runtime.prover import hold_files
 
 ARENA = 256 * 1024
@@ -321,15 +321,7 @@ def markdown(found: dict[str, Any]) -> list[str]:
 def main(as_json: bool, out: Path | None, steps: int) -> None:
     """Measure the native program, and the Python service beside it."""
     found = measure(steps, lambda text: click.echo(text, err=True))
-    lines = markdown(found)
-    if out is not None:
-        results.write(out, lines)
-    wrong = reasons(found)
-    click.echo(json.dumps({**found, "reasons": wrong}) if as_json else "\n".join(lines))
-    for why in wrong:
-        click.echo(f"NOT SHOWN: {why}", err=True)
-    if wrong:
-        raise SystemExit(ProofError.exit_code)
+    results.conclude(found, markdown(found), reasons(found), out, as_json)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 from zgedge.bench import timing
-from zgedge.errors import ZgedgeError
+from zgedge.errors import ProofError, ZgedgeError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -127,3 +129,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 def write(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def conclude(
+    found: dict[str, Any],
+    lines: Sequence[str],
+    wrong: Sequence[str],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """End a bench that shows something: its page, what it prints, and why it does not hold.
+
+    Raises SystemExit with the exit code of a proof that failed where `wrong` has a reason.
+    """
+    if out is not None:
+        write(out, lines)
+    click.echo(json.dumps({**found, "reasons": wrong}) if as_json else "\n".join(lines))
+    for why in wrong:
+        click.echo(f"NOT SHOWN: {why}", err=True)
+    if wrong:
+        raise SystemExit(ProofError.exit_code)

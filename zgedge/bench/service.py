@@ -22,7 +22,7 @@ import click
 import numpy as np
 
 from zgedge.bench import nets, results
-from zgedge.errors import ProofError, ZgedgeError
+from zgedge.errors import ZgedgeError
 from zgedge.runtime.prover import hold_files
 
 WIDTHS = (64, 160, 10)
@@ -209,15 +209,7 @@ def markdown(found: dict[str, Any]) -> list[str]:
 def main(as_json: bool, out: Path | None, samples: int, commit_every: float) -> None:
     """Let a service learn a million samples, and see that nothing grows."""
     found = measure(samples, commit_every, lambda text: click.echo(text, err=True))
-    lines = markdown(found)
-    if out is not None:
-        results.write(out, lines)
-    wrong = reasons(found)
-    click.echo(json.dumps({**found, "reasons": wrong}) if as_json else "\n".join(lines))
-    for why in wrong:
-        click.echo(f"NOT SHOWN: {why}", err=True)
-    if wrong:
-        raise SystemExit(ProofError.exit_code)
+    results.conclude(found, markdown(found), reasons(found), out, as_json)
 
 
 if __name__ == "__main__":

@@ -315,13 +315,14 @@ def prove(
     was = learner.status()
     kept: list[bytes] = []
     stopped: int | None = None
-    ceiling = first = done = 0
+    ceiling = done = 0
     try:
         with _steady():
             _touch(learner)
             # A rehearsal: the ceiling, and the warm-up steps with as many readings between them as
-            # there will be.
-            limit(slack)
+            # there will be. What is kept after the warm-up has its place from here on: an object
+            # more at that moment may be the first of a new page.
+            ceiling = limit(slack)
             unlimit(soft)
             for i in range(1, len(marks) + 1):
                 until = warmup * i // len(marks)
@@ -349,14 +350,13 @@ def prove(
                         reading(row)
                     break
                 if mark == warmup:
-                    first = meter.count - 1
                     ceiling = limit(slack)
                     since = time.perf_counter()
             seconds = time.perf_counter() - since
     finally:
         unlimit(soft)
         meter.close()
-    table = meter.table[first : meter.count]
+    table = meter.table[: meter.count]
     rewired = learner.status()["rewired"] - was["rewired"]
     changed = _wires(learner.model) != wires
     growth = [int(table[:, i].max() - table[0, i]) for i in (RSS, USS, THREADS, FILES)]

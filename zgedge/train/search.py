@@ -45,7 +45,7 @@ FEWEST_HELD = 200
 # Share of a training time that the search takes, and what is tried first to know its pace.
 SEARCH_SHARE = 0.25
 PACE_STEPS = (4, 24)
-PACE_DOUBT = 4.0
+PACE_DOUBT = 4.0  # a step takes at least this part of the second trial's mean step
 FEWEST_STEPS = 30
 # Work of a layer besides its multiply-adds, in multiply-adds of a sample.
 LAYER_WORK = 50_000

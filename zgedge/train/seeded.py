@@ -187,18 +187,18 @@ def _filters(
     flat = flat.reshape(-1, first.taps)
     threshold = THRESHOLD if incoming == 1 else 0.0
     if incoming > 1:
-        patches = whitened_patches(rng, flat, first.channels)
-        noise = patches.reshape(first.channels, k, k, incoming)
+        filters = whitened_patches(rng, flat, first.channels)
+        filters = filters.reshape(first.channels, k, k, incoming)
     else:
-        noise = rng.standard_normal((first.channels, k + 8, k + 8, incoming))
+        filters = rng.standard_normal((first.channels, k + 8, k + 8, incoming))
         blur = np.exp(-(np.arange(-4, 5) ** 2) / 2)
         blur /= blur.sum()
         for axis in (1, 2):
-            noise = np.apply_along_axis(np.convolve, axis, noise, blur, mode="valid")
+            filters = np.apply_along_axis(np.convolve, axis, filters, blur, mode="valid")
         if k > 1:
-            noise -= noise.mean(axis=(1, 2), keepdims=True)
-    steps = np.abs(noise).max(axis=(1, 2, 3)) / 127
-    weights = np.rint(noise / steps[:, None, None, None]).astype(np.int8)
+            filters -= filters.mean(axis=(1, 2), keepdims=True)
+    steps = np.abs(filters).max(axis=(1, 2, 3)) / 127
+    weights = np.rint(filters / steps[:, None, None, None]).astype(np.int8)
     answers = flat @ (weights.reshape(first.channels, -1) * steps[:, None]).T
     size = np.sqrt((answers**2).mean(axis=0)) + 1e-9
     s_out = _top(np.maximum(answers / size - threshold, 0))

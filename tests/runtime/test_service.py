@@ -49,7 +49,7 @@ class Running:
         self.path = path
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
@@ -699,6 +699,33 @@ def test_a_socket_that_a_killed_service_left_is_replaced(model: str, tmp_path: P
     left.close()
     run = Running(Service(model, socket=path), path)
     assert run.ask(op="status")["ok"]
+    run.stop()
+
+
+def test_a_socket_is_there_only_once_it_listens(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "s")
+    listen = socket.socket.listen
+    seen: list[bool] = []
+
+    def late(self: socket.socket, count: int) -> None:
+        seen.append(os.path.exists(path))
+        listen(self, count)
+
+    monkeypatch.setattr(socket.socket, "listen", late)
+    run = Running(Service(model, socket=path), path)
+    assert run.ask(op="status")["ok"]
+    run.stop()
+    assert seen == [False]
+
+
+def test_a_start_that_was_cut_off_leaves_nothing_in_the_way(model: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "~"))  # what stands beside "s" until it listens
+    run = Running(Service(model, socket=str(tmp_path / "s")), str(tmp_path / "s"))
+    assert run.ask(op="status")["ok"]
+    assert [p.name for p in tmp_path.iterdir() if p.is_socket()] == ["s"]
     run.stop()
 
 

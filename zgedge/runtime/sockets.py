@@ -188,19 +188,31 @@ def _line(reply: dict[str, Any]) -> bytes:
 
 
 def _listen(path: str) -> socket.socket:
+    """A socket that listens at `path`.
+
+    Its file appears there only once it listens: between `bind` and `listen` a client would be
+    refused, and another service would take it for one that is left over.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # No longer than `path`, so that the same paths are too long.
+    beside = path[:-1] + ("-" if path.endswith("~") else "~")
     try:
         try:
             _free(path)
+            _free(beside)
             # Nobody else may connect before the mode is as it should be.
             mask = os.umask(0o777 & ~MODE)
             try:
-                sock.bind(path)
+                sock.bind(beside)
             finally:
                 os.umask(mask)
+            try:
+                sock.listen(CLIENTS)
+                os.link(beside, path)  # where another was faster, this fails
+            finally:
+                os.unlink(beside)
         except OSError as e:
             raise _error(path, e) from e
-        sock.listen(CLIENTS)
         sock.setblocking(False)
     except BaseException:
         sock.close()

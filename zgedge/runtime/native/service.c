@@ -903,27 +903,40 @@ static int free_path(const struct sockaddr_un *address, uint32_t bytes, zgn_erro
     return zgn_fail(e, ZGN_FAILED, "Stop it, or name another --socket.", "Another service answers at %s.", path);
 }
 
+/* The socket's file appears at `path` only once it listens: between `bind` and `listen` a client would be
+ * refused, and another service would take it for one that is left over. */
 static int listen_at(const char *path, zgn_error *e) {
-    struct sockaddr_un address;
+    struct sockaddr_un address, beside;
     const uint32_t bytes = zgn_address(&address, path, false);
     if (bytes == 0) {
         return zgn_fail(e, ZGN_USAGE, "Name a shorter one with --socket.",
                         "The path of the socket has %zu bytes; 107 is the most.", strlen(path));
     }
+    beside = address; /* no longer than `path`, so that the same paths are too long */
+    char *last = beside.sun_path + strlen(path) - 1;
+    *last = *last == '~' ? '-' : '~';
     int code = free_path(&address, bytes, e);
+    if (code == ZGN_OK) {
+        code = free_path(&beside, bytes, e);
+    }
     if (code != ZGN_OK) {
         return code;
     }
     it.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* Nobody else may connect before the mode is as it should be. */
     const mode_t mask = umask(0117);
-    const bool bound = it.listener >= 0 && bind(it.listener, (const struct sockaddr *)&address, (socklen_t)bytes) == 0;
-    const int error = errno;
+    const bool bound = it.listener >= 0 && bind(it.listener, (const struct sockaddr *)&beside, (socklen_t)bytes) == 0;
+    int error = errno;
     (void)umask(mask);
     struct stat about;
-    if (!bound || listen(it.listener, CLIENTS) != 0 || stat(path, &about) != 0) {
+    if (bound) {
+        const bool linked = listen(it.listener, CLIENTS) == 0 && link(beside.sun_path, path) == 0;
+        error = linked && stat(path, &about) == 0 ? 0 : errno;
+        (void)unlink(beside.sun_path);
+    }
+    if (error != 0) {
         return zgn_fail(e, ZGN_FAILED, "Name another path with --socket.", "Cannot listen at %s: %s.", path,
-                        strerror(bound ? errno : error));
+                        strerror(error));
     }
     it.inode = about.st_ino;
     memcpy(it.socket, address.sun_path, sizeof it.socket);

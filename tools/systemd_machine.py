@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -461,26 +462,38 @@ def record(
         switch = time.monotonic() - began
         note("`zgedge rollback`: a switch undisturbed", f"{switch:.0f} s")
 
+        def link() -> str:
+            found = desk.board("readlink current").strip()
+            assert re.fullmatch(r"versions/[12]-[0-9a-f]{8}", found), found
+            return found
+
+        def moved(was: str) -> bool:
+            return link() != was
+
+        # By turns at any time until the link has moved, and while the board watches what is new.
         chance = random.Random(seed)
         outcomes: dict[str, int] = {}
         for cut in range(cuts):
-            delay = (cut + chance.random()) / cuts * switch
-            child = desk.start("rollback", "--host", "machine", "--watch", 2)
-            time.sleep(delay)
+            was = link()
+            child = desk.start("rollback", "--host", "machine", "--watch", 60)
+            if cut % 2:
+                desk.wait(partial(moved, was), 300, "a switch")
+            time.sleep(chance.random() * (10 if cut % 2 else switch))
             machine.power_off()
             child.kill()
             child.communicate()
             machine.start()
             desk.wait(desk.answers, 120, f"the service after power cut {cut}")
-            told = status()
-            assert told["learner"]["samples"] >= 200, told
-            link = desk.board("readlink current").strip()
-            assert re.fullmatch(r"versions/[12]-[0-9a-f]{8}", link), link
-            outcomes[link.split("/")[1][0]] = outcomes.get(link.split("/")[1][0], 0) + 1
-            say(f"cut {cut + 1} of {cuts} after {delay:.1f} s: serves {link}")
-        note(f"power cut in the middle of a switch, {cuts} times, 0 to {switch:.0f} s after its "
-             "beginning", f"serves each time, with the learned state: version 1 "
-             f"{outcomes.get('1', 0)} times, version 2 {outcomes.get('2', 0)} times")  # fmt: skip
+            assert status()["learner"]["samples"] >= 200
+            desk.wait(lambda: "no" in desk.board("[ -e pending ] && echo yes || echo no"), 300,
+                      f"the board's own judgement after power cut {cut}")  # fmt: skip
+            verdict = desk.board("tail -n 1 history").strip().split(" ", 1)[1]
+            kind = f"{'after the link had moved' if cut % 2 else 'at any time'}: {verdict}"
+            outcomes[kind] = outcomes.get(kind, 0) + 1
+            say(f"cut {cut + 1} of {cuts}: serves {link()}, {kind}")
+        note(f"power cut in the middle of a switch, {cuts} times", "serves each time, with the "
+             "learned state; the board itself ended the switch. The power went "
+             + "; ".join(f"{kind} ({n})" for kind, n in sorted(outcomes.items())))  # fmt: skip
         desk.run(*deploy, "--counter", 3)
         assert desk.board("readlink current").startswith("versions/3-")
         assert status()["learner"]["samples"] >= 200

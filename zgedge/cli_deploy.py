@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zgedge.cli_common import ENDS, Command, Group, json_option, print_json
+from zgedge.cli_device import building
 from zgedge.errors import UsageError
 from zgedge.report.screen import clean, screen, table
 
@@ -144,6 +145,7 @@ def deploy(
     if at_least is not None and data is None:
         raise UsageError("--at-least is a share of the rows of --data: give both.")
     path = steps.find_model(model, _note)
+    ours = False
 
     def request(line: fleet.Line | None) -> Request:
         target = steps.find_target(
@@ -153,10 +155,11 @@ def deploy(
         from zgedge.devices.bundle import check_name, name_of
 
         chosen = (line.name if line else None) or name
+        # This machine made the emulated board, its keys and the login: there is nobody to ask.
         return steps.Request(
             path, target, steps.needs_device(target),
             check_name(chosen) if chosen else name_of(path), runtime, watch, key, counter,
-            allow_downgrade, desk_verifies, trust, offline, data, at_least,
+            allow_downgrade, desk_verifies, trust or ours, offline, data, at_least,
         )  # fmt: skip
 
     if hosts is not None:
@@ -177,6 +180,8 @@ def deploy(
         if report["stopped_at"] is not None:
             raise SystemExit(1)
         return
+    if not dry_run:
+        ours = steps.start_emulated(host, device, _note, building(quiet=as_json))
     asked = request(None)
     if dry_run:
         found = steps.Deployment(asked).found
@@ -358,7 +363,7 @@ def _say_status(found: dict[str, Any]) -> None:
     rows = [("version", f"{found['version']}, {found['runtime']} runtime, zgedge {found['zgedge']}"
              + (f"; before it {found['previous']}" if found["previous"] else ""))]  # fmt: skip
     if found["pending"]:
-        rows.append(("switch", f"cut off: {found['pending']}; the next deploy looks at it"))
+        rows.append(("switch", f"to {found['pending']}, not yet judged"))
     s = found["service"]
     if s is None:
         rows.append(("service", "does not answer; see zgedge logs"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -324,50 +324,25 @@ def _count(number: int, what: str) -> str:
 def emulate(kind: str, name: str | None, new: bool, stop: bool, as_json: bool) -> None:
     """Start a board that is emulated on this machine (emulated, or emulated-armv7: an old one
     without Python), and add it to your boards. It goes on until --stop."""
-    import shutil
-
     from zgedge.devices import boards, emulated
 
-    if kind not in emulated.KINDS:
-        raise UsageError(
-            f"No board of kind {kind!r} is emulated.", f"There are: {', '.join(emulated.KINDS)}."
-        )
-    name = name or kind
-    if not boards.NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name for a board.", "Letters, digits, . _ and - do.")
-    folder = emulated.default_cache() / "running" / name
-    there = emulated.Emulated.attach(folder)
-    if there is not None and there.kind.name != kind:
-        raise UsageError(
-            f"The board {name} is of kind {there.kind.name}.",
-            "Choose another --name, or that kind.",
-        )
     if stop:
+        there = emulated.running_board(kind, name)
         if there is None or not there.running:
-            raise UsageError(f"No emulated board {name} runs.", "zgedge device list shows boards.")
+            raise UsageError(
+                f"No emulated board {name or kind} runs.", "zgedge device list shows boards."
+            )
         there.stop()
-        boards.remove(name)
+        boards.remove(there.host)
         if as_json:
-            print_json({"name": name, "host": there.host, "port": None, "running": False})
+            print_json({"name": there.host, "host": there.host, "port": None, "running": False})
         else:
-            screen().line(f"Stopped {name}. Its disk is kept for the next start.")
+            screen().line(f"Stopped {there.host}. Its disk is kept for the next start.")
         return
-    if why := emulated.unavailable():
-        raise ZgedgeError(f"No board can be emulated here: {why}.")
-    if there is not None and there.running and not new:
-        fresh = False
-    else:
-        if there is not None:
-            there.stop()
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        fresh = True
-        there = emulated.Emulated(kind, name=name, folder=folder)
-        with _building(as_json) as progress:
-            there.start(detached=True, progress=progress)
-    boards.add(boards.Board(name, there.host, kind, str(there.ssh_config)))
+    there, fresh = emulated.bring_up(kind, name, new=new, progress=building(quiet=as_json))
+    name = there.host
     if as_json:
-        print_json({"name": name, "host": there.host, "port": there.port, "running": True})
+        print_json({"name": name, "host": name, "port": there.port, "running": True})
         return
     to = screen()
     told = "runs" if fresh else "runs already"
@@ -395,12 +370,11 @@ def _said(what: str, quiet: bool) -> Iterator[None]:
             click.echo("\r\x1b[K", err=True, nl=False)
 
 
-@contextmanager
-def _building(quiet: bool) -> Iterator[Any]:
-    """Progress of building a board: a line for each step."""
+def building(*, quiet: bool) -> Callable[[int, int, str], None]:
+    """Progress of building an emulated board: a line for each step."""
 
     def progress(done: int, total: int, what: str) -> None:
         if not quiet:
             click.echo(f"building the board, {done} of {total}: {what}", err=True)
 
-    yield progress
+    return progress

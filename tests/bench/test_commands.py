@@ -54,6 +54,7 @@ def test_memory_prints_its_json_and_writes_its_file(tmp_path: Path) -> None:
     assert {"arena", "rows", "extra", "allowed", "passed"} <= set(result)
     baseline, learning, *_ = result["rows"]
     assert result["extra"] == learning["max"] - baseline["min"] - result["arena"]
+    assert result["passed"], result
     assert "# Memory" in out.read_text(encoding="utf-8")
 
 

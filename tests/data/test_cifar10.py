@@ -206,6 +206,7 @@ def test_archive_with_links_and_huge_members(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.slow  # all of it
 def test_real_cifar10(shared_data: Path, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, str(shared_data / "cifar10_to_bin.py"), str(tmp_path)], check=True

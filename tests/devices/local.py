@@ -162,6 +162,16 @@ class Local:
 
     # ---- the service there ----
 
+    def start(self, name: str) -> None:
+        """What the start of a board does."""
+        assert self._run(["sh", str(self.root / name / "init"), "start"], b"", 60).code == 0
+
+    def answers(self, name: str) -> bool:
+        try:
+            return bool(self.ask({"op": "status"}, name)["ok"])
+        except OSError:
+            return False
+
     def ask(self, request: dict[str, Any], name: str = "m", timeout: float = 5) -> dict[str, Any]:
         """Ask the service through its socket, as a program on the board does. Raises OSError."""
         with socket.socket(socket.AF_UNIX) as s:

@@ -30,6 +30,13 @@ WORDS = ("facts", "lock", "begin", "offset", "receive", "unpack", "install", "go
 BEFORE_SWITCH = WORDS[: WORDS.index("change")]
 
 
+def until(come: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not come():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def agent(desk: Desk) -> Agent:
     return Agent(desk.board, "/opt/zgedge", "m")
 
@@ -218,16 +225,11 @@ def test_a_switch_goes_on_and_back_without_the_desk(served: Desk) -> None:
     served.board.drop["change"] = 0.5
     with pytest.raises(RemoteError):
         served.deploy(1)
-    deadline = time.monotonic() + 20
     history = served.board.root / "m" / "history"
-    while "rolled back" not in history.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: "rolled back" in history.read_text())
     assert served.board.current() == before
     assert served.board.ask({"op": "status"})["ok"]
-    while (served.board.root / "m" / "pending").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not (served.board.root / "m" / "pending").exists())
 
 
 @pytest.mark.parametrize("after", [pytest.param(0.15, marks=pytest.mark.slow), 1.2])
@@ -241,6 +243,53 @@ def test_the_board_restarts_during_the_switch(served: Desk, after: float) -> Non
     assert found["outcome"] in ("healthy", "unchanged")
     assert served.board.current() == found["version"]
     assert not (served.board.root / "m" / "pending").exists()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_board_judges_by_itself_a_switch_that_its_end_cut_off(served: Desk, good: bool) -> None:
+    old = served.board.current()
+    assert served.deploy(1)["outcome"] == "healthy"
+    new = served.board.current()
+    served.board.kill_all()
+    folder = served.board.root / "m"
+    pending = folder / "pending"
+    pending.write_text(f"{new} {old} an-earlier-boot 1 - -\n")
+    os.chown(pending, served.board.owner(), -1)
+    if not good:
+        (folder / "versions" / new / "bin" / "zgedge-native").write_text("#!/bin/sh\nexit 3\n")
+    served.board.env["ZGEDGE_START"] = "3"
+    served.board.start("m")
+    if good:  # a deployment waits for the verdict
+        assert served.deploy(1)["outcome"] == "unchanged"
+        assert any("switch that was cut off" in line or "switch was cut off" in line
+                   for line in served.said)  # fmt: skip
+    until(lambda: not pending.exists())
+    assert served.board.current() == (new if good else old)
+    until(lambda: served.board.answers("m"))
+    said = (folder / "history").read_text().splitlines()[-1]
+    assert said.startswith(f"{new} healthy" if good else f"{new} rolled back to {old}: ")
+
+
+def test_a_switch_that_goes_on_is_not_judged_by_a_start(served: Desk) -> None:
+    folder = served.board.root / "m"
+    version = served.board.current()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (folder / "pending").write_text(f"{version} - {boot} 1 - -\n")
+    assert served.board.agent("boot").text == "ok\n"
+    assert (folder / "pending").exists()
+
+
+def test_a_switch_that_never_came_about_leaves_the_old_version_whole(served: Desk) -> None:
+    """The power went between the new start script and the link: the old one has to come back."""
+    folder = served.board.root / "m"
+    version = served.board.current()
+    served.board.kill_all()
+    (folder / "pending").write_text(f"2-0123abcd {version} an-earlier-boot 1 - -\n")
+    (folder / "init").write_text("#!/bin/sh\nexit 1\n")
+    assert served.board.agent("boot").text == "ok\n"
+    assert not (folder / "pending").exists()
+    assert served.board.current() == version
+    until(lambda: served.board.answers("m"))
 
 
 # ---- what falls short ----

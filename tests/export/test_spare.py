@@ -9,6 +9,7 @@ import pytest
 
 from tests import nets
 from zgedge import arena
+from zgedge.errors import ZgedgeError
 from zgedge.export import check, onnx, tflite
 from zgedge.export.c import to_c
 from zgedge.network import Network, conv, max_pool, sparse
@@ -51,6 +52,15 @@ def test_onnx_gives_the_named_classes(model: Model) -> None:
     assert graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 4
     named = {x.key: x.value for x in graph.metadata_props}
     assert json.loads(named["classes"]) == ["0", "1", "2", "77"]
+
+
+def test_tflite_says_that_a_class_has_had_no_sample(model: Model) -> None:
+    learner = Learner(model)
+    learner.add_class(78)
+    if model.arena.network.head == "analytic":
+        learner.solve(4)
+    with pytest.raises(ZgedgeError, match="class 4 has had no sample yet"):
+        tflite.to_tflite(model)
 
 
 def test_tflite_gives_the_named_classes(model: Model) -> None:

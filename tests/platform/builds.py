@@ -82,10 +82,10 @@ def _zig_env() -> dict[str, str]:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
-    """One build at a time: tests run in several processes."""
+def _locked(what: str) -> Iterator[None]:
+    """One build of a thing at a time: tests run in several processes."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -119,7 +119,7 @@ def cmake(target: str, what: str = "zge_static", flags: str = "") -> Path:
     else:
         zig()
         configure.append(f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / target}.cmake")
-    with _locked():
+    with _locked(folder.name):
         if not (folder / "build.ninja").exists():
             shutil.rmtree(folder, ignore_errors=True)
             run_tool(configure)
@@ -137,7 +137,7 @@ def driver(target: str) -> Path:
         command = [zig(), "cc", "-target", ZIG_TARGETS[target], "-static"]
     command += ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{CORE}", HERE / "driver.c"]
     command += [library, "-o", program]
-    with _locked():
+    with _locked(program.name):
         if _is_new(program, command, [HERE / "driver.c", CORE / "zge.h", library]):
             run_tool(command)
     return program
@@ -153,7 +153,7 @@ def guarded(shared: bool) -> tuple[Path, Path]:
     make_preload: list[str | Path] = [*flags, "-fPIC", "-shared", HERE / "guard.c", "-o", preload]
     command: list[str | Path] = [*flags, "-DZGE_GUARD", f"-I{CORE}", HERE / "driver.c", library]
     command += [f"-Wl,-rpath,{library.parent}", preload, "-o", program]
-    with _locked():
+    with _locked("guarded"):
         if _is_new(preload, make_preload, [HERE / "guard.c"]):
             run_tool(make_preload)
         if _is_new(program, command, [HERE / "driver.c", HERE / "guard.c", library]):
@@ -173,7 +173,7 @@ def traced() -> Path:
     gcc = shutil.which("gcc")
     if gcc is None:
         raise MissingToolError("no gcc on this machine")
-    with _locked():
+    with _locked(program.name):
         if not _is_new(
             program, [*flags, *tracing], [*sources, *units, *CORE.glob("*.h"), Path(__file__)]
         ):
@@ -203,7 +203,7 @@ def sanitized(program: str) -> Path:
     command: list[str | Path] = [compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g"]
     command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}"]
     command += [f"-I{native}", *sources, library, "-pthread", "-lm", "-o", out]
-    with _locked():
+    with _locked(out.name):
         if _is_new(out, command, [*sources, *native.glob("*.h"), library]):
             run_tool(command)
     return out

@@ -36,7 +36,7 @@ def slow(*values: str) -> object:
 
 
 # The plan for 1 MB is that for 256 KB: digits are saturated (the test below).
-@pytest.mark.parametrize("size", [*tool.BUDGETS[:-2], slow("256KB")])
+@pytest.mark.parametrize("size", [*tool.BUDGETS[:-3], slow("64KB"), slow("256KB")])
 @pytest.mark.parametrize("learning", [True, False], ids=["learning", "predicting"])
 @pytest.mark.usefixtures("traced")
 def test_digits(size: str, learning: bool) -> None:

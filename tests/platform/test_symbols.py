@@ -73,6 +73,7 @@ def test_the_shared_library(root: Path) -> None:
     assert elf.offered(path) == declared()
 
 
+@pytest.mark.slow  # builds the core once more
 def test_a_compiler_that_hardens_by_default_adds_no_call() -> None:
     """Some distributions' compilers check stacks and lengths, which calls the C library."""
     path = library(

@@ -91,6 +91,8 @@ def lines(kind: str, inputs: int) -> list[bytes]:
     values += ["123456789012345678901234567890", "0.30000001192092896", "3.4028235e38", "1" * 400]
     values += ["01", "1.", ".5", "+1", "1e", "0x1", "1_0", "--1", "nan"]
     out += [f'{{"op": "predict", "x": [{value}{rest}]}}' for value in values]
+    for watch in ("false", "true", "null", "0", "0.5", '""', '"no"', "[]", "[0]", "{}", "-0.0"):
+        out.append(f'{{"op": "predict", "x": {row}, "watch": {watch}}}')
     ids = ['"a"', "7", "-1", "1.5", "[1]", "true", "null", "18446744073709551615", '"\\u2603"']
     ids += ["18446744073709551616", '"\\ud83d"', "{}"]
     for key in ids:

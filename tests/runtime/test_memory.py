@@ -120,6 +120,7 @@ def test_remembered_samples_come_back_as_they_were(model: str) -> None:
     assert np.array_equal(again.model.arena.section(10), opened.arena.section(10))
 
 
+@pytest.mark.slow  # tests/bench/test_commands.py has the short run of it
 def test_learning_process_stays_within_four_megabytes_of_its_parts() -> None:
     command = [sys.executable, "-m", "zgedge.bench.memory", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

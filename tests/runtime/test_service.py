@@ -460,6 +460,14 @@ def test_samples_without_a_label_are_watched(judged: str, tmp_path: Path) -> Non
     assert service.status()["learner"] == learner.status()
     assert warned
     assert "drift" in [e["kind"] for e in service.status()["events"]]
+    # A question of health is no part of the stream.
+    before = service.status()["learner"]["drift"]
+    line = json.dumps({"op": "predict", "x": x[0].tolist(), "watch": False}).encode()
+    assert service.request(line)["label"] == learner.model.predict_one(x[0])
+    assert service.status()["learner"]["drift"] == before
+    assert service.request(line.replace(b"false", b"true"))["ok"]
+    learner.watch(x[0])
+    assert service.status()["learner"]["drift"] == learner.status()["drift"] != before
     service.control("freeze")
     service.predict(x[0])
     assert service.status()["learner"]["drift"] == learner.status()["drift"]

@@ -143,7 +143,13 @@ def _run(*arguments: str) -> dict[str, Any]:
     return printed
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize(
+    "by",
+    [
+        pytest.param(signal.SIGINT, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, id="kill"),
+    ],
+)
 def test_the_same_command_goes_on_after_a_real_interruption(
     by: signal.Signals, tmp_path: Path
 ) -> None:

@@ -28,9 +28,8 @@ import numpy.typing as npt
 from zgedge import data
 from zgedge.bench import results
 from zgedge.devices import boards, desk
-from zgedge.devices.deploy import ASKED, find_target
+from zgedge.devices.deploy import find_target
 from zgedge.runtime import Learner, Model
-from zgedge.runtime.board import own_samples
 
 SAMPLES = 1400  # of the stream with other inputs
 BATCH = 100
@@ -111,7 +110,8 @@ def polled(host: str, rows: npt.NDArray[np.float32]) -> Iterator[dict[str, float
 
 def three_commands(where: Desk) -> str:
     where.run("train", "digits", "--budget", BUDGET, "--seed", "1", note=True)
-    where.run("deploy", "--device", "emulated", "--runtime", "native", "--trust", note=True)
+    where.run("device", "emulate", "--stop")  # its disk is empty: the deployment starts it again
+    where.run("deploy", "--device", "emulated", "--runtime", "native", note=True)
     text = where.run("predict", "digits", "--host", "emulated")
     lines = text.splitlines()
     where.said.append("\n".join(["$ zgedge predict digits --host emulated", *lines[:5], "..."]))
@@ -129,14 +129,12 @@ def permuted() -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], np
 
 
 def adaptation(where: Desk, say: Any) -> dict[str, Any]:
-    """The same stream on the board and here: accuracy before and after, and the bytes. A service of
-    its own, since what one predicts is watched for drift, and that is in its bytes too."""
+    """The same stream on the board and here: accuracy before and after, and the bytes."""
     x, y, x_test, y_test = permuted()
     x, y = x[:SAMPLES], y[:SAMPLES]
     where.run("train", "digits", "--budget", "16KB", "--epochs", "5", "--out", "adapts.zge")
     where.run(
         "deploy", "adapts.zge", "--host", "emulated", "--runtime", "native", "--watch", "3",
-        "--trust",
     )  # fmt: skip
     model = where.folder / "adapts.zge"
     learner = Learner(model)
@@ -145,9 +143,6 @@ def adaptation(where: Desk, say: Any) -> dict[str, Any]:
         return float((model.predict(x_test) == y_test).mean())
 
     here = [right(Model.open(model))]
-    # What the board asks its service after a switch is watched for drift, as any sample is.
-    for row in own_samples(model)[0][:ASKED]:
-        learner.watch(row)
     for row, label in zip(x, y, strict=True):
         learner.learn_one(row, label)
     target = find_target("emulated", None)
@@ -225,7 +220,7 @@ def fleet(where: Desk) -> dict[str, Any]:
     common = ("--runtime", "native", "--name", "belt", "--watch", "3")
     with emulated_boards(where, *names):
         for name, model in zip(names, ("weak", "model", "weak"), strict=True):
-            where.run("deploy", f"{model}.zge", "--host", name, "--trust", *common)
+            where.run("deploy", f"{model}.zge", "--host", name, *common)
         (where.folder / "hosts").write_text("".join(f"{name}\n" for name in names))
         where.run(
             "deploy", "middle.zge", "--hosts", "hosts", "--waves", "1,2,3", "--data", "digits",
@@ -279,8 +274,7 @@ SSH server. What takes time there is the emulator: take order and outcome from h
 ## A model that adapts on the board
 
 All inputs of digits change places; {SAMPLES:,} labelled samples pass once. The same file and
-samples are learned here too, in Python on this machine, after the golden inputs that the board asks
-its service with.
+samples are learned here too, in Python on this machine.
 
 | accuracy, % | before | after | after SIGKILL |
 | --- | --- | --- | --- |
@@ -328,7 +322,6 @@ def main(out: str | None, as_json: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if as_json:
         click.echo(json.dumps(found))
-    Path(tempfile.gettempdir(), "zgedge-deploy.json").write_text(json.dumps(found))
     text = page(found)
     if out is not None:
         Path(out).write_text(text)

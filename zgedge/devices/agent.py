@@ -242,12 +242,18 @@ class Agent:
     @contextmanager
     def locked(self, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the board's lock of this service. Raises DeployError where another has it."""
-        dead, until = "", time.monotonic() + LOCK_SECONDS
+        dead, judged, until = "", False, time.monotonic() + LOCK_SECONDS
         while True:
             try:
                 answer = self.call("lock", self.token, *([dead] if dead else []))
                 break
             except DeployError as e:
+                if e.code == "locked" and e.rest.startswith("board.") and not judged:
+                    say("The board judges a switch that was cut off; waiting for it ...")
+                    judged, until = True, time.monotonic() + STEP_SECONDS
+                if judged and time.monotonic() < until:
+                    time.sleep(1)
+                    continue
                 owner = self._owner(e)
                 # A deployment of this desk that was cut: its step may still run there.
                 if owner is None or time.monotonic() > until:

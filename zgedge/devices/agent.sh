@@ -200,6 +200,7 @@ drop_lock() { # token
 
 # ---- what is here ----
 
+pending_target() { read -r v _ <"$S/pending" && say "$v"; }
 current() { # name of the version that serves; nothing where there is none
     v=$(readlink "$S/$1" 2>/dev/null) || return 0
     v=${v#versions/}
@@ -235,7 +236,7 @@ do_facts() {
     say "device $(cat "$S/device" 2>/dev/null || :)"
     say "current $(current current)"
     say "previous $(current previous)"
-    [ ! -f "$S/pending" ] || say "pending $(cat "$S/pending")"
+    [ ! -f "$S/pending" ] || say "pending $(pending_target)"
     for v in $(versions); do
         m=$S/versions/$v/MANIFEST
         say "version $v $(line_of runtime "$m") $(line_of zgedge "$m") $(line_of model "$m") $(sum_of "$m")"
@@ -644,14 +645,29 @@ K
     chmod 750 "$S/state"
     chmod 755 "$S/run"
 }
+judge_unit() { say "zgedge-$NAME-judge.service"; }
 place_service() { # version's folder
     owners "$1"
+    if [ "$0" != "$S/agent.sh" ]; then
+        cp "$0" "$S/agent.sh.new"
+        mv -f "$S/agent.sh.new" "$S/agent.sh"
+    fi
     case $(kind_of "$1") in
         systemd*)
             cp "$1/service" "/etc/systemd/system/$(unit).new"
+            cat >"/etc/systemd/system/$(judge_unit)" <<U
+[Unit]
+Description=zgedge: $NAME, after a switch that was cut off
+ConditionPathExists=$S/pending
+[Service]
+Type=oneshot
+ExecStart=/bin/sh $S/agent.sh $ROOT $NAME boot
+[Install]
+WantedBy=multi-user.target
+U
             mv -f "/etc/systemd/system/$(unit).new" "/etc/systemd/system/$(unit)"
             systemctl daemon-reload
-            systemctl -q enable "$(unit)"
+            systemctl -q enable "$(unit)" "$(judge_unit)"
             ;;
         *)
             cp "$1/service" "$S/init.new"
@@ -695,12 +711,12 @@ awaken() { # wait until the service answers
 }
 agree() { # requests, answers, answers.ascii: how many of how many are as they should be
     right=0 total=0
-    ask_lines <"$1" >"$S/incoming/replies" || :
+    # One process for all lines: on a slow board each takes its time to start.
+    ask_lines <"$1" | sed 's/.*"label": *//; s/, *"score".*//' >"$S/incoming/replies" || :
     exec 3<"$S/incoming/replies" 4<"$2" 5<"$3"
     while IFS= read -r want <&4 && IFS= read -r ascii <&5; do
         total=$((total + 1))
         IFS= read -r got <&3 || got=''
-        got=$(printf '%s\n' "$got" | sed 's/.*"label": *//; s/, *"score".*//')
         if [ "$got" = "$want" ] || [ "$got" = "$ascii" ]; then right=$((right + 1)); fi
     done
     exec 3<&- 4<&- 5<&-
@@ -785,12 +801,16 @@ change() { # version seconds least
         fi
     fi
     if [ ! -f "$V/rows" ]; then least=-; fi
-    printf '%s %s\n' "$target" "${old:--}" >"$S/pending.new"
+    # What a judge needs after the power went in the middle, too.
+    printf '%s %s %s %s %s %s\n' "$target" "${old:--}" "$(boot_id)" "$seconds" "$least" "$accuracy" >"$S/pending.new"
     mv -f "$S/pending.new" "$S/pending"
     place_service "$V"
     point "$target"
     say "switched $target"
     control restart || :
+    judge
+}
+judge() { # the version `target`: whether it stays, by `old`, `seconds`, `least` and `accuracy`
     watch_health "$V" "$seconds" "$least" "$accuracy"
     if [ -z "$bad" ]; then
         before "$old"
@@ -802,7 +822,11 @@ change() { # version seconds least
         return
     fi
     say "bad $bad"
-    if [ -n "$old" ] && [ "$old" != "$target" ]; then go_back "$old" "$bad"; else withdraw "$bad"; fi
+    if version_like "$old" && [ "$old" != "$target" ] && [ -f "$S/versions/$old/MANIFEST" ]; then
+        go_back "$old" "$bad"
+    else
+        withdraw "$bad"
+    fi
 }
 before() { # version: where a plain rollback goes, known to be better than what was taken back
     if version_like "${1:--}" && [ "$1" != "$target" ]; then
@@ -835,22 +859,23 @@ prune() { # old versions: the current one, the one before and two more stay
     sweep "$S/incoming/*.zgb"
     sweep "$S/incoming/*.part"
 }
-resolve() { # a switch that was cut by a reboot: go on with what answers
-    read -r target old <"$S/pending" || :
-    if [ "$(current current)" != "$target" ]; then
+resolve() { # a switch that was cut off, mostly by the end of the board's power
+    read -r target old _ seconds least accuracy <"$S/pending" || :
+    now=$(current current)
+    if [ "$now" != "$target" ]; then
+        # What starts the service may be the other version's already.
+        if [ -n "$now" ]; then
+            place_service "$S/versions/$now"
+            control restart || :
+        fi
         rm -f "$S/pending"
         remember "$target was not switched to: the board was cut off"
         say "end unswitched $target"
-    elif control start || :; awaken; then
-        before "$old"
-        rm -f "$S/pending"
-        remember "$target answers after the board was cut off"
-        say "end healthy $target"
-    elif version_like "${old:--}" && [ -f "$S/versions/$old/MANIFEST" ]; then
-        go_back "$old" "it did not answer after the board was cut off"
-    else
-        withdraw "it did not answer after the board was cut off"
+        return
     fi
+    here "$target"
+    control start || :
+    judge
 }
 apart() { # token function arguments...: run it apart from the connection, and pass on what it says
     token=$1
@@ -886,6 +911,15 @@ follow() { # pid: pass on what a change says until it ends
         [ $gone = no ] || fail broken "the switch ended: $(last_line "$(cat "$log.err")")"
         sleep 0.3 2>/dev/null || sleep 1
     done
+}
+
+do_boot() { # after the board has started: judge a switch that the end of its power cut off
+    [ -f "$S/pending" ] || return 0
+    read -r _ _ boot _ <"$S/pending" || :
+    [ "$boot" != "$(boot_id)" ] || return 0
+    take_lock "board.$$"
+    trap 'drop_lock "board.$$"' EXIT
+    resolve >"$S/change.log" 2>"$S/change.log.err"
 }
 
 do_rollback() { # token version|- seconds
@@ -947,8 +981,8 @@ do_remove() { # with-state|-
     if [ -n "$(current current)" ]; then control stop || :; fi
     if [ "$(id -u)" = 0 ]; then
         if [ -f "/etc/systemd/system/$(unit)" ]; then
-            systemctl -q disable "$(unit)" 2>/dev/null || :
-            rm -f "/etc/systemd/system/$(unit)"
+            systemctl -q disable "$(unit)" "$(judge_unit)" 2>/dev/null || :
+            rm -f "/etc/systemd/system/$(unit)" "/etc/systemd/system/$(judge_unit)"
             systemctl daemon-reload
         fi
         if [ -L "/etc/init.d/zgedge-$NAME" ]; then
@@ -980,7 +1014,7 @@ fi
 matches "$NAME" || fail usage "no name of a service"
 S=$ROOT/$NAME
 case $COMMAND in
-    facts | status | logs | states | slot | model | ask | keys) "do_$COMMAND" "$@" ;;
+    facts | status | logs | states | slot | model | ask | keys | boot) "do_$COMMAND" "$@" ;;
     lock) take_lock "$@" ;;
     unlock)
         drop_lock "$1"

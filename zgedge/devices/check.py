@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from zgedge.devices.agent import Transport
 from zgedge.devices.profiles import Profile, of_model
-from zgedge.devices.ssh import Remote
 from zgedge.errors import RemoteError
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
@@ -183,7 +183,7 @@ class Facts:
         return self.uid == 0 or self.sudo == "yes"
 
 
-def look(remote: Remote, profile: Profile, *, timeout: float = 60) -> Facts:
+def look(remote: Transport, profile: Profile, *, timeout: float = 60) -> Facts:
     """Ask a board about itself. Raises RemoteError where it cannot be reached or makes no sense."""
     began = time.time()
     result = remote.run(f"ROOT='{profile.root}'\n{SCRIPT}", timeout=timeout)
@@ -193,7 +193,7 @@ def look(remote: Remote, profile: Profile, *, timeout: float = 60) -> Facts:
     except ValueError as e:
         said = result.err.strip().splitlines()[-1:] or [""]
         raise RemoteError(
-            f"{remote.host} answers nothing that makes sense: {e}. {said[0]}".rstrip(),
+            f"The board answers nothing that makes sense: {e}. {said[0]}".rstrip(),
             "Its login shell may print something of its own: `ssh HOST true` must print nothing.",
             reason="failed",
         ) from e

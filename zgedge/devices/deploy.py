@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 import zgedge
 from zgedge import arena as files
-from zgedge.devices import boards, bundle, keys, profiles, units, wheels
+from zgedge.devices import boards, bundle, check, emulated, keys, profiles, units, wheels
 from zgedge.devices.agent import Agent, Answer, DeployError, Progress, Transport
 from zgedge.devices.bundle import Manifest
 from zgedge.devices.profiles import Profile
@@ -40,6 +40,8 @@ USER = "zgedge"  # whom services run as where there are root rights
 WATCH = 20.0  # seconds
 ASKED = 16  # golden samples that the service is asked
 ROWS = 100  # of the person's rows
+# Findings of the check that a deployment has a more exact word for, before or after it.
+OTHERWISE_SAID = {"machine", "python", "signatures", "disk", "rights"}
 FALL = 5  # points that answers to them may be worse than before
 SLACK = 2  # bundles that the disk must have room for, at least
 VENV_FACTOR = 5  # bytes of an installed environment, in times of its wheels
@@ -120,6 +122,23 @@ def find_target(
     return Target(DEFAULT_HOST, device, port, ssh_config)
 
 
+def start_emulated(
+    host: str | None, device: str | None, say: Say, progress: emulated.Progress | None = None
+) -> bool:
+    """Whether the board that is meant is one that this machine emulates; then it runs."""
+    board = boards.last_used(device) if host is None else boards.find(host)
+    kind, name = (host or device, None) if board is None else (board.device, board.name)
+    if kind not in emulated.KINDS or (board is None and device not in (None, kind)):
+        return False
+    there = emulated.running_board(kind, name)
+    if board is not None and there is None:
+        return False  # somebody started it in another place
+    if there is None or not there.running:
+        say(f"Starting the emulated board {name or kind} ...")
+        emulated.bring_up(kind, name, progress=progress)
+    return True
+
+
 def find_model(model: str | None, say: Say = lambda _: None) -> str:
     """The model file: that one, or `model.zge` here. Raises ModelError for what is none."""
     if model is None:
@@ -156,7 +175,7 @@ class Questions:
 
     @classmethod
     def of(cls, x: npt.NDArray[np.float32], labels: Sequence[Any]) -> Questions:
-        lines = [json.dumps({"op": "predict", "x": row.tolist()}) for row in x]
+        lines = [json.dumps({"op": "predict", "x": row.tolist(), "watch": False}) for row in x]
         plain = [_plain(label) for label in labels]
         return cls(
             _lines(lines),
@@ -397,25 +416,41 @@ class Deployment:
                 "On first contact add --trust: it learns this desk's keys over your login.",
                 "untrusting",
             )  # fmt: skip
-        good = _usable(facts.python)
-        runtime = request.runtime
-        if runtime is None:
-            runtime = profile.runtime
-            if runtime == "python" and not good:
-                runtime = "native"
-                told = f"Python {facts.python} is too old" if facts.python else "it has no Python"
-                self.say(f"Takes the native program: {told} (3.10 or newer is needed).")
-            else:
-                self.say(f"Takes the {runtime} runtime, as the profile {profile.name} says.")
-        elif runtime == "python" and not good:
+        looked = check.look(self.transport, profile)
+        runtime = request.runtime or self._runtime(facts, looked)
+        if runtime == "python" and not _usable(facts.python):
             raise DeployError(
                 f"The board has {'Python ' + facts.python if facts.python else 'no Python'}; "
                 "3.10 or newer is needed.", "Take --runtime native.", "python",
             )  # fmt: skip
+        for finding in check.judge(looked, profile, runtime):
+            if finding.name in OTHERWISE_SAID:
+                continue
+            if finding.level == check.FAULT:
+                raise DeployError(finding.what, finding.mend, finding.name)
+            if finding.level == check.WARNING:
+                self.say(f"Mind the {finding.name}: {finding.what}"
+                         + (f" {finding.mend}" if finding.mend else ""))  # fmt: skip
+        return runtime
+
+    def _runtime(self, facts: _Facts, looked: check.Facts) -> str:
+        """What the board can run, by the profile and by its Python."""
+        profile = self.request.profile
+        runtime = check.choose(looked, profile) if _usable(facts.python) else "native"
+        if runtime == profile.runtime:
+            self.say(f"Takes the {runtime} runtime, as the profile {profile.name} says.")
+        elif not _usable(facts.python):
+            told = f"Python {facts.python} is too old" if facts.python else "it has no Python"
+            self.say(f"Takes the native program: {told} (3.10 or newer is needed).")
+        else:
+            self.say(f"Takes the native program: glibc {looked.glibc or 'is not there'}, and "
+                     f"wheels need {profile.libc}.")  # fmt: skip
         return runtime
 
     def _locked(self, facts: _Facts, runtime: str) -> None:
         request, agent = self.request, self.agent
+        if facts.pending:  # until the lock was taken the board may have looked at it
+            facts = _Facts.of(agent.call("facts"))
         if facts.pending:
             self.say("The last switch was cut off by a restart of the board; looking at it first.")
             end = agent.step("resolve").get("end")

@@ -230,7 +230,7 @@ def served_model(agent: Agent) -> Model:
 def predict(agent: Agent, model: Model, x: Any) -> list[dict[str, Any]]:
     """`label` and `score` for each row, by the service with what it has learned."""
     rows = np.asarray(model.rows(x), np.float32)
-    return ask(agent, [{"op": "predict", "x": row.tolist()} for row in rows])
+    return ask(agent, [{"op": "predict", "x": row.tolist(), "watch": False} for row in rows])
 
 
 def write_logs(agent: Agent, lines: int) -> dict[str, list[str]]:

@@ -26,12 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from zgedge.devices import boards
 from zgedge.devices.debian import KEYRING, Apt, unpack
 from zgedge.devices.places import cache_folder
 from zgedge.errors import UsageError, ZgedgeError
@@ -479,6 +481,9 @@ class Emulated:
 
     def _run_machine(self) -> None:
         self._settings["port"] = self.port
+        files = self._settings["files"]
+        assert isinstance(files, dict)
+        files["/proc/sys/kernel/random/boot_id"] = f"{uuid.uuid4()}\n"  # the kernel is not its own
         self._settings["server"] = [
             "/usr/sbin/dropbear", "-F", "-E", "-s", "-e", "-m", "-p", f"127.0.0.1:{self.port}",
             "-r", "/etc/dropbear/host_key", "-P", "/run/dropbear.pid",
@@ -537,6 +542,49 @@ class Emulated:
             self._process.kill()
             self._forget_process()
         self.pid = 0
+
+
+def running_board(kind: str, name: str | None = None) -> Emulated | None:
+    """The person's own board of that kind and name (the kind's where none is given), running or
+    not; None where there never was one. Raises UsageError for a name or a kind that cannot be."""
+    _kind(kind)
+    name = name or kind
+    if not boards.NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a board.", "Letters, digits, . _ and - do.")
+    there = Emulated.attach(_place(name))
+    if there is not None and there.kind.name != kind:
+        raise UsageError(
+            f"The board {name} is of kind {there.kind.name}.",
+            "Choose another --name, or that kind.",
+        )
+    return there
+
+
+def bring_up(
+    kind: str, name: str | None = None, *, new: bool = False, progress: Progress | None = None
+) -> tuple[Emulated, bool]:
+    """The person's own board of that kind and name, running and among their boards; and whether it
+    had to be started. It goes on after this process. `new`: with an empty disk. Raises UsageError,
+    and ZgedgeError where no board can be emulated."""
+    there = running_board(kind, name)
+    fresh = new or there is None or not there.running
+    if fresh:
+        if why := unavailable():
+            raise ZgedgeError(f"No board can be emulated here: {why}.")
+        if there is not None:
+            there.stop()
+        folder = _place(name or kind)
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        there = Emulated(kind, name=name or kind, folder=folder)
+        there.start(detached=True, progress=progress)
+    assert there is not None
+    boards.add(boards.Board(there.host, there.host, kind, str(there.ssh_config)))
+    return there, fresh
+
+
+def _place(name: str) -> Path:
+    return default_cache() / "running" / name
 
 
 def _lives(pid: int) -> bool:

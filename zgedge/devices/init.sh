@@ -200,9 +200,20 @@ stop() {
 }
 
 case ${1:-} in
-    start | stop)
+    start)
         locked
-        "$1"
+        start
+        # A switch that the end of the power cut off is judged by the board itself.
+        if [ -f "$S/pending" ] && [ -f "$S/agent.sh" ]; then
+            (
+                trap '' HUP
+                exec sh "$S/agent.sh" "${S%/*}" "$NAME" boot
+            ) </dev/null >/dev/null 2>&1 &
+        fi
+        ;;
+    stop)
+        locked
+        stop
         ;;
     restart | force-reload)
         locked

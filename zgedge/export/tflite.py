@@ -368,6 +368,13 @@ def _check_exact(weights: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], zer
     most = ends.max(0).sum(1) + np.maximum(bias, 0)
     least = ends.min(0).sum(1) + np.minimum(bias, 0)
     row = int(np.maximum(most, -least).argmax())
+    # What the core gives a class without a sample, so that it is never the answer.
+    if not weights[row].any() and bias[row] == -(2**31 - 1 - weights.shape[1] * 255 * 127):
+        raise ZgedgeError(
+            f"The head cannot be written as TFLite: class {row} has had no sample yet, and float32 "
+            "does not hold what stands for that.",
+            "Let the model learn a sample of each class that has a name, or export to ONNX or C.",
+        )
     if max(most[row], -least[row]) > _EXACT:
         raise ZgedgeError(
             f"The head cannot be written as TFLite: sums of its row {row} may reach "

@@ -505,8 +505,9 @@ class Service:
 
     # ---- requests ----
 
-    def predict(self, x: Any, key: int | str | None = None) -> Any:
-        """The label of a sample [inputs]; it is kept under the id `key` until its own comes."""
+    def predict(self, x: Any, key: int | str | None = None, *, watch: bool = True) -> Any:
+        """The label of a sample [inputs]; it is kept under the id `key` until its own comes. One
+        that is no part of the stream, such as a question of health, is not to be watched."""
         if key is not None and not self.frozen:
             if self.learner is None:
                 raise ModelError(f"{self.path} was written to predict only.")
@@ -514,7 +515,7 @@ class Service:
             self._dirty = True
         label = self.model.predict_one(x)
         self.predictions += 1
-        if self._watched and not self.frozen:
+        if watch and self._watched and not self.frozen:
             assert self.learner is not None
             self.learner.watch(x)
             self._dirty = True
@@ -557,7 +558,8 @@ class Service:
 
     def _predict(self, asked: dict[str, Any]) -> dict[str, Any]:
         self._row.set(asked.get("x"))
-        label = self.predict(self._row.x, asked.get("id"))
+        watch = bool(asked.get("watch", True))
+        label = self.predict(self._row.x, asked.get("id"), watch=watch)
         return {"label": label, "score": self.model._score.value / 32768}
 
     def _learn(self, asked: dict[str, Any]) -> dict[str, Any]:

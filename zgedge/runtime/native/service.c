@@ -555,6 +555,11 @@ static int core_error(answer *a, zge_status status) {
     return a->code;
 }
 
+static bool truth(const zgn_value *v) {
+    return v->kind == ZGN_TRUE || ((v->kind == ZGN_WHOLE || v->kind == ZGN_REAL) && v->number != 0) ||
+           ((v->kind == ZGN_TEXT || v->kind == ZGN_NESTED) && v->bytes != 0);
+}
+
 static int predict(answer *a, const zgn_request *r, zgn_out *out) {
     zge_model *m = &it.model.m;
     if (sample(a, r) != ZGN_OK) {
@@ -584,7 +589,7 @@ static int predict(answer *a, const zgn_request *r, zgn_out *out) {
         return core_error(a, status);
     }
     it.predictions++;
-    if (it.watched && !it.frozen) {
+    if (it.watched && !it.frozen && (r->watch.kind == ZGN_ABSENT || truth(&r->watch))) {
         uint32_t drift = 0;
         int32_t label;
         (void)zge_learner_watch_f32(m, it.x, &label, &drift);
@@ -634,11 +639,6 @@ static int label(answer *a, const zgn_request *r, zgn_out *out) {
     it.queue.key[at] = key;
     it.queue.held[at] = true;
     return waits(a, out);
-}
-
-static bool truth(const zgn_value *v) {
-    return v->kind == ZGN_TRUE || ((v->kind == ZGN_WHOLE || v->kind == ZGN_REAL) && v->number != 0) ||
-           ((v->kind == ZGN_TEXT || v->kind == ZGN_NESTED) && v->bytes != 0);
 }
 
 static int status(answer *a, const zgn_request *r, zgn_out *out) {

@@ -85,7 +85,7 @@ typedef struct zgn_value {
 typedef enum zgn_numbers { ZGN_FINE, ZGN_NOT_FINITE, ZGN_NOT_NUMBERS } zgn_numbers;
 
 typedef struct zgn_request {
-    zgn_value op, id, y, act, history; /* "act" is the key "do" */
+    zgn_value op, id, y, act, history, watch; /* "act" is the key "do" */
     bool list;       /* whether "x" is a list, */
     uint32_t values; /* how many are in it, */
     zgn_numbers x;   /* and what they are */

@@ -329,7 +329,7 @@ class _Export:
         """The logits, whole numbers in float32, of codes q."""
         f, layer, name = self.f, self.network.layers[i], layer_name(self.arena, i)
         weights, bias = dense_rows(self.arena, i), self.arena.rows(i)[0]
-        _check_exact(weights, bias, self.arena.scales[i][3])
+        _check_exact(weights, bias, self.arena.scales[i][3], layer.width)
         shape: tuple[int, ...] = (layer.inputs,)
         if i == 0:
             trunk = self.network.trunk
@@ -360,7 +360,9 @@ class _Export:
         )
 
 
-def _check_exact(weights: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], zero: int) -> None:
+def _check_exact(
+    weights: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], zero: int, width: int
+) -> None:
     """Raise ZgedgeError where sums of the head, in whatever order, may leave float32's integers."""
     low, high = -zero, 255 - zero
     wide = weights.astype(np.int64)
@@ -369,7 +371,7 @@ def _check_exact(weights: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], zer
     least = ends.min(0).sum(1) + np.minimum(bias, 0)
     row = int(np.maximum(most, -least).argmax())
     # What the core gives a class without a sample, so that it is never the answer.
-    if not weights[row].any() and bias[row] == -(2**31 - 1 - weights.shape[1] * 255 * 127):
+    if not weights[row].any() and bias[row] == -(2**31 - 1 - width * 255 * 127):
         raise ZgedgeError(
             f"The head cannot be written as TFLite: class {row} has had no sample yet, and float32 "
             "does not hold what stands for that.",

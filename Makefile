@@ -16,7 +16,8 @@ SHELL := /bin/bash
 
 PIP_ARGS ?=
 bin := .venv/bin
-pip = $(bin)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
+# Bytecode is made when a module is first imported, not for all of torch at once: that takes a minute.
+pip = $(bin)/python -m pip --disable-pip-version-check install --no-compile $(PIP_ARGS)
 
 # What an installation depends on. Python sources are not among them: they run from this folder.
 sources := pyproject.toml CMakeLists.txt $(wildcard zgedge/runtime/core/*.[ch])

@@ -182,13 +182,13 @@ def test_a_model_that_answers_wrongly_is_taken_back(
 
 @pytest.mark.slow
 def test_a_full_disk_on_a_board(board: Emulated, to: Callable[..., Any]) -> None:
-    board.start(disks={"/opt": 3})
+    board.start(disks={"/opt": 16})
     to(board)
     with target(board).remote() as remote:
-        remote.run("dd if=/dev/zero of=/opt/filler bs=1k count=9999 2>/dev/null; true")
+        remote.run("dd if=/dev/zero of=/opt/filler bs=1k count=99999 2>/dev/null; true")
     with pytest.raises(DeployError) as e:
         to(board, 1)
-    assert e.value.code == "full"
+    assert e.value.code == "full", e.value
     assert predicts_as(board, 0)
     with target(board).remote() as remote:
         remote.check("rm /opt/filler")

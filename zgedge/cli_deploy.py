@@ -180,7 +180,7 @@ def deploy(
         if report["stopped_at"] is not None:
             raise SystemExit(1)
         return
-    if not dry_run:
+    if not dry_run and port is None and ssh_config is None:
         ours = steps.start_emulated(host, device, _note, building(quiet=as_json))
     asked = request(None)
     if dry_run:

@@ -7,6 +7,7 @@ only a board shows.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ import pytest
 
 from tests import nets
 from tests.cli.conftest import refused
+from tests.devices.conftest import CACHE, prepared
 from tests.devices.desks import NET, native_program
 from tests.platform import builds
-from zgedge.devices import bundle, deploy, desk, keys, profiles
+from zgedge.devices import boards, bundle, deploy, desk, emulated, keys, profiles
 from zgedge.devices.agent import DeployError
 from zgedge.devices.deploy import Deployment, Request, Target
 from zgedge.devices.emulated import Emulated
@@ -100,6 +102,33 @@ def test_a_model_gets_to_another_processor_and_serves_there(
     with target(board).remote() as remote:
         owner = remote.check("stat -c '%U %a' /opt/zgedge/m/run/socket").split()
     assert owner == ["zgedge", "660"]
+
+
+def test_a_deployment_starts_the_board_of_this_machine_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared("emulated")
+    monkeypatch.setattr(emulated, "default_cache", lambda: CACHE)
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    said: list[str] = []
+    for host, device in (("pi@pi4.local", "rpi4"), (None, "rpi4"), ("emulated", "rpi4")):
+        assert not deploy.start_emulated(host, device, said.append)
+    assert said == []
+    try:
+        assert deploy.start_emulated(None, "emulated", said.append)
+        assert said == ["Starting the emulated board emulated ..."]
+        made = emulated.running_board("emulated")
+        assert made is not None
+        assert made.running
+        assert deploy.start_emulated("emulated", None, said.append)
+        assert len(said) == 1
+        # One that only has the name is not trusted as this machine's own.
+        boards.add(boards.Board("emulated", "pi@real.local", "emulated"))
+        assert not deploy.start_emulated("emulated", None, said.append)
+    finally:
+        if (made := emulated.running_board("emulated")) is not None:
+            made.stop()
+        shutil.rmtree(CACHE / "running" / "emulated", ignore_errors=True)
 
 
 def test_no_such_host(to: Callable[..., Any], tmp_path: Path) -> None:

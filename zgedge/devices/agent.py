@@ -248,12 +248,13 @@ class Agent:
                 answer = self.call("lock", self.token, *([dead] if dead else []))
                 break
             except DeployError as e:
-                if e.code == "locked" and e.rest.startswith("board.") and not judged:
-                    say("The board judges a switch that was cut off; waiting for it ...")
-                    judged, until = True, time.monotonic() + STEP_SECONDS
-                if judged and time.monotonic() < until:
-                    time.sleep(1)
-                    continue
+                if e.code == "locked" and e.rest.startswith("board."):
+                    if not judged:
+                        say("The board judges a switch that was cut off; waiting for it ...")
+                        judged, until = True, time.monotonic() + STEP_SECONDS
+                    if time.monotonic() < until:
+                        time.sleep(1)
+                        continue
                 owner = self._owner(e)
                 # A deployment of this desk that was cut: its step may still run there.
                 if owner is None or time.monotonic() > until:

@@ -131,8 +131,8 @@ def start_emulated(
     if kind not in emulated.KINDS or (board is None and device not in (None, kind)):
         return False
     there = emulated.running_board(kind, name)
-    if board is not None and there is None:
-        return False  # somebody started it in another place
+    if board is not None and (there is None or there.host != board.host):
+        return False  # it is another one, or somebody started it in another place
     if there is None or not there.running:
         say(f"Starting the emulated board {name or kind} ...")
         emulated.bring_up(kind, name, progress=progress)

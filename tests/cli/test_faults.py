@@ -125,7 +125,9 @@ def test_disk_is_full(model: Path, tmp_path: Path, verb: str) -> None:
     def four_kilobytes() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    child = process(*args, preexec_fn=four_kilobytes, env={"TMPDIR": str(tmp_path)})
+    # Python itself would leave cut bytecode in this environment, which nothing imports any more.
+    env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    child = process(*args, preexec_fn=four_kilobytes, env=env)
     _, said = child.communicate()
     assert child.returncode == 1
     assert "Cannot write" in said

@@ -50,8 +50,10 @@ class Served:
 
         self.process = subprocess.Popen(
             [*command, "--json", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-            preexec_fn=limit,
+            text=True, preexec_fn=limit,
+            # Bytecode that the limit cuts would stay, and break what imports it next.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+                 **(env or {})},
         )  # fmt: skip
         if start:
             self.wait_for_socket()

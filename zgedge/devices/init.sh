@@ -202,7 +202,7 @@ stop() {
 case ${1:-} in
     start)
         locked
-        start
+        start || exit $?
         # A switch that the end of the power cut off is judged by the board itself.
         if [ -f "$S/pending" ] && [ -f "$S/agent.sh" ]; then
             (

@@ -475,7 +475,7 @@ def record(
         outcomes: dict[str, int] = {}
         for cut in range(cuts):
             was = link()
-            child = desk.start("rollback", "--host", "machine", "--watch", 60)
+            child = desk.start("rollback", "--host", "machine", "--watch", 30)
             if cut % 2:
                 desk.wait(partial(moved, was), 300, "a switch")
             time.sleep(chance.random() * (10 if cut % 2 else switch))

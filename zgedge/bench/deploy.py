@@ -3,7 +3,8 @@ that adapts there, one that answers wrongly, and a fleet whose second board is b
 
 python -m zgedge.bench.deploy [--json] [--out docs/results/deploy.md]
 
-Needs what `zgedge device emulate` needs. Boards and settings are its own, and are gone afterwards.
+Needs what `zgedge device emulate` needs. Settings are its own; its boards, of which one is called
+`emulated` as by default, begin with empty disks and are gone afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from zgedge import data
 from zgedge.bench import results
-from zgedge.devices import boards, desk
+from zgedge.devices import boards, desk, emulated
 from zgedge.devices.deploy import find_target
 from zgedge.runtime import Learner, Model
 
@@ -73,10 +74,11 @@ def emulated_boards(where: Desk, *names: str) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            subprocess.run(
-                [sys.executable, "-m", "zgedge", "device", "emulate", "--name", name, "--stop"],
-                capture_output=True, check=False,
-            )  # fmt: skip
+            board = emulated.running_board("emulated", name)
+            if board is not None:
+                board.stop()
+                # What is on its disk trusts the keys of this run, which are gone.
+                shutil.rmtree(board.folder)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 from tests import nets
 from tests.devices.desks import NET, Desk, bundle_of, make_desk, rows
 from tests.devices.local import Poller, cut_off, local
-from zgedge.devices import deploy, keys
+from zgedge.devices import bundle, deploy, keys
 from zgedge.devices import desk as desks
 from zgedge.devices.agent import Agent, DeployError
 from zgedge.errors import RemoteError, UsageError
@@ -520,6 +520,22 @@ def test_what_the_board_is_must_fit(desk: Desk) -> None:
 
 
 # ---- two at once, a full disk, a wrong clock ----
+
+
+def test_an_agent_that_came_in_part_is_put_anew(desk: Desk) -> None:
+    assert desk.deploy()["outcome"] == "healthy"
+    (script,) = desk.board.root.glob("agent-*.sh")
+    whole = script.read_bytes()
+    script.write_bytes(whole[:20000])  # as a connection or a power that was cut leaves it
+    assert desk.deploy()["outcome"] == "unchanged"
+    assert script.read_bytes() == whole
+
+
+def test_no_service_is_called_as_the_file_of_keys(desk: Desk) -> None:
+    with pytest.raises(UsageError, match="cannot name"):
+        bundle.check_name("trusted")
+    assert bundle.name_of("trusted.zge") == "model"
+    assert "error usage" in desk.board.agent("facts", name="trusted").text
 
 
 def test_two_deployments_at_once(served: Desk) -> None:

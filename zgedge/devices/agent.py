@@ -185,7 +185,8 @@ class Agent:
         script = SCRIPT.read_bytes()
         self._path = f"{self.root}/agent-{hashlib.sha256(script).hexdigest()[:12]}.sh"
         done = self.transport.run(
-            [*self._prefix, "sh", "-c", _PUT, "sh", self.root, self._path], input=script
+            [*self._prefix, "sh", "-c", _PUT, "sh", self.root, self._path, str(len(script))],
+            input=script,
         )
         if done.code:
             said = (done.err.strip() or done.text.strip()).splitlines()[-1:]
@@ -295,9 +296,12 @@ class Agent:
 _PROBE = """printf '%s\\n' "$HOME" "$(id -u)"
 if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then echo yes; else echo no; fi"""
 _PUT = """set -eu
-if [ ! -f "$2" ]; then
+size() { echo $(($(wc -c <"$1"))); }
+if [ ! -f "$2" ] || [ "$(size "$2")" != "$3" ]; then
     mkdir -p "$1"
-    cat >"$2.$$" || { rm -f "$2.$$"; exit 1; }
+    # A connection that is cut ends the input as its end does: only the length tells.
+    cat >"$2.$$" && [ "$(size "$2.$$")" = "$3" ] || { rm -f "$2.$$"; exit 1; }
+    sync
     mv -f "$2.$$" "$2"
 else
     cat >/dev/null

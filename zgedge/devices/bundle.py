@@ -42,16 +42,20 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+]{0,31}")
 
 
+KEYS = "trusted"  # the file of keys, beside the folders of services
+
+
 class BundleError(ModelError):
     """A bundle is not one, is damaged, or is not what it says. Nothing of it is used."""
 
 
 def check_name(name: str) -> str:
     """A service's name, as it is. Raises UsageError."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == KEYS:
         raise UsageError(
             f"{name!r} cannot name a service.",
-            "A name has up to 32 of a-z, 0-9 and -, and begins with no -; give one with --name.",
+            "A name has up to 32 of a-z, 0-9 and -, begins with no -, and is not that of a board's "
+            f"list of keys, {KEYS!r}; give one with --name.",
         )
     return name
 
@@ -59,7 +63,7 @@ def check_name(name: str) -> str:
 def name_of(model: str) -> str:
     """The name a model file's service has by itself: its stem, as far as a name can have it."""
     stem = re.sub(r"[^a-z0-9]+", "-", Path(model).stem.lower()).strip("-")[:32].strip("-")
-    return stem or "model"
+    return "model" if stem in ("", KEYS) else stem
 
 
 @dataclass(frozen=True)

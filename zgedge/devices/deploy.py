@@ -109,10 +109,10 @@ def find_target(
     used last, else `raspberrypi.local`. Says what it took where that was not asked for."""
     if host is not None:
         known = boards.find(host)
-        if known is None or port is not None or ssh_config is not None:
-            return Target(host, device or (known.device if known else None), port, ssh_config,
-                          known.name if known else None)  # fmt: skip
-        return Target(known.host, device or known.device, known.port, known.ssh_config, known.name)
+        if known is None:
+            return Target(host, device, port, ssh_config)
+        return Target(known.host, device or known.device, port or known.port,
+                      ssh_config or known.ssh_config, known.name)  # fmt: skip
     board = boards.last_used(device)
     if board is not None:
         say(f"Takes the board {board.name} ({board.host}, {board.device}), used last.")

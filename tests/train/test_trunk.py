@@ -364,7 +364,9 @@ def test_only_pictures_in_colour_are_mirrored() -> None:
     assert (grey.shifts, grey.cutout) == (0, 0)
     colour = choose_recipe(_dataset((32, 32, 3)), ODD, 100)
     assert (colour.shifts, colour.cutout, colour.warps) == (4, 8, False)
-    assert choose_recipe(_dataset((32, 32, 3)), ODD, 30).cutout == 0
+    assert choose_recipe(_dataset((32, 32, 3)), ODD, 59).cutout == 0
+    assert choose_recipe(_dataset((32, 32, 3)), ODD, 119).cutout == 8
+    assert choose_recipe(_dataset((32, 32, 3)), ODD, 120).cutout == 16
     tiny = choose_recipe(_dataset((5, 32, 3)), ODD, 100)
     assert (tiny.warps, tiny.shifts, tiny.cutout) == (False, 0, 0)
 

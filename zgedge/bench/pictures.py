@@ -61,8 +61,16 @@ SETTINGS = (
         "cifar10",
         256 * KB,
         (0,),
+        "c3x24 c3x24 c3x24+1 c3x24 c3x24+1 p2 c3x40 c3x40 c3x40+1 c3x40 c3x40+1 p2 "
+        "c3x56 c3x56 c3x56+1 c3x56 c3x56+1 m",
+        steps=21_677,
+    ),
+    Setting(
+        "cifar10",
+        256 * KB,
+        (0,),
         "c3x40 c3x40 c3x40+1 p2 c3x56 c3x56 c3x56+1 p2 c3x68 c3x68 c3x68+1 m",
-        steps=25_170,
+        steps=25_111,
     ),
 )
 

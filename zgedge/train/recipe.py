@@ -11,9 +11,10 @@ from zgedge.network import Network
 # Pictures smaller than this have no room to be moved.
 MOVE_FROM = 8
 GREY, COLOURS = 1, 3
-# Passes from which a small network may learn its pictures by heart; in fewer it has more to learn
-# from whole ones.
-CUTOUT_FROM = 60
+# Passes from which a small network may learn its pictures by heart, so that a square of a quarter
+# of their side is blanked, and from which of half of it; in fewer it has more to learn from whole
+# ones.
+CUTOUT_FROM, WIDE_CUTOUT_FROM = 60, 120
 
 
 @dataclass(frozen=True)
@@ -64,5 +65,11 @@ def choose_recipe(dataset: Dataset, network: Network, passes: int) -> Recipe:
         averaging=0.02,
         warps=picture and not colour,
         shifts=min(dataset.shape[:2]) // 8 if picture and colour else 0,
-        cutout=min(dataset.shape[:2]) // 4 if picture and colour and passes >= CUTOUT_FROM else 0,
+        cutout=_cutout(min(dataset.shape[:2]), passes) if picture and colour else 0,
     )
+
+
+def _cutout(side: int, passes: int) -> int:
+    if passes < CUTOUT_FROM:
+        return 0
+    return side // 4 if passes < WIDE_CUTOUT_FROM else side // 2

@@ -8,11 +8,13 @@ import pytest
 from zgedge import data, network
 from zgedge.arena import in_memory
 from zgedge.budget import Task
+from zgedge.data import Dataset
 from zgedge.errors import BudgetError, UsageError
-from zgedge.network import sparse
+from zgedge.network import Network, dense, sparse
 from zgedge.runtime import Learner, Model
-from zgedge.train.patches import whitened_patches
+from zgedge.train.fixed import whitened_patches
 from zgedge.train.seeded import planned, room_for, roomy, seeded
+from zgedge.train.trunk import features
 
 
 def test_digits_in_40_kilobytes() -> None:
@@ -59,6 +61,29 @@ def test_pictures_in_one_colour_give_filters_too() -> None:
         filters = whitened_patches(np.random.default_rng(1), np.full((30, taps), 0.5), 40)
         assert filters.shape == (40, taps)
         assert np.allclose(np.linalg.norm(filters, axis=1), 1)
+
+
+def test_features_of_pictures_are_means_over_their_places() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 256, (300, 13 * 13), np.uint8)
+    made = Dataset(
+        "made", x, np.arange(300) % 3, x[:0], np.zeros(0, np.int64), ("a", "b", "c"), False,
+        (13, 13, 1), "picture",
+    )  # fmt: skip
+    network, parameters, _ = seeded(made, 65_536)
+    first, means = network.trunk
+    assert (first.kernel, means.kernel, means.stride) == (5, 3, 3)
+    alone = Network(
+        first.shape, 3, (dense(first.outputs, 3),), names_bytes=0, trunk=(first,), learning=False
+    )
+    answers = features(alone, parameters.trunk[:1], x[:256])
+    real = answers.reshape(256, 9, 9, -1) * parameters.trunk[0].s_out
+    places = real.reshape(256, 3, 3, 3, 3, -1).mean(axis=(2, 4)).reshape(256, -1)
+    found = features(network, parameters.trunk, x[:256]) * parameters.trunk[1].s_out
+    top = 255 * parameters.trunk[1].s_out
+    assert np.abs(found - np.minimum(places, top)).max() < 0.51 * parameters.trunk[1].s_out
+    # All codes are in use, and only the rarest are cut off.
+    assert np.quantile(places, 0.9999) == pytest.approx(top, rel=0.02)
 
 
 def test_the_seed_alone_makes_the_bytes() -> None:

@@ -20,6 +20,7 @@ from zgedge.network import (
     ANALYTIC_HEAD,
     CONV,
     DENSE,
+    DEPTHWISE,
     MAX_ANALYTIC,
     MAX_REPLAY,
     SOFTMAX,
@@ -31,8 +32,8 @@ from zgedge.network import (
     max_pool,
     sparse,
 )  # fmt: skip
+from zgedge.train.fixed import means_of, smooth_noise, whitened_patches, with_means
 from zgedge.train.inputs import STEPS_PER_DEVIATION, TABLE_ZERO
-from zgedge.train.patches import whitened_patches
 
 Floats = npt.NDArray[np.float64]
 
@@ -202,7 +203,8 @@ def _behind_trunk(stream: Stream, row: Row, budget: int, settings: Settings) -> 
     def of(maps: int, analytic: bool) -> Network:
         first = conv(stream.shape, maps, k.kernel, same=False)
         halved = max_pool(first.out_shape)
-        trunk = (first, halved, _cells(halved.out_shape, k.cells))
+        means = means_of(halved.out_shape, k.cells) if analytic else None
+        trunk = (first, halved, means or _cells(halved.out_shape, k.cells))
         return Network(
             shape=stream.shape, classes=classes, layers=(dense(trunk[-1].outputs, classes),),
             names_bytes=_names(classes), task="picture", trunk=trunk,
@@ -264,6 +266,8 @@ def begin(
     for layer in network.trunk:
         if layer.kind == CONV:
             trunk.append(_seeded(rng, layer, seen, s_in))
+        elif layer.kind == DEPTHWISE:
+            trunk = with_means(network, trunk, codes.astype(np.uint8))
         else:
             trunk.append(arena.TrunkParameters(s_in, s_in))
         s_in = trunk[-1].s_out
@@ -343,13 +347,7 @@ def _seeded(
     )[:, :: layer.stride, :: layer.stride]
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, k * k * incoming)
     if incoming == 1:
-        noise = rng.standard_normal((layer.channels, k + 8, k + 8, incoming))
-        near = np.exp(-0.5 * np.arange(-4, 5) ** 2)
-        for axis in (1, 2):
-            noise = np.lib.stride_tricks.sliding_window_view(noise, 9, axis=axis) @ near
-        filters = noise.reshape(layer.channels, -1)
-        filters -= filters.mean(axis=1, keepdims=True)
-        filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+        filters = smooth_noise(rng, layer.channels, k)
     else:
         filters = whitened_patches(rng, patches, layer.channels)
     s_w = np.abs(filters).max(axis=1) / 127

@@ -1,10 +1,10 @@
 """An analytic head over features that were never trained: a network for streams of which little is
 known beforehand (docs/heads.md).
 
-Pictures go through one convolution and max pools down to some 3 x 3 places, everything else through
-one layer of random units. Filters of grey pictures are smooth noise, of colour pictures whitened
-patches of the first ones; the seed makes all else. The training data choose the scales and fill the
-head's statistics, in one pass and with the core itself.
+Pictures go through one convolution, max pools and means down to some 3 x 3 places, everything else
+through one layer of random units. Filters of grey pictures are smooth noise, of colour pictures
+whitened patches of the first ones; the seed makes all else. The training data choose the scales and
+fill the head's statistics, in one pass and with the core itself.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from zgedge.arena import (
     TrunkParameters,
     in_memory,
     names_blob,
+    weight_shape,
     write,
 )
 from zgedge.budget import Task
@@ -29,8 +30,8 @@ from zgedge.data.dataset import Dataset
 from zgedge.errors import BudgetError, UsageError
 from zgedge.network import Layer, Network, TrunkLayer, conv, dense, max_pool, sparse
 from zgedge.runtime import Learner, Model
+from zgedge.train.fixed import means_of, smooth_noise, whitened_patches, with_means
 from zgedge.train.inputs import InputCoding, choose_coding
-from zgedge.train.patches import whitened_patches
 
 FAN_IN = 32
 PLACES = 3  # of a picture, along a side, that the head looks at
@@ -130,11 +131,14 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
 
 
 def _trunk(shape: tuple[int, int, int], channels: int) -> tuple[TrunkLayer, ...]:
-    """One convolution, then pools down to some 3 x 3 places."""
+    """One convolution, then pools and means down to some 3 x 3 places."""
     kernel = next(k for k in (7, 5, 3, 1) if k == 1 or min(shape[:2]) >= 3 * k - 3)
     trunk = [conv(shape, channels, kernel, same=False)]
     while min(trunk[-1].out_shape[:2]) > 5 * PLACES:
         trunk.append(max_pool(trunk[-1].out_shape))
+    means = means_of(trunk[-1].out_shape, PLACES)
+    if means is not None:
+        return (*trunk, means)
     side = min(trunk[-1].out_shape[:2])
     stride = min(net.MAX_STRIDE, side // PLACES)
     window = min(side - (PLACES - 1) * stride, stride + 1)
@@ -148,7 +152,7 @@ def _features(
 ) -> tuple[list[TrunkParameters], list[LayerParameters]]:
     x = (codes.astype(np.float64) - coding.zero) * coding.step
     if network.trunk:
-        return _filters(network.trunk, x, coding.step, rng), []
+        return _filters(network, codes, x, coding.step, rng), []
     layer = network.layers[0]
     rows, width = layer.outputs, layer.width
     real = rng.standard_normal((rows, width))
@@ -176,9 +180,13 @@ def _features(
 
 
 def _filters(
-    trunk: tuple[TrunkLayer, ...], x: Float, s_in: float, rng: np.random.Generator
+    network: Network,
+    codes: npt.NDArray[np.uint8],
+    x: Float,
+    s_in: float,
+    rng: np.random.Generator,
 ) -> list[TrunkParameters]:
-    first = trunk[0]
+    first = network.trunk[0]
     k, (height, width, incoming) = first.kernel, first.shape
     windows = np.lib.stride_tricks.sliding_window_view(
         x.reshape(-1, height, width, incoming), (k, k), axis=(1, 2)
@@ -188,24 +196,19 @@ def _filters(
     threshold = THRESHOLD if incoming == 1 else 0.0
     if incoming > 1:
         filters = whitened_patches(rng, flat, first.channels)
-        filters = filters.reshape(first.channels, k, k, incoming)
     else:
-        filters = rng.standard_normal((first.channels, k + 8, k + 8, incoming))
-        blur = np.exp(-(np.arange(-4, 5) ** 2) / 2)
-        blur /= blur.sum()
-        for axis in (1, 2):
-            filters = np.apply_along_axis(np.convolve, axis, filters, blur, mode="valid")
-        if k > 1:
-            filters -= filters.mean(axis=(1, 2), keepdims=True)
-    steps = np.abs(filters).max(axis=(1, 2, 3)) / 127
-    weights = np.rint(filters / steps[:, None, None, None]).astype(np.int8)
-    answers = flat @ (weights.reshape(first.channels, -1) * steps[:, None]).T
+        filters = smooth_noise(rng, first.channels, k)
+    steps = np.abs(filters).max(axis=1) / 127
+    weights = np.rint(filters / steps[:, None]).astype(np.int8)
+    answers = flat @ (weights * steps[:, None]).T
     size = np.sqrt((answers**2).mean(axis=0)) + 1e-9
     s_out = _top(np.maximum(answers / size - threshold, 0))
     bias = np.rint(-threshold * size / (s_in * steps)).astype(np.int32)
     multiplier = (s_in * steps / (size * s_out)).astype(np.float32)
-    pools = [TrunkParameters(s_out, s_out) for _ in trunk[1:]]
-    return [TrunkParameters(s_in, s_out, weights, bias, multiplier), *pools]
+    weights = weights.reshape(weight_shape(first))
+    trunk = [TrunkParameters(s_in, s_out, weights, bias, multiplier)]
+    trunk += [TrunkParameters(s_out, s_out) for x in network.trunk[1:] if x.kind == net.MAX_POOL]
+    return trunk if len(trunk) == len(network.trunk) else with_means(network, trunk, codes)
 
 
 def _top(answers: Float) -> float:

@@ -345,7 +345,7 @@ zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16
             doublings[i - 1] =
                 doublings[i] + (int32_t)kernels->error(&m->layer[i], s, noise, m->back, m->layer[i - 1].delta);
         }
-        zge_turn turn;
+        zge_turn turn = {0};
         const int32_t rewires = lowest == 0 && zge_rewire_turn(m, &pace, held, &turn);
         if (rewires) {
             zge_rewire_gather(m, &turn, labels, total, s);

@@ -63,12 +63,12 @@ def test_pictures_in_one_colour_give_filters_too() -> None:
         assert np.allclose(np.linalg.norm(filters, axis=1), 1)
 
 
-def test_features_of_pictures_are_means_over_their_places() -> None:
+def test_features_of_pictures_in_colour_are_means_over_their_places() -> None:
     rng = np.random.default_rng(4)
-    x = rng.integers(0, 256, (300, 13 * 13), np.uint8)
+    x = rng.integers(0, 256, (300, 13 * 13 * 3), np.uint8)
     made = Dataset(
         "made", x, np.arange(300) % 3, x[:0], np.zeros(0, np.int64), ("a", "b", "c"), False,
-        (13, 13, 1), "picture",
+        (13, 13, 3), "picture",
     )  # fmt: skip
     network, parameters, _ = seeded(made, 65_536)
     first, means = network.trunk

@@ -203,7 +203,8 @@ def _behind_trunk(stream: Stream, row: Row, budget: int, settings: Settings) -> 
     def of(maps: int, analytic: bool) -> Network:
         first = conv(stream.shape, maps, k.kernel, same=False)
         halved = max_pool(first.out_shape)
-        means = means_of(halved.out_shape, k.cells) if analytic else None
+        colour = analytic and stream.shape[2] > 1
+        means = means_of(halved.out_shape, k.cells) if colour else None
         trunk = (first, halved, means or _cells(halved.out_shape, k.cells))
         return Network(
             shape=stream.shape, classes=classes, layers=(dense(trunk[-1].outputs, classes),),

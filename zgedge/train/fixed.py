@@ -3,7 +3,7 @@
 Random patches of the data, whitened, do nearly as well as filters that are learned, and their
 answers are best summed over parts of the picture (Coates, Ng and Lee 2011: An Analysis of
 Single-Layer Networks in Unsupervised Feature Learning). On grey digits smooth noise does better
-than patches (docs/continual.md).
+than patches, and the largest answer better than the sum (docs/continual.md).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def whitened_patches(rng: np.random.Generator, patches: Float, count: int) -> Fl
 
 def means_of(shape: tuple[int, int, int], places: int) -> TrunkLayer | None:
     """The layer whose windows, `places` along a side, cover a square of `shape`; None where the
-    format has none. It is a depthwise convolution, whose windows can be laid anywhere."""
+    format has none. It is a depthwise convolution: pools of means are of whole pictures."""
     stride = shape[0] // places
     window = shape[0] - (places - 1) * stride
     if shape[0] != shape[1] or window not in KERNELS[1:]:

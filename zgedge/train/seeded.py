@@ -1,10 +1,11 @@
 """An analytic head over features that were never trained: a network for streams of which little is
 known beforehand (docs/heads.md).
 
-Pictures go through one convolution, max pools and means down to some 3 x 3 places, everything else
-through one layer of random units. Filters of grey pictures are smooth noise, of colour pictures
-whitened patches of the first ones; the seed makes all else. The training data choose the scales and
-fill the head's statistics, in one pass and with the core itself.
+Pictures go through one convolution and max pools down to some 3 x 3 places, everything else through
+one layer of random units. Filters of grey pictures are smooth noise, of colour pictures whitened
+patches of the first ones, and means take the place of the last pool there; the seed makes all else.
+The training data choose the scales and fill the head's statistics, in one pass and with the core
+itself.
 """
 
 from __future__ import annotations
@@ -131,12 +132,12 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
 
 
 def _trunk(shape: tuple[int, int, int], channels: int) -> tuple[TrunkLayer, ...]:
-    """One convolution, then pools and means down to some 3 x 3 places."""
+    """One convolution, then pools down to some 3 x 3 places; of colours the last takes means."""
     kernel = next(k for k in (7, 5, 3, 1) if k == 1 or min(shape[:2]) >= 3 * k - 3)
     trunk = [conv(shape, channels, kernel, same=False)]
     while min(trunk[-1].out_shape[:2]) > 5 * PLACES:
         trunk.append(max_pool(trunk[-1].out_shape))
-    means = means_of(trunk[-1].out_shape, PLACES)
+    means = means_of(trunk[-1].out_shape, PLACES) if shape[2] > 1 else None
     if means is not None:
         return (*trunk, means)
     side = min(trunk[-1].out_shape[:2])

@@ -9,7 +9,9 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -292,6 +294,34 @@ def test_a_switch_that_never_came_about_leaves_the_old_version_whole(served: Des
     until(lambda: served.board.answers("m"))
 
 
+# ---- a board that is damaged, or a stranger ----
+
+
+def test_answers_that_make_no_sense_are_said(served: Desk) -> None:
+    for word, said in (
+        ("facts", "version x-y a b c d\nok\n"), ("facts", "free \u00b2\nok\n"),
+        ("lock", "error locked  \n"), ("offset", "ok\n"), ("offset", "have many\nok\n"),
+        ("golden", "golden nan\nok\n"), ("golden", "golden {}\nok\n"),
+        ("golden", f"golden {'[' * 100_000}\nok\n"), ("state", "state archived\nok\n"),
+        ("change", "end rolled-back\nok\n"), ("change", "rows x y\nend healthy 1\nok\n"),
+    ):  # fmt: skip
+        served.board.says = {word: said}
+        with pytest.raises(DeployError, match="makes no sense") as e:
+            served.deploy(1)
+        assert e.value.exit_code == 1
+        assert e.value.code == "senseless"
+    served.board.says = {"ask": f"{{{'[' * 100_000}\nok\n"}
+    assert deploy.service_status(agent(served)) is None
+    served.board.says = {}
+    assert served.deploy(1)["outcome"] == "healthy"
+
+
+def test_a_line_ends_where_the_board_ends_it(desk: Desk) -> None:
+    desk.board.says = {"logs": "log one\u2028and\x0cthe same\nlog two\nok\n"}
+    found = desks.write_logs(agent(desk), 5)
+    assert found["log"] == ["one\u2028and\x0cthe same", "two"]
+
+
 # ---- what falls short ----
 
 
@@ -563,6 +593,23 @@ def test_two_deployments_at_once(served: Desk) -> None:
     assert served.board.ask({"op": "status"})["ok"]
 
 
+@pytest.mark.parametrize(
+    ("seed", "outcome", "version"), [(1, "unchanged", "2-"), (2, "healthy", "3-")]
+)
+def test_what_another_deployed_until_the_lock_was_taken_counts(
+    served: Desk, seed: int, outcome: str, version: str
+) -> None:
+    def meanwhile(word: str, when: str) -> None:
+        if (word, when) == ("lock", "before"):
+            served.board.cut = lambda _word, _when: None
+            assert served.deploy(1)["outcome"] == "healthy"
+
+    served.board.cut = meanwhile
+    found = served.deploy(seed)
+    assert (found["outcome"], found["version"][:2]) == (outcome, version)
+    assert served.board.current() == found["version"]
+
+
 def test_a_stale_lock_is_taken_over(served: Desk) -> None:
     lock = served.board.root / "m" / "lock"
     lock.mkdir()
@@ -637,3 +684,41 @@ def test_what_is_taken_by_itself_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model.zge").write_bytes(nets.file(NET))
     assert deploy.find_model(None, said.append) == "model.zge"
     assert [bool(re.search("Takes", text)) for text in said] == [True] * 4
+    # A board that this machine emulates, and that does not run yet.
+    for host, device in ((None, "emulated"), ("emulated", None)):
+        target = deploy.find_target(host, device)
+        assert (target.host, target.device) == ("emulated", "emulated")
+
+
+def test_a_configuration_of_ssh_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zgedge.devices import boards, profiles
+
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("own", str(tmp_path / "own")), ("none", "none"), (None, None)):
+        target = deploy.find_target("pi@shed.local", "rpi4", None, given)
+        deploy.remember(target, profiles.load("rpi4"))
+        board = boards.find("shed.local")
+        assert board is not None
+        assert board.ssh_config == kept
+        boards.remove(board.name)
+
+
+def test_only_the_board_that_this_machine_emulates_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zgedge.devices import boards, emulated
+
+    made = SimpleNamespace(host="emulated", ssh_config=tmp_path / "ssh_config", running=True)
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    monkeypatch.setattr(emulated, "running_board", lambda kind, name: made)
+    own = boards.Board("emulated", "emulated", "emulated", str(made.ssh_config))
+    for board, ours in (
+        (own, True), (replace(own, host="pi@real.local"), False),
+        (replace(own, ssh_config=None), False), (replace(own, ssh_config="/other"), False),
+        (replace(own, port=2222), False),
+    ):  # fmt: skip
+        boards.add(board)
+        assert deploy.start_emulated(None, "emulated", pytest.fail) is ours

@@ -99,6 +99,35 @@ def test_dry_run_says_each_step_and_does_none(far: Desk) -> None:
     assert "log in to emulated with" in planned
 
 
+@pytest.mark.parametrize(
+    ("options", "ours", "trusts"),
+    [((), True, True), ((), False, False), (("--trust",), False, True),
+     (("--port", "22"), None, False), (("--ssh-config", "own"), None, False)],
+)  # fmt: skip
+def test_only_a_board_of_this_machine_is_trusted_without_a_word(
+    far: Desk, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], ours: bool | None,
+    trusts: bool,
+) -> None:  # fmt: skip
+    import zgedge.cli_deploy as commands
+    from zgedge.devices import deploy
+
+    def start(*_: object) -> bool:
+        assert ours is not None, "it is reached in another way than this machine's board is"
+        return ours
+
+    asked: list[deploy.Request] = []
+
+    def deployed(request: deploy.Request) -> dict[str, object]:
+        asked.append(request)
+        return {"outcome": "healthy", "name": "m", "version": "9-00000000", "host": "far",
+                "runtime": "native", "seconds": 1.0}  # fmt: skip
+
+    monkeypatch.setattr(deploy, "start_emulated", start)
+    monkeypatch.setattr(commands, "_deployed", deployed)
+    run("deploy", far.model(), "--host", "far", *options)
+    assert [request.trust for request in asked] == [trusts]
+
+
 def test_options_that_mean_nothing(far: Desk, tmp_path: Path) -> None:
     model = far.model()
     assert "--waves" in refused("deploy", model, "--waves", "1", code=2)

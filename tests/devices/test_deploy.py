@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,10 +22,11 @@ import pytest
 from tests import nets
 from tests.devices.desks import NET, Desk, bundle_of, make_desk, rows
 from tests.devices.local import Poller, cut_off, local
-from zgedge.devices import bundle, deploy, keys
+from zgedge.devices import bundle, deploy, keys, wheels
 from zgedge.devices import desk as desks
+from zgedge.devices.agent import _PUT as PUT
 from zgedge.devices.agent import Agent, DeployError
-from zgedge.errors import RemoteError, UsageError
+from zgedge.errors import RemoteError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 
 # What the agent is asked for in a deployment, in this order.
@@ -95,12 +98,14 @@ def test_busybox_alone_will_do(
 
 
 def test_an_update_of_the_runtime_keeps_what_was_learned(served: Desk) -> None:
-    x, y = nets.samples(NET, 40)
-    model = Model.open(served.model())
-    names = model.classes.tolist()
-    for row, number in zip(x, y, strict=True):
-        reply = served.board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})
-        assert reply["ok"]
+    folder = served.board.root / "m" / "versions" / served.board.current()
+    x = [json.loads(line)["x"] for line in (folder / "requests").read_text().splitlines()]
+    names = Model.open(served.model()).classes.tolist()
+    # The world is another than the one of the golden samples: the service shall answer otherwise.
+    for row in x * 10:
+        assert served.board.ask({"op": "learn", "x": row, "y": names[0]})["ok"]
+    golden = [json.loads(line) for line in (folder / "answers").read_text().splitlines()]
+    assert [served.board.ask({"op": "predict", "x": row})["label"] for row in x] != golden
     assert served.board.ask({"op": "control", "do": "commit"})["ok"]
     deadline = time.monotonic() + 5
     while served.board.ask({"op": "status"})["store"]["commits"] < 1:
@@ -127,7 +132,7 @@ def test_an_update_of_the_runtime_keeps_what_was_learned(served: Desk) -> None:
     out = served.folder / "old.zge"
     pulled = desks.pull(agent(served), old, str(out), served.said.append)
     assert pulled["bytes"] == served.model().stat().st_size
-    assert Model.open(out).arena.learner()["samples"] == 40
+    assert Model.open(out).arena.learner()["samples"] == len(x) * 10
     back = desks.rollback(agent(served), None, 1, served.said.append)
     assert back["outcome"] == "healthy"
     assert served.board.ask({"op": "status"})["started_from"].startswith("commit ")
@@ -310,7 +315,7 @@ def test_answers_that_make_no_sense_are_said(served: Desk) -> None:
             served.deploy(1)
         assert e.value.exit_code == 1
         assert e.value.code == "senseless"
-    served.board.says = {"ask": f"{{{'[' * 100_000}\nok\n"}
+    served.board.says = {"ask": f'{{"a": {"[" * 100_000}\nok\n'}
     assert deploy.service_status(agent(served)) is None
     served.board.says = {}
     assert served.deploy(1)["outcome"] == "healthy"
@@ -559,6 +564,11 @@ def test_an_agent_that_came_in_part_is_put_anew(desk: Desk) -> None:
     script.write_bytes(whole[:20000])  # as a connection or a power that was cut leaves it
     assert desk.deploy()["outcome"] == "unchanged"
     assert script.read_bytes() == whole
+    # One that is cut while it is put takes no place.
+    script.unlink()
+    put = ["sh", "-c", PUT, "sh", str(script.parent), str(script), str(len(whole))]
+    assert desk.board.run(put, input=whole[:20000]).code == 1
+    assert not list(script.parent.glob("agent-*"))
 
 
 def test_no_service_is_called_as_the_file_of_keys(desk: Desk) -> None:
@@ -722,3 +732,44 @@ def test_only_the_board_that_this_machine_emulates_is_its_own(
     ):  # fmt: skip
         boards.add(board)
         assert deploy.start_emulated(None, "emulated", pytest.fail) is ours
+
+
+# ---- Python on the board ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("offline", "compiled"), [(False, True), (True, False)], ids=["online", "compiled there"]
+)
+def test_a_board_fetches_and_compiles_what_it_is_not_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, compiled: bool
+) -> None:
+    if not compiled and shutil.which("cc") is None:
+        pytest.skip("no C compiler here that could be the board's")
+    real = deploy.runtime_files
+    with local() as board:
+        desk = make_desk(board, tmp_path, monkeypatch)
+        monkeypatch.setattr(deploy, "runtime_files", real)
+        monkeypatch.setattr(wheels, "can_compile", lambda: compiled)
+        # Its pip asks the index that this machine's asks.
+        board.env.update({k: v for k, v in os.environ.items() if k.startswith("PIP_")})
+        try:
+            found = desk.deploy(runtime="python", offline=offline)
+        except ZgedgeError as e:
+            if "wheels of what" in e.message:
+                pytest.skip(f"no index of packages: {e.message}")
+            raise
+        assert (found["outcome"], found["runtime"]) == ("healthy", "python")
+        version = board.root / "m" / "versions" / found["version"]
+        brought = {path.name.split("-")[0] for path in (version / "wheels").iterdir()}
+        if offline:
+            assert "numpy" in brought
+        else:
+            assert brought == {"pip", "requirements.txt", "zgedge"}
+        (site,) = (version / "venv" / "lib").glob("python3*/site-packages")
+        assert (site / "numpy").is_dir()
+        assert ("The core was compiled on the board." in desk.said) is not compiled
+        model = Model.open(desk.model())
+        for x in rows(8):
+            reply = board.ask({"op": "predict", "x": x})
+            assert reply["label"] == model.predict_one(np.asarray(x, np.float32))

@@ -155,9 +155,12 @@ def test_answers_that_make_no_sense_are_said(
     for command in (("status",), ("pull", "--list"), ("learn", "status", "--host", "far"),
                     ("top", "--host", "far")):  # fmt: skip
         assert "makes no sense" in refused(*command, code=1), command
-    says(far, monkeypatch, ask="{}\n" * 12 + "ok\n")
-    assert "makes no sense" in refused("predict", rows, "--host", "far", code=1)
-    for service in ("3", "{}", '{"learning": "on", "uptime": "long"}'):
+    for reply in ("{}", '{"ok": true}', '{"ok": true, "label": 0, "score": "high"}'):
+        says(far, monkeypatch, ask=f"{reply}\n" * 12 + "ok\n")
+        assert "makes no sense" in refused("predict", rows, "--host", "far", code=1)
+    says(far, monkeypatch, status="current 1-00000000\nservice 3\nok\n")
+    assert "makes no sense" in refused("status", code=1)
+    for service in ("{}", '{"learning": "on", "uptime": "long"}'):
         says(far, monkeypatch, status=f"current 1-00000000\nservice {service}\nok\n")
         assert "makes no sense" in run("status", code=1).stderr
     says(far, monkeypatch, ask='{"ok": true, "learning": "perhaps"}\nok\n')

@@ -732,9 +732,9 @@ def _predict_there(
         files: list[str] = []
         x, _ = _inputs(model, data, hop, label, data_dir, files=files)
         replies = desk.predict(agent, model, x)
-    labels = [reply["label"] for reply in replies]
-    unknown = sum(text == model._labels[-1] for text in labels)
-    _say_predictions(labels, [reply["score"] for reply in replies], unknown, files, as_json)
+        labels = [reply["label"] for reply in replies]
+        unknown = sum(text == model._labels[-1] for text in labels)
+        _say_predictions(labels, [reply["score"] for reply in replies], unknown, files, as_json)
 
 
 def _say_predictions(

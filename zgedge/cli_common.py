@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from zgedge.errors import BudgetError, UsageError, ZgedgeError
+from zgedge.report.screen import clean
 
 if TYPE_CHECKING:
     from click import Command as Command
@@ -74,10 +75,15 @@ def _fail(ctx: click.Context, error: ZgedgeError) -> NoReturn:
             {**found, "smallest": error.smallest} if isinstance(error, BudgetError) else found
         )
     else:
-        click.echo(f"Error: {error.message}", err=True)
+        _echo(f"Error: {error.message}")
         if error.hint:
-            click.echo(f"       {error.hint}", err=True)
+            _echo(f"       {error.hint}")
     ctx.exit(error.exit_code)
+
+
+def _echo(text: str) -> None:
+    """Lines on standard error; what a board or a file said may be in them."""
+    click.echo("\n".join(clean(line) for line in text.split("\n")), err=True)
 
 
 def close_output() -> None:

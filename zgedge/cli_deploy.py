@@ -272,9 +272,15 @@ def key_show(as_json: bool) -> None:
 @click.option("--host", metavar="HOST", help="Let this board trust it too; it must trust ours.")
 @port_option
 @config_option
+@name_option
 @json_option
 def key_trust(
-    public: str, host: str | None, port: int | None, ssh_config: str | None, as_json: bool
+    public: str,
+    host: str | None,
+    port: int | None,
+    ssh_config: str | None,
+    name: str | None,
+    as_json: bool,
 ) -> None:
     """Take bundles that are signed with this key, here and on boards that are set up from here."""
     from zgedge.devices import keys
@@ -286,7 +292,7 @@ def key_trust(
         from zgedge.devices import desk
 
         target = steps.find_target(host, None, port, ssh_config, _note)
-        with desk.service(target, None) as agent, agent.locked(_note):
+        with desk.service(target, name) as agent, agent.locked(_note):
             desk.teach_keys(agent)
     found = {"key": other.line, "fingerprint": keys.fingerprint(other), "added": added,
              "host": host}  # fmt: skip
@@ -351,10 +357,10 @@ def status(
 
     with service(host, port, ssh_config, name) as (target, agent):
         found = {"host": target.host, **desk.status(agent)}
-    if as_json:
-        print_json(found)
-        return
-    _say_status(found)
+        if as_json:
+            print_json(found)
+        else:
+            _say_status(found)
 
 
 def _say_status(found: dict[str, Any]) -> None:
@@ -458,7 +464,7 @@ def rollback(
     if as_json:
         print_json(found)
     else:
-        click.echo(f"{found['version']} serves again.")
+        click.echo(clean(f"{found['version']} serves again."))
 
 
 @click.command(cls=Command, epilog=ENDS)
@@ -494,7 +500,7 @@ def pull(
         return
     if only_list:
         for s in found["states"]:
-            click.echo(f"{s['state']}  {'serves' if s['current'] else 'kept'}")
+            click.echo(clean(f"{s['state']}  {'serves' if s['current'] else 'kept'}"))
         return
     click.echo(f"{found['path']}: {found['bytes']:,} bytes, commit {found['commit']}")
     if carried := sum(found["carried"].values()):
@@ -526,5 +532,5 @@ def remove(
     if as_json:
         print_json(found)
     else:
-        click.echo(f"{found['name']} is off {found['host']}"
-                   + ("; what it learned is still there." if kept else "."))  # fmt: skip
+        end = "; what it learned is still there." if kept else "."
+        click.echo(clean(f"{found['name']} is off {found['host']}{end}"))

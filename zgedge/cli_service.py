@@ -239,11 +239,10 @@ def learn(
         reply = ask(request)
         if action != "status":
             reply = ask({"op": "status"})
-    if as_json:
-        print_json(reply)
-        return
-    out = screen()
-    _say_learning(out, reply)
+        if as_json:
+            print_json(reply)
+        else:
+            _say_learning(screen(), reply)
 
 
 def _say_learning(out: Screen, s: dict[str, Any]) -> None:

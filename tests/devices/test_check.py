@@ -137,6 +137,7 @@ def test_an_old_libc_has_the_native_program() -> None:
     assert check.choose(nothing, profiles.load("rpi4")) == "native"
     # musl, or a getconf that is missing: libc itself says which it is.
     assert facts(("glibc=glibc 2.36\n", "")).glibc == "2.36"
+    found(facts(("glibc=glibc 2.36", f"glibc=glibc 2.{'9' * 5000}")))  # a number that is none
 
 
 def test_the_newest_python_that_works_counts() -> None:

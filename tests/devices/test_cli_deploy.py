@@ -13,7 +13,7 @@ from tests import nets
 from tests.cli.conftest import refused, run, run_json
 from tests.devices.desks import NET, Desk, served_board
 from zgedge.devices import boards, desk, fleet, keys
-from zgedge.errors import UsageError
+from zgedge.errors import UsageError, ZgedgeError
 from zgedge.runtime import Model
 
 
@@ -95,6 +95,37 @@ def test_dry_run_says_each_step_and_does_none(far: Desk) -> None:
     ]  # fmt: skip
     assert run_json("deploy", far.model(5), "--dry-run")["outcome"] == "planned"
     assert far.board.words == []
+    planned = run("deploy", far.model(5), "--device", "emulated", "--dry-run").stdout
+    assert "log in to emulated with" in planned
+
+
+@pytest.mark.parametrize(
+    ("options", "ours", "trusts"),
+    [((), True, True), ((), False, False), (("--trust",), False, True),
+     (("--port", "22"), None, False), (("--ssh-config", "own"), None, False)],
+)  # fmt: skip
+def test_only_a_board_of_this_machine_is_trusted_without_a_word(
+    far: Desk, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], ours: bool | None,
+    trusts: bool,
+) -> None:  # fmt: skip
+    import zgedge.cli_deploy as commands
+    from zgedge.devices import deploy
+
+    def start(*_: object) -> bool:
+        assert ours is not None, "it is reached in another way than this machine's board is"
+        return ours
+
+    asked: list[deploy.Request] = []
+
+    def deployed(request: deploy.Request) -> dict[str, object]:
+        asked.append(request)
+        return {"outcome": "healthy", "name": "m", "version": "9-00000000", "host": "far",
+                "runtime": "native", "seconds": 1.0}  # fmt: skip
+
+    monkeypatch.setattr(deploy, "start_emulated", start)
+    monkeypatch.setattr(commands, "_deployed", deployed)
+    run("deploy", far.model(), "--host", "far", *options)
+    assert [request.trust for request in asked] == [trusts]
 
 
 def test_options_that_mean_nothing(far: Desk, tmp_path: Path) -> None:
@@ -105,6 +136,76 @@ def test_options_that_mean_nothing(far: Desk, tmp_path: Path) -> None:
     assert "What kind" in refused("deploy", model, "--host", "unknown.local", code=2)
     assert "no device" in refused("deploy", model, "--device", "toaster", code=2)
     assert refused("deploy", tmp_path / "none.zge", code=4)
+
+
+# ---- a board that is damaged, or a stranger ----
+
+STEERS = "\x1b]0;owned\x07"  # a terminal's title
+
+
+def says(desk: Desk, monkeypatch: pytest.MonkeyPatch, **answers: str) -> None:
+    monkeypatch.setattr(desk.board, "says", answers)
+
+
+def test_answers_that_make_no_sense_are_said(
+    far: Desk, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(far, monkeypatch, status="service {bad\nok\n", states="state x\nok\n", ask="{}\nok\n",
+         names="name m\nok\n")  # fmt: skip
+    for command in (("status",), ("pull", "--list"), ("learn", "status", "--host", "far"),
+                    ("top", "--host", "far")):  # fmt: skip
+        assert "makes no sense" in refused(*command, code=1), command
+    for reply in ("{}", '{"ok": true}'):
+        says(far, monkeypatch, ask=f"{reply}\n" * 12 + "ok\n")
+        assert "makes no sense" in refused("predict", rows, "--host", "far", code=1)
+    says(far, monkeypatch, status="current 1-00000000\nservice 3\nok\n")
+    assert "makes no sense" in refused("status", code=1)
+    for service in ("{}", '{"learning": "on", "uptime": "long"}'):
+        says(far, monkeypatch, status=f"current 1-00000000\nservice {service}\nok\n")
+        assert "makes no sense" in run("status", code=1).stderr
+    says(far, monkeypatch, ask='{"ok": true, "learning": "perhaps"}\nok\n')
+    for command in (("learn", "status", "--host", "far"), ("top", "--host", "far", "--once")):
+        assert "makes no sense" in run(*command, code=1).stderr
+    says(far, monkeypatch, ask='{"ok": false, "error": ["no"], "hint": 3}\nok\n')
+    assert "no" in refused("learn", "status", "--host", "far", code=1)
+
+
+def test_no_answer_steers_the_terminal(far: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"a{STEERS}"
+    shown = "a?]0;owned?"
+    says(far, monkeypatch, status=f"error broken {text}\n")
+    assert shown in run("status", "--name", "m", code=1).stderr
+    says(far, monkeypatch, status=f"error untrusted {text}\n", names=f"name {text}\nname b\nok\n")
+    assert f"{shown}, b" in run("status", code=2).stderr
+    says(far, monkeypatch, states=f"state {text} current\nok\n")
+    assert run("pull", "--list").stdout == f"{shown}  serves\n"
+    says(far, monkeypatch, rollback="end healthy 1\nok\n", status=f"current {text}\nok\n")
+    assert run("rollback", "--name", "m").stdout == f"{shown} serves again.\n"
+    says(far, monkeypatch, names=f"name {text}\nok\n", lock="ok\n", remove="ok\n", unlock="ok\n")
+    assert run("remove").stdout == f"{shown} is off pi@far.local.\n"
+
+
+def test_lines_of_an_error_stay_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZgedgeError(f"It cannot be compiled:\nline 1\n{STEERS}line 2")
+
+    monkeypatch.setattr(keys, "own", broken)
+    said = run("key", "show", code=1).stderr
+    assert said == "Error: It cannot be compiled:\nline 1\n?]0;owned?line 2\n"
+
+
+def test_a_board_learns_keys_through_one_of_its_services(
+    far: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = keys.config_folder()
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    keys.new("other")
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(ours))
+    says(far, monkeypatch, names="name m\nname n\nok\n")
+    command = ("key", "trust", tmp_path / "key.pub", "--host", "far")
+    assert "Name one with --name: m, n" in refused(*command, code=2)
+    assert "far too" in run(*command, "--name", "m").stdout
+    assert keys.public(tmp_path / "key.pub").line in (far.board.root / "trusted").read_text()
 
 
 def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +247,18 @@ def test_hosts(tmp_path: Path) -> None:
         path.write_text(bad)
         with pytest.raises(UsageError, match=why):
             fleet.read(str(path))
+
+
+def test_a_fault_of_one_board_leaves_the_report_of_a_fleet() -> None:
+    def deploy(line: fleet.Line) -> dict[str, object]:
+        if line.host == "b":
+            raise OSError("no room")
+        return {"outcome": "healthy", "version": "1-00000000", "reason": None}
+
+    report = fleet.roll_out([fleet.Line(h) for h in "abc"], [1, 3], deploy)
+    assert [b["outcome"] for b in report["boards"]] == ["healthy", "failed", "untouched"]
+    assert report["boards"][1]["error"] == "OSError: no room"
+    assert report["stopped_at"] == "b"
 
 
 def test_a_fleet_stops_at_the_first_that_falls_short(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +22,11 @@ import pytest
 from tests import nets
 from tests.devices.desks import NET, Desk, bundle_of, make_desk, rows
 from tests.devices.local import Poller, cut_off, local
-from zgedge.devices import bundle, deploy, keys
+from zgedge.devices import bundle, deploy, keys, wheels
 from zgedge.devices import desk as desks
+from zgedge.devices.agent import _PUT as PUT
 from zgedge.devices.agent import Agent, DeployError
-from zgedge.errors import RemoteError, UsageError
+from zgedge.errors import RemoteError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 
 # What the agent is asked for in a deployment, in this order.
@@ -93,12 +98,14 @@ def test_busybox_alone_will_do(
 
 
 def test_an_update_of_the_runtime_keeps_what_was_learned(served: Desk) -> None:
-    x, y = nets.samples(NET, 40)
-    model = Model.open(served.model())
-    names = model.classes.tolist()
-    for row, number in zip(x, y, strict=True):
-        reply = served.board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})
-        assert reply["ok"]
+    folder = served.board.root / "m" / "versions" / served.board.current()
+    x = [json.loads(line)["x"] for line in (folder / "requests").read_text().splitlines()]
+    names = Model.open(served.model()).classes.tolist()
+    # The world is another than the one of the golden samples: the service shall answer otherwise.
+    for row in x * 10:
+        assert served.board.ask({"op": "learn", "x": row, "y": names[0]})["ok"]
+    golden = [json.loads(line) for line in (folder / "answers").read_text().splitlines()]
+    assert [served.board.ask({"op": "predict", "x": row})["label"] for row in x] != golden
     assert served.board.ask({"op": "control", "do": "commit"})["ok"]
     deadline = time.monotonic() + 5
     while served.board.ask({"op": "status"})["store"]["commits"] < 1:
@@ -125,7 +132,7 @@ def test_an_update_of_the_runtime_keeps_what_was_learned(served: Desk) -> None:
     out = served.folder / "old.zge"
     pulled = desks.pull(agent(served), old, str(out), served.said.append)
     assert pulled["bytes"] == served.model().stat().st_size
-    assert Model.open(out).arena.learner()["samples"] == 40
+    assert Model.open(out).arena.learner()["samples"] == len(x) * 10
     back = desks.rollback(agent(served), None, 1, served.said.append)
     assert back["outcome"] == "healthy"
     assert served.board.ask({"op": "status"})["started_from"].startswith("commit ")
@@ -290,6 +297,34 @@ def test_a_switch_that_never_came_about_leaves_the_old_version_whole(served: Des
     assert not (folder / "pending").exists()
     assert served.board.current() == version
     until(lambda: served.board.answers("m"))
+
+
+# ---- a board that is damaged, or a stranger ----
+
+
+def test_answers_that_make_no_sense_are_said(served: Desk) -> None:
+    for word, said in (
+        ("facts", "version x-y a b c d\nok\n"), ("facts", "free \u00b2\nok\n"),
+        ("lock", "error locked  \n"), ("offset", "ok\n"), ("offset", "have many\nok\n"),
+        ("golden", "golden nan\nok\n"), ("golden", "golden {}\nok\n"),
+        ("golden", f"golden {'[' * 100_000}\nok\n"), ("state", "state archived\nok\n"),
+        ("change", "end rolled-back\nok\n"), ("change", "rows x y\nend healthy 1\nok\n"),
+    ):  # fmt: skip
+        served.board.says = {word: said}
+        with pytest.raises(DeployError, match="makes no sense") as e:
+            served.deploy(1)
+        assert e.value.exit_code == 1
+        assert e.value.code == "senseless"
+    served.board.says = {"ask": f'{{"a": {"[" * 100_000}\nok\n'}
+    assert deploy.service_status(agent(served)) is None
+    served.board.says = {}
+    assert served.deploy(1)["outcome"] == "healthy"
+
+
+def test_a_line_ends_where_the_board_ends_it(desk: Desk) -> None:
+    desk.board.says = {"logs": "log one\u2028and\x0cthe same\nlog two\nok\n"}
+    found = desks.write_logs(agent(desk), 5)
+    assert found["log"] == ["one\u2028and\x0cthe same", "two"]
 
 
 # ---- what falls short ----
@@ -529,6 +564,11 @@ def test_an_agent_that_came_in_part_is_put_anew(desk: Desk) -> None:
     script.write_bytes(whole[:20000])  # as a connection or a power that was cut leaves it
     assert desk.deploy()["outcome"] == "unchanged"
     assert script.read_bytes() == whole
+    # One that is cut while it is put takes no place.
+    script.unlink()
+    put = ["sh", "-c", PUT, "sh", str(script.parent), str(script), str(len(whole))]
+    assert desk.board.run(put, input=whole[:20000]).code == 1
+    assert not list(script.parent.glob("agent-*"))
 
 
 def test_no_service_is_called_as_the_file_of_keys(desk: Desk) -> None:
@@ -561,6 +601,23 @@ def test_two_deployments_at_once(served: Desk) -> None:
         thread.join()
     assert sorted(results) in (["healthy", "healthy"], ["healthy", "locked"])
     assert served.board.ask({"op": "status"})["ok"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "outcome", "version"), [(1, "unchanged", "2-"), (2, "healthy", "3-")]
+)
+def test_what_another_deployed_until_the_lock_was_taken_counts(
+    served: Desk, seed: int, outcome: str, version: str
+) -> None:
+    def meanwhile(word: str, when: str) -> None:
+        if (word, when) == ("lock", "before"):
+            served.board.cut = lambda _word, _when: None
+            assert served.deploy(1)["outcome"] == "healthy"
+
+    served.board.cut = meanwhile
+    found = served.deploy(seed)
+    assert (found["outcome"], found["version"][:2]) == (outcome, version)
+    assert served.board.current() == found["version"]
 
 
 def test_a_stale_lock_is_taken_over(served: Desk) -> None:
@@ -637,3 +694,82 @@ def test_what_is_taken_by_itself_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model.zge").write_bytes(nets.file(NET))
     assert deploy.find_model(None, said.append) == "model.zge"
     assert [bool(re.search("Takes", text)) for text in said] == [True] * 4
+    # A board that this machine emulates, and that does not run yet.
+    for host, device in ((None, "emulated"), ("emulated", None)):
+        target = deploy.find_target(host, device)
+        assert (target.host, target.device) == ("emulated", "emulated")
+
+
+def test_a_configuration_of_ssh_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zgedge.devices import boards, profiles
+
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("own", str(tmp_path / "own")), ("none", "none"), (None, None)):
+        target = deploy.find_target("pi@shed.local", "rpi4", None, given)
+        deploy.remember(target, profiles.load("rpi4"))
+        board = boards.find("shed.local")
+        assert board is not None
+        assert board.ssh_config == kept
+        boards.remove(board.name)
+
+
+def test_only_the_board_that_this_machine_emulates_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zgedge.devices import boards, emulated
+
+    made = SimpleNamespace(host="emulated", ssh_config=tmp_path / "ssh_config", running=True)
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    monkeypatch.setattr(emulated, "running_board", lambda kind, name: made)
+    own = boards.Board("emulated", "emulated", "emulated", str(made.ssh_config))
+    for board, ours in (
+        (own, True), (replace(own, host="pi@real.local"), False),
+        (replace(own, ssh_config=None), False), (replace(own, ssh_config="/other"), False),
+        (replace(own, port=2222), False),
+    ):  # fmt: skip
+        boards.add(board)
+        assert deploy.start_emulated(None, "emulated", pytest.fail) is ours
+
+
+# ---- Python on the board ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("offline", "compiled"), [(False, True), (True, False)], ids=["online", "compiled there"]
+)
+def test_a_board_fetches_and_compiles_what_it_is_not_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, compiled: bool
+) -> None:
+    if not compiled and shutil.which("cc") is None:
+        pytest.skip("no C compiler here that could be the board's")
+    real = deploy.runtime_files
+    with local() as board:
+        desk = make_desk(board, tmp_path, monkeypatch)
+        monkeypatch.setattr(deploy, "runtime_files", real)
+        monkeypatch.setattr(wheels, "can_compile", lambda: compiled)
+        # Its pip asks the index that this machine's asks.
+        board.env.update({k: v for k, v in os.environ.items() if k.startswith("PIP_")})
+        try:
+            found = desk.deploy(runtime="python", offline=offline)
+        except ZgedgeError as e:
+            if "wheels of what" in e.message:
+                pytest.skip(f"no index of packages: {e.message}")
+            raise
+        assert (found["outcome"], found["runtime"]) == ("healthy", "python")
+        version = board.root / "m" / "versions" / found["version"]
+        brought = {path.name.split("-")[0] for path in (version / "wheels").iterdir()}
+        if offline:
+            assert "numpy" in brought
+        else:
+            assert brought == {"pip", "requirements.txt", "zgedge"}
+        (site,) = (version / "venv" / "lib").glob("python3*/site-packages")
+        assert (site / "numpy").is_dir()
+        assert ("The core was compiled on the board." in desk.said) is not compiled
+        model = Model.open(desk.model())
+        for x in rows(8):
+            reply = board.ask({"op": "predict", "x": x})
+            assert reply["label"] == model.predict_one(np.asarray(x, np.float32))

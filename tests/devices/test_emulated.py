@@ -186,6 +186,43 @@ def test_two_builders_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(built) == 1
 
 
+def test_a_board_that_two_bring_up_is_started_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    class Started:
+        kind, running = emulated.KINDS["emulated"], True
+
+        def __init__(self, kind: str, *, name: str, folder: Path) -> None:
+            self.host, self.ssh_config = name, folder / "ssh_config"
+
+        def start(self, **_: object) -> None:
+            time.sleep(0.3)
+            started.append(self.host)
+
+        @classmethod
+        def attach(cls, folder: Path) -> object:
+            there = folder.name in started
+            return cls("emulated", name=folder.name, folder=folder) if there else None
+
+    monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
+    monkeypatch.setattr(emulated, "default_cache", lambda: tmp_path)
+    monkeypatch.setattr(emulated, "unavailable", lambda: None)
+    monkeypatch.setattr(emulated, "Emulated", Started)
+    fresh: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: fresh.append(emulated.bring_up("emulated", "mine")[1]))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert started == ["mine"]
+    assert sorted(fresh) == [False, False, True]
+
+
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(kind: object, part: Path, progress: object) -> None:
         part.mkdir()

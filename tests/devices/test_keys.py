@@ -56,6 +56,22 @@ def test_another_key_and_a_missing_one(tmp_path: Path) -> None:
     assert said == []
 
 
+def test_a_desk_trusts_its_own_key_where_that_was_cut_off(tmp_path: Path) -> None:
+    made = keys.new("desk")
+    keys.trusted_path().unlink()
+    keys.make_own(pytest.fail)
+    assert keys.trusted() == [made]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", f"{keys.SIGNER} {keys.OPTIONS} hello\n".encode()])
+def test_a_damaged_list_of_keys_is_said(content: bytes) -> None:
+    keys.new("desk")
+    keys.trusted_path().write_bytes(content)
+    with pytest.raises(ZgedgeError, match="trusted is damaged") as e:
+        keys.trusted()
+    assert e.value.exit_code == 1
+
+
 @pytest.mark.parametrize("text", ["", "ssh-ed25519", "ssh-ed25519 AAA\nzgedge x", "ssh-dss AAAA x"])
 def test_what_is_no_key(text: str) -> None:
     with pytest.raises(UsageError, match="no public key"):

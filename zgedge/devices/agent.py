@@ -214,7 +214,8 @@ class Agent:
         else:
             done = self.transport.run(command, input=input, timeout=timeout)
         answer = Answer()
-        for line in done.text.splitlines():
+        # Not splitlines, which ends lines at characters that a label may have.
+        for line in done.text.removesuffix("\n").split("\n"):
             key, _, value = line.partition(" ")
             answer.lines.append((key, value))
         last = answer.lines[-1] if answer.lines else ("", "")

@@ -227,7 +227,7 @@ def parse(text: str, now: float) -> Facts:
         raise ValueError("it says neither user nor machine")
     disk = (one("disk") or "").split(" ", 1)
     free = int(disk[0]) // 1024 if re.fullmatch(r"\d{1,18}", disk[0]) else None
-    libc = re.search(r"glibc (2\.\d+)|version (2\.\d+)", f"{one('glibc')} {one('libc')}")
+    libc = re.search(r"glibc (2\.\d{1,4})|version (2\.\d{1,4})", f"{one('glibc')} {one('libc')}")
     memory, clock = number("memory"), number("clock")
     warmest = max((int(t) for t in found.get("temperature", []) if re.fullmatch(r"\d+", t)),
                   default=None)  # fmt: skip

@@ -11,9 +11,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ VENV_FACTOR = 5  # bytes of an installed environment, in times of its wheels
 NATIVE_OVERHEAD, PYTHON_OVERHEAD = 512 * 1024, 40 * 1024 * 1024  # memory beyond the arena
 
 Say = Callable[[str], None]
+_VERSION = re.compile(r"[0-9]{1,9}-[0-9a-f]{8}")
 
 STEPS = (
     ("connect", "log in to {host} with your own ssh, and look at the board"),
@@ -62,6 +64,23 @@ STEPS = (
     ("switch", "point `current` at it, in one rename, and start it"),
     ("watch", "watch it for {watch:g} s; go back by itself where it falls short"),
 )
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """What a board said is taken apart here. It is a stranger's, or damaged: what goes wrong with
+    it is the board's fault, and said. Raises DeployError."""
+    try:
+        yield
+    except ZgedgeError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+            RecursionError) as e:  # fmt: skip
+        raise DeployError(
+            f"The board gave an answer that makes no sense ({type(e).__name__}: {e}).",
+            "Its disk may be damaged, or another program answers there: zgedge device check.",
+            "senseless",
+        ) from e
 
 
 @dataclass(frozen=True)
@@ -106,10 +125,13 @@ def find_target(
     say: Say = lambda _: None,
 ) -> Target:
     """The board that is meant: the one of that name or host, else of that kind the one that was
-    used last, else `raspberrypi.local`. Says what it took where that was not asked for."""
+    used last, else the one that this machine emulates for an emulated kind, or
+    `raspberrypi.local`. Says what it took where that was not asked for."""
     if host is not None:
         known = boards.find(host)
         if known is None:
+            if device is None and host in emulated.KINDS:
+                device = host
             return Target(host, device, port, ssh_config)
         return Target(known.host, device or known.device, port or known.port,
                       ssh_config or known.ssh_config, known.name)  # fmt: skip
@@ -118,8 +140,9 @@ def find_target(
         say(f"Takes the board {board.name} ({board.host}, {board.device}), used last.")
         return Target(board.host, board.device, port or board.port,
                       ssh_config or board.ssh_config, board.name)  # fmt: skip
-    say(f"Takes {DEFAULT_HOST}: no board{f' of kind {device}' if device else ''} is known yet.")
-    return Target(DEFAULT_HOST, device, port, ssh_config)
+    host = device if device in emulated.KINDS else DEFAULT_HOST
+    say(f"Takes {host}: no board{f' of kind {device}' if device else ''} is known yet.")
+    return Target(host, device, port, ssh_config)
 
 
 def start_emulated(
@@ -131,7 +154,10 @@ def start_emulated(
     if kind not in emulated.KINDS or (board is None and device not in (None, kind)):
         return False
     there = emulated.running_board(kind, name)
-    if board is not None and (there is None or there.host != board.host):
+    if board is not None and (
+        there is None
+        or (board.host, board.ssh_config, board.port) != (there.host, str(there.ssh_config), None)
+    ):
         return False  # it is another one, or somebody started it in another place
     if there is None or not there.running:
         say(f"Starting the emulated board {name or kind} ...")
@@ -317,12 +343,15 @@ class _Facts:
     def of(cls, answer: Answer) -> _Facts:
         free = answer.get("free")
         words = answer.get("python").split()
+        versions = [v.split() for v in answer.all("version")]
+        for v in versions:
+            if not _VERSION.fullmatch(v[0] if v else ""):
+                raise ValueError(f"{' '.join(v)[:60]!r} is no version")
         return cls(
             answer.get("machine"), answer.get("kernel"), words[1] if len(words) == 2 else "",
             answer.get("verifier") == "yes", answer.get("trusted") == "yes",
             int(free) * 1024 if free.isdigit() else -1, answer.get("manager"),
-            answer.get("current"), [v.split() for v in answer.all("version")],
-            answer.get("pending"), answer.get("cc") == "yes",
+            answer.get("current"), versions, answer.get("pending"), answer.get("cc") == "yes",
         )  # fmt: skip
 
 
@@ -366,7 +395,8 @@ class Deployment:
     def _step(self, name: str) -> Iterator[None]:
         since = time.monotonic()
         try:
-            yield
+            with nullcontext() if name == "build" else understood():  # that is made here
+                yield
         except ZgedgeError as e:
             e.args = (f"{name}: {e.message}",)
             self.found["reason"] = e.message
@@ -377,7 +407,7 @@ class Deployment:
         request, agent = self.request, self.agent
         with self._step("connect"):
             agent.connect()
-            facts = _Facts.of(agent.call("facts"))
+            facts = self._facts()
             self.found["root"] = agent.root
             self.say(f"Connected to {request.target.host}: {facts.kernel}, "
                      f"Python {facts.python or 'none'}.")  # fmt: skip
@@ -391,7 +421,7 @@ class Deployment:
             lock = agent.locked(self.say)
             lock.__enter__()
         try:
-            self._locked(facts, runtime)
+            self._locked(runtime)
         finally:
             lock.__exit__(None, None, None)
 
@@ -447,15 +477,19 @@ class Deployment:
                      f"wheels need {profile.libc}.")  # fmt: skip
         return runtime
 
-    def _locked(self, facts: _Facts, runtime: str) -> None:
+    def _facts(self) -> _Facts:
+        with understood():
+            return _Facts.of(self.agent.call("facts"))
+
+    def _locked(self, runtime: str) -> None:
         request, agent = self.request, self.agent
-        if facts.pending:  # until the lock was taken the board may have looked at it
-            facts = _Facts.of(agent.call("facts"))
+        # Until the lock was taken another deployment, or the board itself, may have changed all.
+        facts = self._facts()
         if facts.pending:
             self.say("The last switch was cut off by a restart of the board; looking at it first.")
             end = agent.step("resolve").get("end")
             self.say(f"It ended as: {end}.")
-            facts = _Facts.of(agent.call("facts"))
+            facts = self._facts()
         with self._step("build"):
             known = [(v[0], v[4]) for v in facts.versions if len(v) == 5]
             made = make(request, runtime, facts.python, known, self.say)
@@ -699,7 +733,7 @@ def service_status(agent: Agent) -> dict[str, Any] | None:
     try:
         answer = agent.call("ask", input=b'{"op": "status"}\n', timeout=60)
         reply = json.loads(answer.replies[0])
-    except (DeployError, ValueError, IndexError):
+    except (DeployError, ValueError, IndexError, RecursionError):
         return None
     return reply if isinstance(reply, dict) and reply.get("ok") else None
 
@@ -710,4 +744,7 @@ def remember(target: Target, profile: Profile) -> None:
     if target.board is not None:
         boards.used(target.board)
     elif boards.NAME.fullmatch(known):
-        boards.add(boards.Board(known, target.host, profile.name, target.ssh_config, target.port))
+        config = target.ssh_config
+        if config not in (None, "none"):  # ssh's word for no file at all
+            config = os.path.abspath(config)
+        boards.add(boards.Board(known, target.host, profile.name, config, target.port))

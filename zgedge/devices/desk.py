@@ -27,15 +27,17 @@ SLOTS = ("slot-a", "slot-b")
 def service(
     target: Target, name: str | None, transport: Transport | None = None
 ) -> Iterator[Agent]:
-    """The agent of a service on a board: the one of that name, else the only one there."""
+    """The agent of a service on a board: the one of that name, else the only one there. What goes
+    wrong with what the board says, also in printing it, is a DeployError."""
     root = profiles.load(target.device).root if target.device else deploy.DEFAULT_ROOT
     own = transport is None
     carrier: Transport = target.remote() if transport is None else transport
     try:
-        agent = Agent(carrier, root, name or "-")
-        if name is None:
-            agent.name = _only(target, agent.call("names").all("name"))
-        yield agent
+        with deploy.understood():
+            agent = Agent(carrier, root, name or "-")
+            if name is None:
+                agent.name = _only(target, agent.call("names").all("name"))
+            yield agent
     finally:
         if own:
             carrier.close()
@@ -70,7 +72,8 @@ def ask(agent: Agent, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]
         out += [json.loads(reply) for reply in replies]
     for reply in out:
         if not reply.pop("ok"):
-            raise ZgedgeError(reply.get("error") or "It was refused.", reply.get("hint"))
+            hint = reply.get("hint")
+            raise ZgedgeError(str(reply.get("error") or "It was refused."), hint and str(hint))
     return out
 
 
@@ -78,6 +81,9 @@ def status(agent: Agent) -> dict[str, Any]:
     """Everything that a board says of a service, and of itself."""
     answer = agent.call("status", timeout=60)
     told = answer.get("service", "none")
+    reply = None if told == "none" else json.loads(told)
+    if not isinstance(reply, dict | None):
+        raise ValueError("the status of the service is none")
     current = answer.get("current")
     versions = [v.split() for v in answer.all("version")]
     of_current = next((v for v in versions if v[0] == current and len(v) == 5), [""] * 5)
@@ -92,7 +98,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "throttled": throttling(answer.get("throttled")),
         "free_bytes": int(free) * 1024 if free.isdigit() else None,
         "memory_bytes": int(memory) * 1024 if memory.isdigit() else None,
-        "service": None if told == "none" else json.loads(told),
+        "service": reply,
     }  # fmt: skip
 
 

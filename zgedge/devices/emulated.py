@@ -35,7 +35,7 @@ from types import TracebackType
 
 from zgedge.devices import boards
 from zgedge.devices.debian import KEYRING, Apt, unpack
-from zgedge.devices.places import cache_folder
+from zgedge.devices.places import cache_folder, make_folder
 from zgedge.errors import UsageError, ZgedgeError
 
 RECIPE = 2  # counted up where roots that were built earlier are not good any more
@@ -566,20 +566,23 @@ def bring_up(
     """The person's own board of that kind and name, running and among their boards; and whether it
     had to be started. It goes on after this process. `new`: with an empty disk. Raises UsageError,
     and ZgedgeError where no board can be emulated."""
-    there = running_board(kind, name)
-    fresh = new or there is None or not there.running
-    if fresh:
-        if why := unavailable():
-            raise ZgedgeError(f"No board can be emulated here: {why}.")
-        if there is not None:
-            there.stop()
-        folder = _place(name or kind)
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        there = Emulated(kind, name=name or kind, folder=folder)
-        there.start(detached=True, progress=progress)
-    assert there is not None
-    boards.add(boards.Board(there.host, there.host, kind, str(there.ssh_config)))
+    running_board(kind, name)  # says what the name cannot be
+    folder = _place(name or kind)
+    make_folder(folder.parent)
+    with _locked(folder.with_name(f".{folder.name}.lock")):  # no board's name begins so
+        there = running_board(kind, name)
+        fresh = new or there is None or not there.running
+        if fresh:
+            if why := unavailable():
+                raise ZgedgeError(f"No board can be emulated here: {why}.")
+            if there is not None:
+                there.stop()
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+            there = Emulated(kind, name=name or kind, folder=folder)
+            there.start(detached=True, progress=progress)
+        assert there is not None
+        boards.add(boards.Board(there.host, there.host, kind, str(there.ssh_config)))
     return there, fresh
 
 

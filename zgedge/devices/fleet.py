@@ -115,6 +115,8 @@ def roll_out(
                 entry["error"] = found["reason"]
         except ZgedgeError as e:
             entry["outcome"], entry["error"], entry["hint"] = "failed", e.message, e.hint
+        except Exception as e:  # whatever it is: what came of the boards before it is not lost
+            entry["outcome"], entry["error"] = "failed", f"{type(e).__name__}: {e}"
         entry["seconds"] = round(time.monotonic() - since, 1)
         if entry["outcome"] not in GOOD:
             stopped = line.host

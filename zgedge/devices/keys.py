@@ -107,12 +107,15 @@ def new(comment: str) -> Key:
 
 
 def make_own(say: Callable[[str], None], key: str | None = None) -> None:
-    """Make the key of a desk that has none, and say so; one that is named must be there."""
+    """Make the key of a desk that has none, and say so; one that is named must be there. The desk
+    trusts its own in any case: that may have been cut off when it was made."""
     if key is not None:
         public(key)
     elif not own_path().exists():
         made = new(f"{getpass.getuser()}@{socket.gethostname()}")
         say(f"Made this desk's key: {fingerprint(made)} in {own_path()}.")
+    else:
+        trust(own())
 
 
 def trusted() -> list[Key]:
@@ -123,8 +126,20 @@ def trusted() -> list[Key]:
         return []
     except OSError as e:
         raise ZgedgeError(f"Cannot read {trusted_path()}: {e.strerror}.") from e
+    except UnicodeDecodeError as e:
+        raise _damaged(str(e)) from e
     head = f"{SIGNER} {OPTIONS} "
-    return [parse(line[len(head) :]) for line in lines if line.startswith(head)]
+    try:
+        return [parse(line[len(head) :]) for line in lines if line.startswith(head)]
+    except UsageError as e:
+        raise _damaged("a line of it has no key") from e
+
+
+def _damaged(why: str) -> ZgedgeError:
+    return ZgedgeError(
+        f"{trusted_path()} is damaged: {why}.",
+        "Mend it, or remove it and let others in again with: zgedge key trust KEY.pub.",
+    )
 
 
 def trust(key: Key) -> bool:

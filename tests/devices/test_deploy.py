@@ -25,7 +25,7 @@ from tests.devices.local import Poller, cut_off, local
 from zgedge.devices import bundle, deploy, keys, wheels
 from zgedge.devices import desk as desks
 from zgedge.devices.agent import _PUT as PUT
-from zgedge.devices.agent import Agent, DeployError
+from zgedge.devices.agent import SCRIPT, Agent, DeployError
 from zgedge.errors import RemoteError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 
@@ -44,6 +44,14 @@ def until(come: Callable[[], bool], seconds: float = 30) -> None:
 
 def agent(desk: Desk) -> Agent:
     return Agent(desk.board, "/opt/zgedge", "m")
+
+
+def take_place(version: Path, script: str) -> None:
+    """Put a shell's script in the place of a version's program, which may be running."""
+    program = version / "bin" / "zgedge-native"
+    program.unlink()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
 
 
 @pytest.fixture
@@ -239,6 +247,18 @@ def test_a_switch_goes_on_and_back_without_the_desk(served: Desk) -> None:
     until(lambda: not (served.board.root / "m" / "pending").exists())
 
 
+def test_the_lock_stays_while_the_board_is_at_work_without_its_desk(served: Desk) -> None:
+    served.board.drop["change"] = 0.5
+    with pytest.raises(RemoteError):
+        served.deploy(1, watch=4)
+    # The desk is gone, and could say so: another one is still kept out.
+    assert "unlock" in served.board.words
+    assert "error locked" in served.board.agent("lock", "elsewhere.1.00000000").text
+    # One from here waits for it by itself.
+    assert served.deploy(1)["outcome"] == "unchanged"
+    assert not (served.board.root / "m" / "lock").exists()
+
+
 @pytest.mark.parametrize("after", [pytest.param(0.15, marks=pytest.mark.slow), 1.2])
 def test_the_board_restarts_during_the_switch(served: Desk, after: float) -> None:
     served.board.crash["change"] = after
@@ -275,6 +295,30 @@ def test_the_board_judges_by_itself_a_switch_that_its_end_cut_off(served: Desk, 
     until(lambda: served.board.answers("m"))
     said = (folder / "history").read_text().splitlines()[-1]
     assert said.startswith(f"{new} healthy" if good else f"{new} rolled back to {old}: ")
+
+
+def test_a_version_with_which_the_board_does_not_stay_up_is_taken_back(served: Desk) -> None:
+    old = served.board.current()
+    assert served.deploy(1)["outcome"] == "healthy"
+    new = served.board.current()
+    folder = served.board.root / "m"
+    pending = folder / "pending"
+    pending.write_text(f"{new} {old} an-earlier-boot 30 - - 0\n")
+    os.chown(pending, served.board.owner(), -1)
+    for boots in (1, 2):
+        served.board.kill_all()
+        shutil.rmtree(folder / "lock", ignore_errors=True)  # of an earlier boot
+        served.board.start("m")
+        until(lambda n=boots: pending.read_text().split()[6:] == [str(n)])  # type: ignore[misc]
+        assert served.board.current() == new
+    served.board.kill_all()
+    shutil.rmtree(folder / "lock")
+    served.board.start("m")
+    until(lambda: not pending.exists())
+    assert served.board.current() == old
+    said = f"{new} rolled back to {old}: the board started again 3 times with it"
+    until(lambda: (folder / "history").read_text().splitlines()[-1] == said)
+    until(lambda: served.board.answers("m"))
 
 
 def test_a_switch_that_goes_on_is_not_judged_by_a_start(served: Desk) -> None:
@@ -346,6 +390,98 @@ def test_a_service_that_crashes_after_its_start_is_taken_back(served: Desk) -> N
     assert "rolled back" in (served.board.root / "m" / "history").read_text()
     served.program = None
     assert served.deploy(1)["outcome"] == "healthy"
+
+
+def test_a_version_that_fails_anew_makes_room_for_the_one_before(served: Desk) -> None:
+    old = served.board.current()
+    assert served.deploy(1)["outcome"] == "healthy"
+    served.board.env["ZGEDGE_START"] = "2"
+    take_place(served.board.root / "m" / "current", "exit 3")
+    version = served.board.current()
+    served.board.kill_all()
+    one = agent(served)
+    with one.locked(print):
+        end = one.step("change", version, "1", "-").get("end")
+    assert end == f"rolled-back {old} answers"
+    assert served.board.current() == old
+    assert served.board.ask({"op": "status"})["ok"]
+
+
+def test_nothing_is_said_to_serve_that_does_not_answer(served: Desk) -> None:
+    served.board.env["ZGEDGE_START"] = "2"
+    served.program = served.wrapped({"run": "exit 3"})
+    take_place(served.board.root / "m" / "current", "exit 3")
+    found = served.deploy(1)
+    assert (found["outcome"], found["serves"]) == ("rolled-back", False)
+    with pytest.raises(DeployError, match="is back, and does not answer"):
+        deploy.raise_for(found)
+
+
+def test_a_disk_that_was_filled_meanwhile_holds_no_way_back_up(served: Desk) -> None:
+    """Copies and lists cannot be written any more, links and removals can."""
+    before = served.board.current()
+    served.board.env["ZGEDGE_START"] = "2"
+    served.program = served.wrapped({"run": "exit 3"})
+    full = served.board.home / "full"
+    for tool in ("cp", "tail"):
+        served.board.tool(tool, f"[ -e {full} ] || exec /usr/bin/{tool} \"$@\"\n"
+                          'echo "No space left on device" >&2; exit 1')  # fmt: skip
+    # It is full once the new version is in place, and stays so.
+    served.board.tool("ln", f'case "$*" in *current.new*) : >{full} ;; esac; exec /usr/bin/ln "$@"')
+    with pytest.raises(ZgedgeError):
+        served.deploy(1)
+    until(lambda: not (served.board.root / "m" / "pending").exists())
+    assert served.board.current() == before
+    until(lambda: served.board.answers("m"))
+    # What starts it is whole.
+    assert (served.board.root / "m" / "init").read_text().endswith("esac\n")
+
+
+def test_a_program_that_does_not_end_is_ended(served: Desk) -> None:
+    script = served.board.home / "limits.sh"
+    text = Path(SCRIPT).read_text()
+    names = ("line_of() {", "uptime_now() {"), ("runtime() {", "do_install() {")
+    parts = [text[text.index(first) : text.index(after)] for first, after in names]
+    call = 'within 1 runtime "$1" version || echo "code $?"\n'
+    script.write_text("set -eu\n" + "".join(parts) + call)
+    folder = served.board.root / "m" / "current"
+    mark = served.board.home / "hangs"
+    take_place(folder, f"echo $$ >{mark}; exec sleep 31")
+    said = served.board._run(["sh", str(script), str(folder)], b"", 20).text
+    assert said == "code 137\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+def test_versions_that_stay(served: Desk) -> None:
+    """The one that serves, the one before, and two more."""
+    for seed in (1, 2, 3, 4, 0):
+        assert served.deploy(seed)["outcome"] == "healthy"
+    folder = served.board.root / "m" / "versions"
+    assert sorted(int(p.name.split("-")[0]) for p in folder.iterdir()) == [3, 4, 5, 6]
+    one = agent(served)
+    third = next(p.name for p in folder.iterdir() if p.name.startswith("3-"))
+    with one.locked(print):
+        assert one.step("rollback", third, "1").get("end") == f"healthy {third}"
+    # 3 serves and 6 was before it: 4 and 5 are the two more.
+    assert sorted(int(p.name.split("-")[0]) for p in folder.iterdir()) == [3, 4, 5, 6]
+
+
+def test_a_version_that_came_in_part_is_nothing_to_go_back_to(served: Desk) -> None:
+    def cut(word: str, when: str) -> None:
+        if (word, when) == ("put", "before") and served.board.words.count("put") == 2:
+            raise cut_off()
+
+    served.board.cut = cut
+    with pytest.raises(RemoteError):
+        served.deploy(1)
+    served.board.cut = lambda _word, _when: None
+    folder = served.board.root / "m" / "versions"
+    part = next(p.name for p in folder.iterdir() if p.name.startswith("2-"))
+    one = agent(served)
+    with one.locked(print), pytest.raises(DeployError, match="only in part"):
+        one.step("rollback", part, "1")
+    assert served.board.current().startswith("1-")
 
 
 @pytest.mark.slow

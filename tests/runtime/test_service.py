@@ -728,9 +728,34 @@ def test_a_socket_is_there_only_once_it_listens(
     assert seen == [False]
 
 
+def test_sockets_with_names_alike_begin_at_once(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = socket.socket.listen
+    runs: list[Running] = []
+
+    def begin() -> None:
+        runs.append(Running(Service(model, socket=str(tmp_path / "t")), str(tmp_path / "t")))
+
+    def late(self: socket.socket, count: int) -> None:
+        monkeypatch.setattr(socket.socket, "listen", listen)
+        other = threading.Thread(target=begin)
+        other.start()
+        other.join()
+        listen(self, count)
+
+    monkeypatch.setattr(socket.socket, "listen", late)
+    runs.append(Running(Service(model, socket=str(tmp_path / "s")), str(tmp_path / "s")))
+    for run in runs:
+        assert run.ask(op="status")["ok"]
+        run.stop()
+    assert len(runs) == 2
+
+
 def test_a_start_that_was_cut_off_leaves_nothing_in_the_way(model: str, tmp_path: Path) -> None:
+    beside = f".{os.getpid()}.{threading.get_native_id()}"  # until it listens
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "~"))  # what stands beside "s" until it listens
+        left.bind(str(tmp_path / beside))
     run = Running(Service(model, socket=str(tmp_path / "s")), str(tmp_path / "s"))
     assert run.ask(op="status")["ok"]
     assert [p.name for p in tmp_path.iterdir() if p.is_socket()] == ["s"]

@@ -201,7 +201,7 @@ class Agent:
         self,
         *words: str,
         input: bytes | None = None,
-        timeout: float = STEP_SECONDS,
+        timeout: float | None = STEP_SECONDS,
         progress: Progress | None = None,
         source: BinaryIO | None = None,
         size: int = 0,

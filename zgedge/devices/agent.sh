@@ -22,10 +22,11 @@ esac
 SILENCE=60 # seconds after which a deployment that says nothing is taken over
 START=${ZGEDGE_START:-60} # seconds that a service may take until it answers
 HISTORY=50 # lines of it that are kept
+BOOTS=3 # that a version which is watched may need
 
 BUNDLE='' # that is being unpacked; what is refused does not stay
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$*" 2>/dev/null || :; } # where what it goes to is full, work goes on
 fail() {
     [ -z "$BUNDLE" ] || rm -rf "$BUNDLE" "$S/incoming/work" "$S/versions/part"
     say "error $*"
@@ -82,10 +83,11 @@ uptime_now() {
     say "${up%%.*}"
 }
 boot_id() { cat /proc/sys/kernel/random/boot_id 2>/dev/null || say none; }
-born() { # when a process started, in ticks since the boot; fails where it is gone
+born() { # when a process started, in ticks since the boot; fails where it has ended
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
     # shellcheck disable=SC2086 # words
     set -- ${stat##*) }
+    case $1 in Z | X) return 1 ;; esac
     shift 19
     say "$1"
 }
@@ -192,6 +194,8 @@ keep_lock() { # token: it must still be ours
 }
 drop_lock() { # token
     read_owner
+    # Where the desk left in the middle of a step, that goes on, and the lock stays its own.
+    if [ "$o_alive" = yes ] && [ "$o_pid" != $$ ]; then return 0; fi
     if [ "$o_token" = "$1" ]; then
         rm -rf "$S/lock.gone"
         mv "$S/lock" "$S/lock.gone"
@@ -473,16 +477,16 @@ here() { # a version that is installed: sets V
     version_like "$1" && [ -f "$S/versions/$1/MANIFEST" ] || fail missing "there is no version $1 here"
     V=$S/versions/$1
 }
-runtime() { # of a version's folder: run its program
+runtime() { # of a version's folder: become its program, which takes this shell's place
     folder=$1
     shift
     if [ "$(line_of runtime "$folder/MANIFEST")" = native ]; then
-        "$folder/bin/zgedge-native" "$@"
+        exec "$folder/bin/zgedge-native" "$@"
     else
-        "$folder/venv/bin/python" -I -m zgedge.runtime.board "$@"
+        exec "$folder/venv/bin/python" -I -m zgedge.runtime.board "$@"
     fi
 }
-within() { # seconds command...: where there is a `timeout`
+within() { # seconds command...: it is ended then
     seconds=$1
     shift
     "$@" &
@@ -642,21 +646,24 @@ K
         fi
     fi
     group=$(id -gn "$user")
-    chown -R "$user:$group" "$S/run" "$S/state"
+    chown -hR "$user:$group" "$S/run" "$S/state"
     chmod 750 "$S/state"
     chmod 755 "$S/run"
 }
 judge_unit() { say "zgedge-$NAME-judge.service"; }
-place_service() { # version's folder
+place() { # file path: a copy takes the place of what is there as a whole, or not at all
+    cp "$1" "$2.new" && mv -f "$2.new" "$2" && return
+    rm -f "$2.new"
+    return 1
+}
+place_service() { # version's folder; fails, and leaves what is there, where it cannot be written
     owners "$1"
     if [ "$0" != "$S/agent.sh" ]; then
-        cp "$0" "$S/agent.sh.new"
-        mv -f "$S/agent.sh.new" "$S/agent.sh"
+        place "$0" "$S/agent.sh" || return 1
     fi
     case $(kind_of "$1") in
         systemd*)
-            cp "$1/service" "/etc/systemd/system/$(unit).new"
-            cat >"/etc/systemd/system/$(judge_unit)" <<U
+            cat >"$S/judge.new" <<U || return 1
 [Unit]
 Description=zgedge: $NAME, after a switch that was cut off
 ConditionPathExists=$S/pending
@@ -666,14 +673,15 @@ ExecStart=/bin/sh $S/agent.sh $ROOT $NAME boot
 [Install]
 WantedBy=multi-user.target
 U
-            mv -f "/etc/systemd/system/$(unit).new" "/etc/systemd/system/$(unit)"
-            systemctl daemon-reload
-            systemctl -q enable "$(unit)" "$(judge_unit)"
+            place "$S/judge.new" "/etc/systemd/system/$(judge_unit)" || return 1
+            rm -f "$S/judge.new"
+            place "$1/service" "/etc/systemd/system/$(unit)" || return 1
+            systemctl daemon-reload || return 1
+            systemctl -q enable "$(unit)" "$(judge_unit)" || return 1
             ;;
         *)
-            cp "$1/service" "$S/init.new"
-            chmod 755 "$S/init.new"
-            mv -f "$S/init.new" "$S/init"
+            place "$1/service" "$S/init" || return 1
+            chmod 755 "$S/init"
             if [ "$(id -u)" = 0 ] && [ -d /etc/init.d ]; then
                 ln -sf "$S/init" "/etc/init.d/zgedge-$NAME"
                 update-rc.d "zgedge-$NAME" defaults >/dev/null 2>&1 || rc-update add "zgedge-$NAME" >/dev/null 2>&1 || :
@@ -687,16 +695,13 @@ control() { # start|stop|restart
         *) sh "$S/init" "$1" ;;
     esac </dev/null >/dev/null 2>&1
 }
-ask() { # standard input: requests, a line each
-    within 15 runtime "$S/current" ask "$S/run/socket" --timeout 5 2>/dev/null
-}
 ask_status() {
     reply=$(printf '{"op": "status"}\n' | ask_lines) || return 1
     case $reply in *'"ok": true'* | *'"ok":true'*) ;; *) return 1 ;; esac
 }
-ask_lines() { # as `ask`, for a pipe: a job in the background has no standard input of its own
+ask_lines() ( # standard input: requests, a line each
     runtime "$S/current" ask "$S/run/socket" --timeout 5 2>/dev/null
-}
+)
 digits_of() { # the number behind a key of a reply, without its fraction; not from the learner's part
     printf '%s\n' "${reply%%'"learner"'*}" | sed -n "s/.*\"$1\": *\\([0-9][0-9]*\\).*/\\1/p"
 }
@@ -729,9 +734,9 @@ point() { # at a version: the one moment in which one takes the other's place
     mv -T "$S/current.new" "$S/current"
     settle
 }
-remember() {
-    { cat "$S/history" 2>/dev/null || :; say "$*"; } | tail -n $HISTORY >"$S/history.new"
-    mv -f "$S/history.new" "$S/history"
+remember() { # what a full disk has no room for is not worth a switch
+    { { cat "$S/history" 2>/dev/null || :; say "$*"; } | tail -n $HISTORY >"$S/history.new"; } 2>/dev/null || :
+    if [ -s "$S/history.new" ]; then mv -f "$S/history.new" "$S/history"; fi
 }
 
 # Watch the service for so many seconds; sets bad to what is wrong with it, or to nothing.
@@ -789,7 +794,7 @@ watch_health() { # version's folder, seconds, least right rows in percent of the
 change() { # version seconds least
     target=$1 seconds=$2 least=$3
     here "$target"
-    old=$(current current) accuracy=-
+    old=$(current current) accuracy=- boots=0
     if [ -n "$old" ] && ask_status; then
         window=$(digits_of window)
         [ "${window:-0}" -lt 50 ] || accuracy=$(share_of accuracy)
@@ -802,17 +807,25 @@ change() { # version seconds least
         fi
     fi
     if [ ! -f "$V/rows" ]; then least=-; fi
-    # What a judge needs after the power went in the middle, too.
-    printf '%s %s %s %s %s %s\n' "$target" "${old:--}" "$(boot_id)" "$seconds" "$least" "$accuracy" >"$S/pending.new"
-    mv -f "$S/pending.new" "$S/pending"
+    # Where it is the one that runs already, the one before is what is left to go back to.
+    if [ "$old" = "$target" ]; then old=$(current previous); fi
+    note_pending "$(boot_id)"
     place_service "$V"
     point "$target"
     say "switched $target"
     control restart || :
     judge
 }
-judge() { # the version `target`: whether it stays, by `old`, `seconds`, `least` and `accuracy`
-    watch_health "$V" "$seconds" "$least" "$accuracy"
+note_pending() { # boot: what a judge needs after the power went in the middle, too
+    printf '%s %s %s %s %s %s %s\n' "$target" "${old:--}" "$1" "$seconds" "$least" "$accuracy" "$boots" >"$S/pending.new"
+    mv -f "$S/pending.new" "$S/pending"
+}
+judge() { # the version `target`: whether it stays, by `old`, `seconds`, `least`, `accuracy` and `boots`
+    if [ "${boots:-0}" -ge $BOOTS ]; then
+        bad="the board started again $boots times with it"
+    else
+        watch_health "$V" "$seconds" "$least" "$accuracy"
+    fi
     if [ -z "$bad" ]; then
         before "$old"
         rm -f "$S/pending"
@@ -836,7 +849,10 @@ before() { # version: where a plain rollback goes, known to be better than what 
     fi
 }
 go_back() { # version, why
-    place_service "$S/versions/$1"
+    # A disk that was filled meanwhile holds nobody up: what the switch itself needs no more goes, and
+    # what starts the service mostly is what it was.
+    make_room
+    place_service "$S/versions/$1" || :
     point "$1"
     control restart || :
     if awaken; then back=answers; else back=silent; fi
@@ -853,20 +869,30 @@ withdraw() { # why: there is no version to go back to
     say "end withdrawn $target"
 }
 prune() { # old versions: the current one, the one before and two more stay
-    keep=" $(current current) $(current previous) $(versions | tail -n 2 | tr '\n' ' ')"
-    for v in $(versions); do
-        case $keep in *" $v "*) ;; *) rm -rf "$S/versions/$v" ;; esac
+    serving=" $(current current) $(current previous) "
+    others=$(versions | while read -r v; do
+        case $serving in *" $v "*) ;; *) say "$v" ;; esac
+    done)
+    # shellcheck disable=SC2086 # words
+    set -- $others
+    while [ $# -gt 2 ]; do
+        rm -rf "${S:?}/versions/$1"
+        shift
     done
+    make_room
+}
+make_room() { # what came to be installed, and is
     sweep "$S/incoming/*.zgb"
     sweep "$S/incoming/*.part"
+    rm -rf "$S/incoming/work" "$S/incoming/copy"
 }
 resolve() { # a switch that was cut off, mostly by the end of the board's power
-    read -r target old _ seconds least accuracy <"$S/pending" || :
+    read -r target old _ seconds least accuracy boots <"$S/pending" || :
     now=$(current current)
     if [ "$now" != "$target" ]; then
         # What starts the service may be the other version's already.
         if [ -n "$now" ]; then
-            place_service "$S/versions/$now"
+            place_service "$S/versions/$now" || :
             control restart || :
         fi
         rm -f "$S/pending"
@@ -893,6 +919,7 @@ apart() { # token function arguments...: run it apart from the connection, and p
 }
 do_change() { # token version seconds least
     here "$2"
+    : >"$V/ready" # all that belongs to it has come
     apart "$1" change "$2" "$3" "$4"
 }
 do_resolve() { # token
@@ -907,7 +934,12 @@ follow() { # pid: pass on what a change says until it ends
         while IFS= read -r line; do
             say "$line"
             seen=$((seen + 1))
-            case $line in end' '*) return ;; esac
+            case $line in
+                end' '*)
+                    wait "$1" 2>/dev/null || :
+                    return
+                    ;;
+            esac
         done <"$log.new"
         [ $gone = no ] || fail broken "the switch ended: $(last_line "$(cat "$log.err")")"
         sleep 0.3 2>/dev/null || sleep 1
@@ -920,6 +952,10 @@ do_boot() { # after the board has started: judge a switch that the end of its po
     [ "$boot" != "$(boot_id)" ] || return 0
     take_lock "board.$$"
     trap 'drop_lock "board.$$"' EXIT
+    # A version with which the board does not stay up would be judged for ever.
+    read -r target old boot seconds least accuracy boots <"$S/pending" || :
+    boots=$((${boots:-0} + 1))
+    note_pending "$boot"
     resolve >"$S/change.log" 2>"$S/change.log.err"
 }
 
@@ -928,6 +964,8 @@ do_rollback() { # token version|- seconds
     if [ "$to" = - ]; then to=$(current previous); fi
     [ -n "$to" ] || fail nothing "there is no version before"
     [ "$to" != "$(current current)" ] || fail nothing "$to runs already"
+    here "$to"
+    [ -f "$V/ready" ] || fail missing "version $to came only in part"
     do_change "$1" "$to" "$3" -
 }
 

@@ -39,6 +39,7 @@ DEFAULT_ROOT = "/opt/zgedge"
 OLDEST_PYTHON = (3, 10)
 USER = "zgedge"  # whom services run as where there are root rights
 WATCH = 20.0  # seconds
+BESIDE_WATCH = 600.0  # seconds that a switch may take besides: a slow board restarts its service
 ASKED = 16  # golden samples that the service is asked
 ROWS = 100  # of the person's rows
 # Findings of the check that a deployment has a more exact word for, before or after it.
@@ -376,7 +377,7 @@ class Deployment:
             "model": request.model, "version": None, "runtime": None, "root": None,
             "outcome": "failed", "steps": [], "bundle_bytes": None, "copied_bytes": None,
             "golden": None, "predicted": None, "state": None, "before": None, "rows": None,
-            "reason": None, "back_to": None, "seconds": None,
+            "reason": None, "back_to": None, "serves": None, "seconds": None,
         }  # fmt: skip
 
     def run(self) -> dict[str, Any]:
@@ -487,7 +488,8 @@ class Deployment:
         facts = self._facts()
         if facts.pending:
             self.say("The last switch was cut off by a restart of the board; looking at it first.")
-            end = agent.step("resolve").get("end")
+            # For as long as that switch was to be watched.
+            end = agent.step("resolve", timeout=None).get("end")
             self.say(f"It ended as: {end}.")
             facts = self._facts()
         with self._step("build"):
@@ -671,7 +673,7 @@ class Deployment:
         least = getattr(self, "_least", "-")
         answer = self.agent.step(
             "change", version, str(round(request.watch)), least,
-            timeout=request.watch + 600,
+            timeout=request.watch + BESIDE_WATCH,
         )  # fmt: skip
         self.found.update(told_of_change(answer))
         if self.found["outcome"] == "healthy":
@@ -688,6 +690,7 @@ def told_of_change(answer: Answer) -> dict[str, Any]:
         "before": [int(n) for n in answer.get("before").split()] or None,
         "rows": [int(n) for n in answer.get("rows").split()] or None,
         "back_to": words[1] if outcome == "rolled-back" else None,
+        "serves": words[2:] != ["silent"] if outcome == "rolled-back" else None,
     }
 
 
@@ -703,8 +706,9 @@ def _usable(python: str) -> bool:
 def raise_for(found: dict[str, Any]) -> None:
     """Raise DeployError for a deployment that went back by itself."""
     if found["outcome"] == "rolled-back":
+        serves = "serves again" if found["serves"] else "is back, and does not answer"
         raise DeployError(
-            f"The new version fell short: {found['reason']}. {found['back_to']} serves again.",
+            f"The new version fell short: {found['reason']}. {found['back_to']} {serves}.",
             _why(found), "rolled-back",
         )  # fmt: skip
     if found["outcome"] not in ("healthy", "unchanged"):

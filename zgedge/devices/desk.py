@@ -120,7 +120,9 @@ def throttling(told: str) -> list[str] | None:
 def rollback(agent: Agent, version: str | None, seconds: float, say: Say) -> dict[str, Any]:
     """Go back to an installed version, the one before by itself, and see that it answers."""
     with agent.locked(say):
-        answer = agent.step("rollback", version or "-", str(round(seconds)))
+        answer = agent.step(
+            "rollback", version or "-", str(round(seconds)), timeout=seconds + deploy.BESIDE_WATCH
+        )
     return deploy.told_of_change(answer)
 
 

@@ -202,7 +202,8 @@ stop() {
 case ${1:-} in
     start)
         locked
-        start || exit $?
+        code=0
+        start || code=$?
         # A switch that the end of the power cut off is judged by the board itself.
         if [ -f "$S/pending" ] && [ -f "$S/agent.sh" ]; then
             (
@@ -210,6 +211,7 @@ case ${1:-} in
                 exec sh "$S/agent.sh" "${S%/*}" "$NAME" boot
             ) </dev/null >/dev/null 2>&1 &
         fi
+        exit $code
         ;;
     stop)
         locked

@@ -12,6 +12,7 @@ import os
 import selectors
 import socket
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ CLIENTS = 16
 REQUESTS = 16  # of a client between two ticks
 UNREAD = 64 * 1024  # bytes of replies beyond which no more requests are read
 MODE = 0o660
+LONGEST = 107  # bytes of a socket's path (unix(7))
 
 # Gets each line, or why it could not be read, and gives what is replied as JSON.
 Handler = Callable[[bytes | LineError], dict[str, Any]]
@@ -191,14 +193,22 @@ def _listen(path: str) -> socket.socket:
     """A socket that listens at `path`.
 
     Its file appears there only once it listens: between `bind` and `listen` a client would be
-    refused, and another service would take it for one that is left over.
+    refused, and another service would take it for one that is left over. Until then it has a name
+    of its own beside it, which no other process and no other thread takes.
     """
+    if len(os.fsencode(path)) > LONGEST:
+        raise UsageError(
+            f"The path of the socket has {len(os.fsencode(path))} bytes; {LONGEST} is the most.",
+            "Name a shorter one with --socket.",
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # No longer than `path`, so that the same paths are too long.
-    beside = path[:-1] + ("-" if path.endswith("~") else "~")
+    folder = -1
     try:
         try:
             _free(path)
+            folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY)
+            # Through the folder, since its own path may leave no room for a name.
+            beside = f"/proc/self/fd/{folder}/.{os.getpid()}.{threading.get_native_id()}"
             _free(beside)
             # Nobody else may connect before the mode is as it should be.
             mask = os.umask(0o777 & ~MODE)
@@ -212,11 +222,16 @@ def _listen(path: str) -> socket.socket:
             finally:
                 os.unlink(beside)
         except OSError as e:
-            raise _error(path, e) from e
+            raise ZgedgeError(
+                f"Cannot listen at {path}: {e.strerror or e}.", "Name another path with --socket."
+            ) from e
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
+    finally:
+        if folder >= 0:
+            os.close(folder)
     return sock
 
 
@@ -237,17 +252,6 @@ def _free(path: str) -> None:
         except TimeoutError:
             pass
     raise ZgedgeError(f"Another service answers at {path}.", "Stop it, or name another --socket.")
-
-
-def _error(path: str, e: OSError) -> ZgedgeError:
-    if "too long" in str(e):
-        return UsageError(
-            f"The path of the socket has {len(os.fsencode(path))} bytes; 107 is the most.",
-            "Name a shorter one with --socket.",
-        )
-    return ZgedgeError(
-        f"Cannot listen at {path}: {e.strerror or e}.", "Name another path with --socket."
-    )
 
 
 def ask(path: str, requests: Iterator[dict[str, Any]], timeout: float = 10) -> Iterator[Any]:

@@ -904,7 +904,8 @@ static int free_path(const struct sockaddr_un *address, uint32_t bytes, zgn_erro
 }
 
 /* The socket's file appears at `path` only once it listens: between `bind` and `listen` a client would be
- * refused, and another service would take it for one that is left over. */
+ * refused, and another service would take it for one that is left over. Until then it has a name of its own
+ * beside it, which no other process takes; through the folder, since its own path may leave no room for a name. */
 static int listen_at(const char *path, zgn_error *e) {
     struct sockaddr_un address, beside;
     const uint32_t bytes = zgn_address(&address, path, false);
@@ -912,27 +913,39 @@ static int listen_at(const char *path, zgn_error *e) {
         return zgn_fail(e, ZGN_USAGE, "Name a shorter one with --socket.",
                         "The path of the socket has %zu bytes; 107 is the most.", strlen(path));
     }
-    beside = address; /* no longer than `path`, so that the same paths are too long */
-    char *last = beside.sun_path + strlen(path) - 1;
-    *last = *last == '~' ? '-' : '~';
     int code = free_path(&address, bytes, e);
-    if (code == ZGN_OK) {
-        code = free_path(&beside, bytes, e);
-    }
     if (code != ZGN_OK) {
         return code;
     }
-    it.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    /* Nobody else may connect before the mode is as it should be. */
-    const mode_t mask = umask(0117);
-    const bool bound = it.listener >= 0 && bind(it.listener, (const struct sockaddr *)&beside, (socklen_t)bytes) == 0;
+    char parent[sizeof address.sun_path];
+    const char *slash = strrchr(path, '/');
+    (void)snprintf(parent, sizeof parent, "%.*s", slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path),
+                   slash == NULL ? "." : path);
+    const int folder = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
     int error = errno;
-    (void)umask(mask);
     struct stat about;
-    if (bound) {
-        const bool linked = listen(it.listener, CLIENTS) == 0 && link(beside.sun_path, path) == 0;
-        error = linked && stat(path, &about) == 0 ? 0 : errno;
-        (void)unlink(beside.sun_path);
+    if (folder >= 0) {
+        char name[64];
+        (void)snprintf(name, sizeof name, "/proc/self/fd/%d/.%ld", folder, (long)getpid());
+        const uint32_t taken = zgn_address(&beside, name, false);
+        code = free_path(&beside, taken, e);
+        if (code != ZGN_OK) {
+            (void)close(folder);
+            return code;
+        }
+        it.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        /* Nobody else may connect before the mode is as it should be. */
+        const mode_t mask = umask(0117);
+        const bool bound =
+            it.listener >= 0 && bind(it.listener, (const struct sockaddr *)&beside, (socklen_t)taken) == 0;
+        error = errno;
+        (void)umask(mask);
+        if (bound) {
+            const bool linked = listen(it.listener, CLIENTS) == 0 && link(beside.sun_path, path) == 0;
+            error = linked && stat(path, &about) == 0 ? 0 : errno;
+            (void)unlink(beside.sun_path);
+        }
+        (void)close(folder);
     }
     if (error != 0) {
         return zgn_fail(e, ZGN_FAILED, "Name another path with --socket.", "Cannot listen at %s: %s.", path,

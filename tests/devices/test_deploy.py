@@ -297,6 +297,7 @@ def test_the_board_judges_by_itself_a_switch_that_its_end_cut_off(served: Desk, 
     assert said.startswith(f"{new} healthy" if good else f"{new} rolled back to {old}: ")
 
 
+@pytest.mark.slow
 def test_a_version_with_which_the_board_does_not_stay_up_is_taken_back(served: Desk) -> None:
     old = served.board.current()
     assert served.deploy(1)["outcome"] == "healthy"
@@ -392,6 +393,7 @@ def test_a_service_that_crashes_after_its_start_is_taken_back(served: Desk) -> N
     assert served.deploy(1)["outcome"] == "healthy"
 
 
+@pytest.mark.slow
 def test_a_version_that_fails_anew_makes_room_for_the_one_before(served: Desk) -> None:
     old = served.board.current()
     assert served.deploy(1)["outcome"] == "healthy"
@@ -407,6 +409,7 @@ def test_a_version_that_fails_anew_makes_room_for_the_one_before(served: Desk) -
     assert served.board.ask({"op": "status"})["ok"]
 
 
+@pytest.mark.slow
 def test_nothing_is_said_to_serve_that_does_not_answer(served: Desk) -> None:
     served.board.env["ZGEDGE_START"] = "2"
     served.program = served.wrapped({"run": "exit 3"})
@@ -453,6 +456,7 @@ def test_a_program_that_does_not_end_is_ended(served: Desk) -> None:
         os.kill(int(mark.read_text()), 0)
 
 
+@pytest.mark.slow
 def test_versions_that_stay(served: Desk) -> None:
     """The one that serves, the one before, and two more."""
     for seed in (1, 2, 3, 4, 0):

@@ -817,8 +817,8 @@ change() { # version seconds least
     judge
 }
 note_pending() { # boot: what a judge needs after the power went in the middle, too
-    printf '%s %s %s %s %s %s %s\n' "$target" "${old:--}" "$1" "$seconds" "$least" "$accuracy" "$boots" >"$S/pending.new"
-    mv -f "$S/pending.new" "$S/pending"
+    printf '%s %s %s %s %s %s %s\n' "$target" "${old:--}" "$1" "$seconds" "$least" "$accuracy" "$boots" >"$S/pending.new" &&
+        mv -f "$S/pending.new" "$S/pending"
 }
 judge() { # the version `target`: whether it stays, by `old`, `seconds`, `least`, `accuracy` and `boots`
     if [ "${boots:-0}" -ge $BOOTS ]; then
@@ -955,7 +955,7 @@ do_boot() { # after the board has started: judge a switch that the end of its po
     # A version with which the board does not stay up would be judged for ever.
     read -r target old boot seconds least accuracy boots <"$S/pending" || :
     boots=$((${boots:-0} + 1))
-    note_pending "$boot"
+    note_pending "$boot" || : # on a full disk the count stays; the judgement is worth more
     resolve >"$S/change.log" 2>"$S/change.log.err"
 }
 

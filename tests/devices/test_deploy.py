@@ -275,8 +275,9 @@ def test_the_board_judges_by_itself_a_switch_that_its_end_cut_off(served: Desk, 
     until(lambda: not pending.exists())
     assert served.board.current() == (new if good else old)
     until(lambda: served.board.answers("m"))
-    said = (folder / "history").read_text().splitlines()[-1]
-    assert said.startswith(f"{new} healthy" if good else f"{new} rolled back to {old}: ")
+    # The board notes it once nothing is pending any more.
+    said = f"{new} healthy" if good else f"{new} rolled back to {old}: "
+    until(lambda: (folder / "history").read_text().splitlines()[-1].startswith(said))
 
 
 def test_a_switch_that_goes_on_is_not_judged_by_a_start(served: Desk) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests import nets
 from tests.cli.conftest import refused, run, run_json
 from tests.devices.desks import NET, Desk, served_board
-from zgedge.devices import boards, desk, fleet, keys
+from zgedge.devices import boards, desk, emulated, fleet, keys
 from zgedge.errors import UsageError, ZgedgeError
 from zgedge.runtime import Model
 
@@ -86,7 +86,11 @@ def test_logs_and_rollback(far: Desk) -> None:
     assert "runs already" in refused("rollback", "--to", found["version"], code=1)
 
 
-def test_dry_run_says_each_step_and_does_none(far: Desk) -> None:
+def test_dry_run_says_each_step_and_does_none(far: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bring_up(*_: object, **__: object) -> None:
+        raise AssertionError("a board was started")
+
+    monkeypatch.setattr(emulated, "bring_up", bring_up)
     far.board.words.clear()
     text = run("deploy", far.model(5), "--dry-run").stdout
     assert [line.split()[1] for line in text.splitlines()] == [

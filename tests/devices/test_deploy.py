@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -293,8 +295,9 @@ def test_the_board_judges_by_itself_a_switch_that_its_end_cut_off(served: Desk, 
     until(lambda: not pending.exists())
     assert served.board.current() == (new if good else old)
     until(lambda: served.board.answers("m"))
-    said = (folder / "history").read_text().splitlines()[-1]
-    assert said.startswith(f"{new} healthy" if good else f"{new} rolled back to {old}: ")
+    # The board notes it once nothing is pending any more.
+    said = f"{new} healthy" if good else f"{new} rolled back to {old}: "
+    until(lambda: (folder / "history").read_text().splitlines()[-1].startswith(said))
 
 
 @pytest.mark.slow
@@ -668,6 +671,20 @@ def test_a_board_learns_its_first_keys_once(desk: Desk, tmp_path: Path) -> None:
     assert desk.deploy(1)["outcome"] == "healthy"
 
 
+def test_no_key_is_taught_without_a_word_where_the_board_changes_its_own(desk: Desk) -> None:
+    told = desk.board.agent("facts").text.replace("trusted no", "trusted yes")
+    desk.board.says = {"facts": told}
+
+    def changes(word: str, when: str) -> None:
+        if (word, when) == ("lock", "before"):
+            desk.board.says = {}
+
+    desk.board.cut = changes
+    with pytest.raises(DeployError, match="trusts no key yet"):
+        desk.deploy(trust=False)
+    assert not (desk.board.root / "trusted").exists()
+
+
 def test_a_board_that_cannot_verify_is_refused_without_a_word(desk: Desk) -> None:
     desk.board.tool("ssh-keygen", "echo 'unknown option -- Y' >&2; exit 1")
     with pytest.raises(DeployError, match="cannot verify"):
@@ -886,6 +903,9 @@ def test_a_board_fetches_and_compiles_what_it_is_not_brought(
 ) -> None:
     if not compiled and shutil.which("cc") is None:
         pytest.skip("no C compiler here that could be the board's")
+    asked = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", tmp_path, "click"]
+    if subprocess.run(asked, capture_output=True, check=False).returncode:
+        pytest.skip("no index of packages can be reached from here")
     real = deploy.runtime_files
     with local() as board:
         desk = make_desk(board, tmp_path, monkeypatch)
@@ -893,12 +913,7 @@ def test_a_board_fetches_and_compiles_what_it_is_not_brought(
         monkeypatch.setattr(wheels, "can_compile", lambda: compiled)
         # Its pip asks the index that this machine's asks.
         board.env.update({k: v for k, v in os.environ.items() if k.startswith("PIP_")})
-        try:
-            found = desk.deploy(runtime="python", offline=offline)
-        except ZgedgeError as e:
-            if "wheels of what" in e.message:
-                pytest.skip(f"no index of packages: {e.message}")
-            raise
+        found = desk.deploy(runtime="python", offline=offline)
         assert (found["outcome"], found["runtime"]) == ("healthy", "python")
         version = board.root / "m" / "versions" / found["version"]
         brought = {path.name.split("-")[0] for path in (version / "wheels").iterdir()}

@@ -501,7 +501,7 @@ class Deployment:
             self._room(facts, made)
         with self._step("copy"):
             agent.step("begin", request.profile.name)
-            if facts.verifier and not facts.trusted:
+            if facts.verifier and not facts.trusted and request.trust:
                 agent.step("trust", input=keys.allowed_signers(self._keys()))
                 self.say("The board trusts the keys of this desk from now on, and no others.")
             if version in [v for v, _ in known]:

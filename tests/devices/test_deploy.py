@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from tests.devices.local import Poller, cut_off, local
 from zgedge.devices import bundle, deploy, keys, wheels
 from zgedge.devices import desk as desks
 from zgedge.devices.agent import _PUT as PUT
-from zgedge.devices.agent import SCRIPT, Agent, DeployError
+from zgedge.devices.agent import SCRIPT, Agent, DeployError, words_of
 from zgedge.errors import RemoteError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 
@@ -255,7 +256,11 @@ def test_the_lock_stays_while_the_board_is_at_work_without_its_desk(served: Desk
         served.deploy(1, watch=4)
     # The desk is gone, and could say so: another one is still kept out.
     assert "unlock" in served.board.words
-    assert "error locked" in served.board.agent("lock", "elsewhere.1.00000000").text
+    said = served.board.agent("lock", "elsewhere.1.00000000").text
+    assert re.fullmatch(r"error locked \S+ 0\n", said)
+    hint = words_of("locked", said.removeprefix("error locked ")).hint
+    assert hint == "Try again when it has ended."
+    assert words_of("locked", "elsewhere.1.00000000 57").hint == "Try again in 57 s."
     # One from here waits for it by itself.
     assert served.deploy(1)["outcome"] == "unchanged"
     assert not (served.board.root / "m" / "lock").exists()
@@ -323,6 +328,18 @@ def test_a_version_with_which_the_board_does_not_stay_up_is_taken_back(served: D
     said = f"{new} rolled back to {old}: the board started again 3 times with it"
     until(lambda: (folder / "history").read_text().splitlines()[-1] == said)
     until(lambda: served.board.answers("m"))
+
+
+def test_a_boot_is_counted_on_the_disk_before_the_version_is_judged(served: Desk) -> None:
+    folder = served.board.root / "m"
+    version = served.board.current()
+    pending = folder / "pending"
+    pending.write_text(f"{version} - an-earlier-boot 1 - - 1\n")
+    os.chown(pending, served.board.owner(), -1)
+    synced = served.board.home / "synced"
+    served.board.tool("sync", f"cat {pending} >>{synced} || echo gone >>{synced}")
+    assert served.board.agent("boot").text == "ok\n"
+    assert synced.read_text().splitlines()[0] == f"{version} - an-earlier-boot 1 - - 2"
 
 
 def test_a_switch_that_goes_on_is_not_judged_by_a_start(served: Desk) -> None:
@@ -431,7 +448,7 @@ def test_a_disk_that_was_filled_meanwhile_holds_no_way_back_up(served: Desk) -> 
     full = served.board.home / "full"
     for tool in ("cp", "tail"):
         served.board.tool(tool, f"[ -e {full} ] || exec /usr/bin/{tool} \"$@\"\n"
-                          'echo "No space left on device" >&2; exit 1')  # fmt: skip
+                          'echo part; echo "No space left on device" >&2; exit 1')  # fmt: skip
     # It is full once the new version is in place, and stays so.
     served.board.tool("ln", f'case "$*" in *current.new*) : >{full} ;; esac; exec /usr/bin/ln "$@"')
     with pytest.raises(ZgedgeError):
@@ -439,8 +456,19 @@ def test_a_disk_that_was_filled_meanwhile_holds_no_way_back_up(served: Desk) -> 
     until(lambda: not (served.board.root / "m" / "pending").exists())
     assert served.board.current() == before
     until(lambda: served.board.answers("m"))
-    # What starts it is whole.
+    # What starts it is whole, and so is the list of what was deployed.
     assert (served.board.root / "m" / "init").read_text().endswith("esac\n")
+    assert (served.board.root / "m" / "history").read_text() == f"{before} healthy\n"
+
+
+def test_what_starts_the_service_can_be_started_from_its_first_moment(served: Desk) -> None:
+    bare = served.board.home / "bare"
+    served.board.tool("mv", f'case "$*" in *init.new*) '
+                      f"[ -x {served.board.root}/m/init.new ] || : >{bare} ;; esac\n"
+                      'exec /usr/bin/mv "$@"')  # fmt: skip
+    assert served.deploy(1)["outcome"] == "healthy"
+    assert os.access(served.board.root / "m" / "init", os.X_OK)
+    assert not bare.exists()
 
 
 def test_a_program_that_does_not_end_is_ended(served: Desk) -> None:
@@ -489,6 +517,106 @@ def test_a_version_that_came_in_part_is_nothing_to_go_back_to(served: Desk) -> N
     with one.locked(print), pytest.raises(DeployError, match="only in part"):
         one.step("rollback", part, "1")
     assert served.board.current().startswith("1-")
+    # It takes no place of those that can be gone back to.
+    assert served.deploy(2)["outcome"] == "healthy"
+    assert not (folder / part).exists()
+
+
+def test_rows_that_came_in_part_are_not_asked(served: Desk, tmp_path: Path) -> None:
+    x, _ = nets.samples(NET, 20)
+    y = Model.open(served.model()).predict(x)
+    np.savez(tmp_path / "rows.npz", x=x, y=y, x_test=x, y_test=y)
+    puts = ("service", "service.kind", "requests", "answers", "answers.ascii", "rows")
+
+    def cut(word: str, when: str) -> None:
+        if (word, when) == ("put", "after") and served.board.words.count("put") == len(puts):
+            raise cut_off()
+
+    served.board.cut = cut
+    with pytest.raises(RemoteError):
+        served.deploy(1, data=str(tmp_path / "rows.npz"))
+    served.board.cut = lambda _word, _when: None
+    (rows_there,) = (served.board.root / "m" / "versions").glob("*/rows")
+    assert not (rows_there.parent / "labels").exists()
+    found = served.deploy(1)
+    assert (found["outcome"], found["rows"]) == ("healthy", None)
+
+
+def test_a_step_may_take_as_long_as_it_watches(
+    served: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, float | None] = {}
+    run = served.board.run
+
+    def timed(command: list[str], *, input: bytes | None = None, timeout: float | None = 60) -> Any:
+        given[command[4] if len(command) > 4 else ""] = timeout
+        return run(command, input=input, timeout=timeout)
+
+    monkeypatch.setattr(served.board, "run", timed)
+    served.board.says = {"rollback": "end healthy 1-00000000\nok\n", "resolve": "ok\n"}
+    assert desks.rollback(agent(served), None, 2000, served.said.append)["outcome"] == "healthy"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    pending = served.board.root / "m" / "pending"
+    pending.write_text(f"{served.board.current()} - {boot} 2000 - - 0\n")
+    assert served.deploy()["outcome"] == "unchanged"
+    assert given["rollback"] == 2000 + deploy.BESIDE_WATCH
+    assert given["resolve"] is None
+
+
+# ---- as root, with systemd ----
+
+
+def as_root(tmp_path: Path, call: str) -> None:
+    """Call functions of the agent as root, with a service's folder S, and a folder of systemd's
+    own; only where this is root, since nothing else may give files away."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    units = tmp_path / "units"
+    for folder in (units, tmp_path / "s" / "run", tmp_path / "s" / "state", tmp_path / "tools"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "tools" / "systemctl").write_text("#!/bin/sh\n")
+    (tmp_path / "tools" / "systemctl").chmod(0o755)
+    text = Path(SCRIPT).read_text().replace("/etc/systemd/system", str(units))
+    part = text[text.index("unit() {") : text.index("control() {")]
+    script = tmp_path / "part.sh"
+    settings = f"set -eu\nS={tmp_path}/s ROOT=/r NAME=m\n"
+    script.write_text(settings + "say() { printf '%s\\n' \"$*\"; }\n" + part + call)
+    subprocess.run(
+        ["dash", str(script)], check=True,
+        env={**os.environ, "PATH": f"{tmp_path}/tools:{os.environ['PATH']}"},
+    )  # fmt: skip
+
+
+def test_a_link_in_a_service_gives_nothing_else_away(tmp_path: Path) -> None:
+    state = tmp_path / "s" / "state"
+    state.mkdir(parents=True)
+    own = tmp_path / "of-root"
+    own.write_text("")
+    (state / "slot-a").symlink_to(own)
+    (tmp_path / "service.kind").write_text("systemd nobody\n")
+    as_root(tmp_path, f"owners {tmp_path}")
+    assert own.stat().st_uid == 0
+    assert (state / "slot-a").lstat().st_uid == state.stat().st_uid != 0
+
+
+def test_the_units_take_their_place_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "service.kind").write_text("systemd -\n")
+    (tmp_path / "service").write_text("new\n")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "agent.sh").write_text("old\n")
+    units = tmp_path / "units"
+    as_root(tmp_path, f"place_service {tmp_path}")
+    names = ["zgedge-m-judge.service", "zgedge-m.service"]
+    assert sorted(p.name for p in units.iterdir()) == names
+    before = {p.name: p.read_text() for p in units.iterdir()}
+    assert before["zgedge-m.service"] == "new\n"
+    assert f"ExecStart=/bin/sh {tmp_path}/s/agent.sh /r m boot" in before["zgedge-m-judge.service"]
+    (tmp_path / "service").write_text("newer\n")
+    cp = tmp_path / "tools" / "cp"
+    cp.write_text('#!/bin/sh\nfor to; do :; done\necho part >"$to"; exit 1\n')
+    cp.chmod(0o755)
+    as_root(tmp_path, f"! place_service {tmp_path}")
+    assert {p.name: p.read_text() for p in units.iterdir()} == before
 
 
 @pytest.mark.slow

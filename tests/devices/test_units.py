@@ -318,6 +318,22 @@ def test_nothing_installed_is_said(service: Service) -> None:
     assert "nothing is installed" in service("start", code=5)
 
 
+def test_a_supervisor_that_is_slow_keeps_no_switch_from_being_judged(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, script in (("setsid", "exec /bin/sleep 10"), ("sleep", "exec /bin/sleep 0.01")):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    (service.folder / "pending").touch()
+    (service.folder / "agent.sh").write_text(f'echo "$2 $3" >{service.folder}/judged\n')
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        assert "supervisor does not start" in service("start", code=1)
+    wait_for(lambda: service.lines("judged") == ["digits boot"])
+
+
 def test_wrong_action_is_said(service: Service) -> None:
     assert "start|stop|restart|status" in service("explode", code=2)
 

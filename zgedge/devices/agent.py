@@ -77,7 +77,7 @@ class DeployError(ZgedgeError):
 
 # What the board's side says, and what that is for a person. {} is what stood behind it.
 _WORDS: dict[str, tuple[str, str | None]] = {
-    "locked": ("Another deployment works on this board.", "Try again in {1} s."),
+    "locked": ("Another deployment works on this board.", "Try again {1}."),
     "lost": ("Another deployment took this board over.", "Run the command again when it is done."),
     "device": ("This service was set up on the board as one of kind {}.",
                "Take that --device, or another --name."),
@@ -146,7 +146,9 @@ def words_of(code: str, rest: str) -> DeployError:
     parts = rest.split()
     said = message.format(re.sub(r"[.:]+$", "", rest) or "no reason given")
     if hint is not None and "{1}" in hint:
-        hint = hint.format("", parts[1] if len(parts) > 1 else "a few")
+        seconds = parts[1] if len(parts) > 1 else "a few"
+        # It is at work there, and nobody knows for how long.
+        hint = hint.format("", "when it has ended" if seconds == "0" else f"in {seconds} s")
     return DeployError(said, hint, code, rest)
 
 

@@ -651,15 +651,15 @@ K
     chmod 755 "$S/run"
 }
 judge_unit() { say "zgedge-$NAME-judge.service"; }
-place() { # file path: a copy takes the place of what is there as a whole, or not at all
-    cp "$1" "$2.new" && mv -f "$2.new" "$2" && return
-    rm -f "$2.new"
+place() { # mode file path: a copy takes the place of what is there as a whole, or not at all
+    cp "$2" "$3.new" && chmod "$1" "$3.new" && mv -f "$3.new" "$3" && return
+    rm -f "$3.new"
     return 1
 }
 place_service() { # version's folder; fails, and leaves what is there, where it cannot be written
     owners "$1"
     if [ "$0" != "$S/agent.sh" ]; then
-        place "$0" "$S/agent.sh" || return 1
+        place 644 "$0" "$S/agent.sh" || return 1
     fi
     case $(kind_of "$1") in
         systemd*)
@@ -673,15 +673,14 @@ ExecStart=/bin/sh $S/agent.sh $ROOT $NAME boot
 [Install]
 WantedBy=multi-user.target
 U
-            place "$S/judge.new" "/etc/systemd/system/$(judge_unit)" || return 1
+            place 644 "$S/judge.new" "/etc/systemd/system/$(judge_unit)" || return 1
             rm -f "$S/judge.new"
-            place "$1/service" "/etc/systemd/system/$(unit)" || return 1
+            place 644 "$1/service" "/etc/systemd/system/$(unit)" || return 1
             systemctl daemon-reload || return 1
             systemctl -q enable "$(unit)" "$(judge_unit)" || return 1
             ;;
         *)
-            place "$1/service" "$S/init" || return 1
-            chmod 755 "$S/init"
+            place 755 "$1/service" "$S/init" || return 1
             if [ "$(id -u)" = 0 ] && [ -d /etc/init.d ]; then
                 ln -sf "$S/init" "/etc/init.d/zgedge-$NAME"
                 update-rc.d "zgedge-$NAME" defaults >/dev/null 2>&1 || rc-update add "zgedge-$NAME" >/dev/null 2>&1 || :
@@ -735,16 +734,22 @@ point() { # at a version: the one moment in which one takes the other's place
     settle
 }
 remember() { # what a full disk has no room for is not worth a switch
-    { { cat "$S/history" 2>/dev/null || :; say "$*"; } | tail -n $HISTORY >"$S/history.new"; } 2>/dev/null || :
-    if [ -s "$S/history.new" ]; then mv -f "$S/history.new" "$S/history"; fi
+    if { { cat "$S/history" 2>/dev/null || :; say "$*"; } | tail -n $HISTORY >"$S/history.new"; } 2>/dev/null; then
+        mv -f "$S/history.new" "$S/history"
+    else # a part of it is less than what is there
+        rm -f "$S/history.new"
+    fi
 }
 
+asked() { # version's folder, requests, answers: whether they came as a whole
+    [ -f "$1/$2" ] && [ -f "$1/$3" ] && [ -f "$1/$3.ascii" ]
+}
 # Watch the service for so many seconds; sets bad to what is wrong with it, or to nothing.
 watch_health() { # version's folder, seconds, least right rows in percent of them or -, accuracy before or -
     bad='' last=0 missed=0
     awaken || { bad="it did not answer in $START seconds"; return; }
     last=$(digits_of uptime)
-    if [ -f "$1/requests" ]; then
+    if asked "$1" requests answers; then
         agree "$1/requests" "$1/answers" "$1/answers.ascii"
         ask_status || { bad="it stopped answering"; return; }
         learned=$(digits_of samples)
@@ -759,7 +764,7 @@ watch_health() { # version's folder, seconds, least right rows in percent of the
         esac
         say "answers $right $total"
     fi
-    if [ -f "$1/rows" ] && [ "$3" != - ]; then
+    if [ "$3" != - ] && asked "$1" rows labels; then
         agree "$1/rows" "$1/labels" "$1/labels.ascii"
         say "rows $right $total"
         if [ $((right * 100)) -lt $(($3 * total)) ]; then
@@ -799,14 +804,14 @@ change() { # version seconds least
         window=$(digits_of window)
         [ "${window:-0}" -lt 50 ] || accuracy=$(share_of accuracy)
         # What runs now is the measure for the rows too: it may have learned.
-        if [ -f "$V/rows" ]; then
+        if asked "$V" rows labels; then
             agree "$V/rows" "$V/labels" "$V/labels.ascii"
             say "before $right $total"
             part=$((right * 100 / total - 5))
             if [ "$least" = - ] || [ $part -gt "$least" ]; then least=$part; fi
         fi
     fi
-    if [ ! -f "$V/rows" ]; then least=-; fi
+    asked "$V" rows labels || least=-
     # Where it is the one that runs already, the one before is what is left to go back to.
     if [ "$old" = "$target" ]; then old=$(current previous); fi
     note_pending "$(boot_id)"
@@ -868,10 +873,13 @@ withdraw() { # why: there is no version to go back to
     settle
     say "end withdrawn $target"
 }
-prune() { # old versions: the current one, the one before and two more stay
+prune() { # old versions: the current one, the one before and two more that can be gone back to stay
     serving=" $(current current) $(current previous) "
     others=$(versions | while read -r v; do
-        case $serving in *" $v "*) ;; *) say "$v" ;; esac
+        case $serving in
+            *" $v "*) ;;
+            *) if [ -f "$S/versions/$v/ready" ]; then say "$v"; else rm -rf "$S/versions/$v"; fi ;;
+        esac
     done)
     # shellcheck disable=SC2086 # words
     set -- $others
@@ -956,6 +964,7 @@ do_boot() { # after the board has started: judge a switch that the end of its po
     read -r target old boot seconds least accuracy boots <"$S/pending" || :
     boots=$((${boots:-0} + 1))
     note_pending "$boot" || : # on a full disk the count stays; the judgement is worth more
+    settle # it outlasts a board that falls at once
     resolve >"$S/change.log" 2>"$S/change.log.err"
 }
 

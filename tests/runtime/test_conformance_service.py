@@ -302,6 +302,22 @@ def test_what_was_never_kept_is_said_at_the_end(native: str, model: Path, serve:
     assert json.loads(out.splitlines()[1])["hint"] == "What was learned since is lost."
 
 
+def test_a_service_beside_whose_name_is_alike_is_not_in_the_way(
+    runtime: str, model: Path, tmp_path: Path, serve: Serve
+) -> None:
+    """The longest path that a socket can have, and one that differs in its last sign."""
+    name = "n" * (107 - len(f"{tmp_path}//socket"))
+    folder = tmp_path / name
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(folder / "socke~"))
+        other.listen()
+        run = serve(runtime, model, name)
+        assert len(run.path) == 107
+        assert run.ask(op="status")["ok"]
+        assert sorted(p.name for p in folder.iterdir() if p.is_socket()) == ["socket", "socke~"]
+
+
 def test_one_owner_of_a_folder_and_of_a_socket(native: str, model: Path, serve: Serve) -> None:
     for first, second in ((native, PYTHON), (PYTHON, native)):
         run = serve(first, model)

@@ -188,6 +188,7 @@ def test_interrupted_table_holds_what_the_log_had(
     assert not found.complete
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_what_was_measured(tmp_path: Path) -> None:
     log, out = tmp_path / "runs.jsonl", tmp_path / "table.md"
     command = ["bench", "equal-bytes", "--budget", "4KB", "--log", log, "--out", out, "--json"]

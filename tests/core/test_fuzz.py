@@ -30,6 +30,7 @@ def test_no_file_harms_the_core_and_every_check_is_reached(fuzz: ModuleType) -> 
     assert len(found["statuses"]) == 12
 
 
+@pytest.mark.slow
 def test_finding_ends_the_run(fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     # An arena one byte shorter than it says is read beyond its end: the sanitizer must see that.
     monkeypatch.setattr(fuzz, "FLAGS", [*fuzz.FLAGS, "-DMISSING=1"])

@@ -889,7 +889,8 @@ def test_two_deployments_at_once(served: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "outcome", "version"), [(1, "unchanged", "2-"), (2, "healthy", "3-")]
+    ("seed", "outcome", "version"),
+    [pytest.param(1, "unchanged", "2-", marks=pytest.mark.slow), (2, "healthy", "3-")],
 )
 def test_what_another_deployed_until_the_lock_was_taken_counts(
     served: Desk, seed: int, outcome: str, version: str

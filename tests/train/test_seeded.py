@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from zgedge import data, network
 from zgedge.arena import in_memory
 from zgedge.budget import Task
 from zgedge.data import Dataset
-from zgedge.errors import BudgetError, UsageError
+from zgedge.errors import BudgetError, MissingExtraError, UsageError
 from zgedge.network import Network, dense, sparse
 from zgedge.runtime import Learner, Model
 from zgedge.train.fixed import whitened_patches
@@ -84,6 +86,17 @@ def test_features_of_pictures_in_colour_are_means_over_their_places() -> None:
     assert np.abs(found - np.minimum(places, top)).max() < 0.51 * parameters.trunk[1].s_out
     # All codes are in use, and only the rarest are cut off.
     assert np.quantile(places, 0.9999) == pytest.approx(top, rel=0.02)
+
+
+def test_colours_without_torch_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zgedge.train.trunk", None)
+    x = np.random.default_rng(4).integers(0, 256, (30, 13 * 13 * 3), np.uint8)
+    made = Dataset(
+        "made", x, np.arange(30) % 3, x[:0], np.zeros(0, np.int64), ("a", "b", "c"), False,
+        (13, 13, 3), "picture",
+    )  # fmt: skip
+    with pytest.raises(MissingExtraError, match="torch"):
+        seeded(made, 65_536)
 
 
 def test_the_seed_alone_makes_the_bytes() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zgedge.arena import TrunkParameters, weight_shape
+from zgedge.errors import MissingExtraError
 from zgedge.network import KERNELS, Network, TrunkLayer, depthwise
-from zgedge.train.trunk import features
 
 Float = npt.NDArray[np.float64]
 
@@ -79,7 +79,13 @@ def with_means(
     """`trunk` and, behind it, the means that are the last layer of the network's.
 
     codes  uint8 [n, inputs], samples that tell how far the means reach
+
+    Raises MissingExtraError without torch, whose exact pass gives the core's numbers.
     """
+    try:
+        from zgedge.train.trunk import features
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "torch") from error
     layer, s_in = network.trunk[-1], trunk[-1].s_out
     size = layer.kernel**2 * FULL
     means = TrunkParameters(

@@ -24,7 +24,7 @@ MOST = 20_000  # patches that the whitening is taken from
 CONTRAST = 10 / 255  # added to a patch's own: flat ones are noise
 FLOOR = 1.0  # added to the variance along each axis, of patches whose variance is 1
 FULL = 127  # every weight of a mean
-TOP = 0.9999  # share of the means that a feature can express
+TOP = 0.9999  # share of the answers, or of their means, that a code can express
 
 
 def smooth_noise(rng: np.random.Generator, count: int, kernel: int) -> Float:

@@ -31,14 +31,13 @@ from zgedge.data.dataset import Dataset
 from zgedge.errors import BudgetError, UsageError
 from zgedge.network import Layer, Network, TrunkLayer, conv, dense, max_pool, sparse
 from zgedge.runtime import Learner, Model
-from zgedge.train.fixed import means_of, smooth_noise, whitened_patches, with_means
+from zgedge.train.fixed import TOP, means_of, smooth_noise, whitened_patches, with_means
 from zgedge.train.inputs import InputCoding, choose_coding
 
 FAN_IN = 32
 PLACES = 3  # of a picture, along a side, that the head looks at
 THRESHOLD = 0.25  # of a grey filter's root mean square answer
 CALIBRATION = 256  # samples that scales are chosen on
-TOP = 0.9999  # share of the answers that an activation can express
 ROUNDS = 64
 
 Float = npt.NDArray[np.float64]

@@ -205,6 +205,30 @@ print(learner.status()["steps"])
     assert after != model.read_bytes()
 
 
+@pytest.mark.slow
+def test_installed_package_compiles_for_a_board(device: Path, zig: str, tmp_path: Path) -> None:
+    """A desk deploys from what pip has installed: the source tree is not there."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for source in (Path(zig).parent, *Path(zig).parent.parent.glob("ziglang-*.dist-info")):
+        (packages / source.name).symlink_to(source)
+    code = f"""
+import os, sys
+os.environ["XDG_CACHE_HOME"] = {str(tmp_path)!r}
+sys.path.append({str(packages)!r})
+from zgedge.devices import native, wheels
+name, data = wheels.own("armv7l")
+open(name, "wb").write(data)
+print(native.build("armv7l"))
+"""
+    done = run(device / "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    library = zipfile.ZipFile(wheel).read("zgedge/runtime/libzge.so")
+    for made in (library, Path(done.stdout.strip()).read_bytes()):
+        assert (made[4], int.from_bytes(made[18:20], "little")) == MACHINES["armv7l"]
+
+
 def test_device_command_line(device: Path, model: Path, tmp_path: Path) -> None:
     done = run(device / "zgedge", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -216,6 +216,14 @@ class Poller:
         self._stop.set()
         self._thread.join()
 
+    def see(self, answers: int, seconds: float = 20.0) -> None:
+        """Wait until so many more questions were answered."""
+        until = self.answered + answers
+        end = time.monotonic() + seconds
+        while self.answered < until:
+            assert time.monotonic() < end, "the service does not answer any more"
+            time.sleep(0.005)
+
     def _poll(self) -> None:
         since: float | None = None
         while not self._stop.is_set():

@@ -22,14 +22,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import zgedge
 from tests import nets
 from tests.devices.desks import NET, Desk, bundle_of, make_desk, rows
 from tests.devices.local import Poller, cut_off, local
-from zgedge.devices import bundle, deploy, keys, wheels
+from zgedge.devices import bundle, cross, deploy, keys, profiles, wheels
 from zgedge.devices import desk as desks
 from zgedge.devices.agent import _PUT as PUT
 from zgedge.devices.agent import SCRIPT, Agent, DeployError, words_of
-from zgedge.errors import RemoteError, UsageError, ZgedgeError
+from zgedge.errors import MissingExtraError, RemoteError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 
 # What the agent is asked for in a deployment, in this order.
@@ -165,6 +166,16 @@ def test_a_state_that_does_not_come_out_the_same_is_kept_and_not_used(served: De
     assert [s["current"] for s in desks.states(agent(served))].count(False) == 1
 
 
+def test_nothing_was_learned_and_so_nothing_comes_home(served: Desk) -> None:
+    out = served.folder / "home.zge"
+    for state in (None, desks.states(agent(served))[0]["state"]):
+        with pytest.raises(DeployError, match="has learned nothing that is kept yet") as e:
+            desks.pull(agent(served), state, str(out), served.said.append)
+        assert e.value.hint
+    assert not out.exists()
+    assert not [line for line in served.said if "committed" in line]
+
+
 # ---- the connection is cut ----
 
 
@@ -201,10 +212,10 @@ def cut_and_again(desk: Desk, word: str, when: str, seed: int) -> None:
             with pytest.raises(RemoteError, match="cut") as e:
                 desk.deploy(seed)
             assert e.value.exit_code == 7
+        poll.see(4)
     if word in BEFORE_SWITCH or (word, when) == ("change", "before"):
         assert poll.failed == 0, f"{word} {when}"
         assert desk.board.current() == before
-    assert poll.answered > 3
     found = desk.deploy(seed)
     assert found["outcome"] in ("healthy", "unchanged")
     assert desk.board.ask({"op": "status"})["ok"]
@@ -823,8 +834,6 @@ def test_a_board_that_cannot_verify_is_refused_without_a_word(desk: Desk) -> Non
 
 
 def test_what_the_board_is_must_fit(desk: Desk) -> None:
-    from zgedge.devices import profiles
-
     other = "armv7" if desk.request().profile.machine != "armv7l" else "aarch64"
     with pytest.raises(DeployError, match="runs programs for"):
         desk.deploy(profile=profiles.load(other))
@@ -989,7 +998,7 @@ def test_what_is_taken_by_itself_is_said(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_configuration_of_ssh_is_found_from_every_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zgedge.devices import boards, profiles
+    from zgedge.devices import boards
 
     monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -1023,6 +1032,31 @@ def test_only_the_board_that_this_machine_emulates_is_its_own(
 # ---- Python on the board ----
 
 
+def no_compiler() -> str:
+    raise MissingExtraError("deploy", "ziglang")
+
+
+def test_no_compiler_anywhere_is_said_before_anything_is_fetched_or_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def files(board_compiles: bool) -> list[str]:
+        made = deploy.runtime_files(
+            profiles.load("rpi4"), "python", "3.11", offline=False, board_compiles=board_compiles,
+            say=said.append,
+        )  # fmt: skip
+        return sorted(made)
+
+    fetched: list[str] = []
+    said: list[str] = []
+    monkeypatch.setattr(cross, "compiler", no_compiler)
+    monkeypatch.setattr(wheels, "dependencies", lambda *_: fetched.append("") or {"pip-1.whl": b""})
+    with pytest.raises(MissingExtraError, match=r"pip install 'zgedge\[deploy\]'"):
+        files(board_compiles=False)
+    assert (said, fetched) == ([], [])
+    assert f"wheels/zgedge-{zgedge.__version__}-py3-none-any.whl" in files(board_compiles=True)
+    assert "the board compiles the core" in said[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("offline", "compiled"), [(False, True), (True, False)], ids=["online", "compiled there"]
@@ -1039,7 +1073,8 @@ def test_a_board_fetches_and_compiles_what_it_is_not_brought(
     with local() as board:
         desk = make_desk(board, tmp_path, monkeypatch)
         monkeypatch.setattr(deploy, "runtime_files", real)
-        monkeypatch.setattr(wheels, "can_compile", lambda: compiled)
+        if not compiled:
+            monkeypatch.setattr(cross, "compiler", no_compiler)
         # Its pip asks the index that this machine's asks.
         board.env.update({k: v for k, v in os.environ.items() if k.startswith("PIP_")})
         found = desk.deploy(runtime="python", offline=offline)

@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import zgedge
 from tests import nets
-from zgedge.devices import native
+from zgedge.devices import cross, native, wheels
 from zgedge.errors import MissingExtraError, UsageError, ZgedgeError
 from zgedge.runtime.board import make_golden
 
@@ -28,9 +29,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 
 def written(calls: list[str]) -> object:
-    def compile_(zig: str, machine: str, cpu: str | None, folder: Path) -> None:
+    def compile_(
+        zig: str, product: cross.Product, machine: str, cpu: str | None, folder: Path
+    ) -> None:
         calls.append(f"{machine} {cpu}")
-        (folder / native.NAME).write_text(machine)
+        (folder / product.file).write_text(machine)
 
     return compile_
 
@@ -39,11 +42,13 @@ def test_built_once_and_again_where_anything_differs(
     zig: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(native, "_compile", written(calls))
-    first = native.build("aarch64")
+    said: list[str] = []
+    monkeypatch.setattr(cross, "_compile", written(calls))
+    first = native.build("aarch64", say=said.append)
     assert first.read_text() == "aarch64"
     assert first.parent.parent == cache
-    assert native.build("aarch64") == first
+    assert native.build("aarch64", say=said.append) == first
+    assert said == ["Compiling the native program for aarch64 ..."]
     assert native.build("aarch64", "cortex-a76") != first
     assert native.build("armv7l") != first
     assert calls == ["aarch64 None", "aarch64 cortex-a76", "armv7l None"]
@@ -53,10 +58,10 @@ def test_built_once_and_again_where_anything_differs(
         f.write("\n")
     monkeypatch.setattr(native, "NATIVE", copy)
     assert native.build("aarch64") != first
-    monkeypatch.setattr(native, "FLAGS", ())
-    native.build("aarch64")
+    cross.build(replace(native.PROGRAM, flags=()), "aarch64")
     assert len(calls) == 5
-    assert {p.name.split("-")[0] for p in cache.iterdir()} == {"native", "native.lock"}
+    assert cross.build(wheels.CORE, "aarch64").name == "libzge.so"
+    assert {p.name.split("-")[0] for p in cache.iterdir()} == {"native", "library", "cross.lock"}
 
 
 def test_what_cannot_be_built(
@@ -70,35 +75,48 @@ def test_what_cannot_be_built(
     with pytest.raises(ZgedgeError, match="sources of the native program are not in"):
         native.build("x86_64")
     (copy / "zgn_bad.c").write_text("this is no C\n")
-    monkeypatch.setattr(native, "CORE", copy)
-    (copy / "zge_kernels.c").write_text("int f(void);\n")
-    with pytest.raises(ZgedgeError, match=r"cannot be compiled: .*zgn_bad\.c"):
+    core = tmp_path / "core"
+    core.mkdir()
+    (core / "zge_kernels.c").write_text("int f(void);\n")
+    monkeypatch.setattr(cross, "CORE", core)
+    with pytest.raises(ZgedgeError, match=r"native program cannot be compiled: .*zgn_bad\.c"):
         native.build("x86_64")
+    (core / "zge_model.c").write_text("this is no C\n")
+    with pytest.raises(ZgedgeError, match=r"core cannot be compiled: .*zge_model\.c"):
+        wheels.own("x86_64")
     assert not [p for p in cache.iterdir() if p.is_dir()]
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cross.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'zgedge\[deploy\]'"):
         native.build("x86_64")
+    with pytest.raises(MissingExtraError, match=r"pip install 'zgedge\[deploy\]'"):
+        wheels.own("x86_64")
 
 
 def test_flags_are_those_of_the_wheel() -> None:
     text = (ROOT / "CMakeLists.txt").read_text()
-    for flag in native.CORE_FLAGS:
+    for flag in cross.CORE_FLAGS:
         assert flag in text or flag in ("-std=c11", "-O3"), flag
-    for flag in native.variants("x86_64", None)["vnni"]:
+    for flag in cross.variants("x86_64", None)["vnni"]:
         assert flag.removeprefix("-D") in text, flag
-    assert native.variants("aarch64", "cortex-a72")["dotprod"][1] == "-mcpu=cortex_a72+dotprod"
+    assert cross.variants("aarch64", "cortex-a72")["dotprod"][1] == "-mcpu=cortex_a72+dotprod"
+    for product, static in ((native.PROGRAM, "musl"), (wheels.CORE, "gnu")):
+        targets = {
+            path.stem: found[1]
+            for path in (ROOT / "cmake").glob(f"*{static}*.cmake")
+            if (found := re.search(r"ZIG_TARGET (\S+)\)", path.read_text()))
+        }
+        assert sorted(targets.values()) == sorted(product.targets.values())
 
 
 def test_nothing_is_allocated() -> None:
     """No source of the program calls an allocator."""
     calls = re.compile(r"\b(malloc|calloc|realloc|free|fopen|getline|strdup|opendir)\s*\(")
     for path in native.sources():
-        if path.parent == native.NATIVE:
-            assert not calls.search(path.read_text()), path
+        assert not calls.search(path.read_text()), path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", native.TARGETS)
+@pytest.mark.parametrize("machine", native.PROGRAM.targets)
 def test_the_program_for_each_machine(
     machine: str, tmp_path: Path, zig: str, request: pytest.FixtureRequest
 ) -> None:

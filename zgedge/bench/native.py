@@ -226,7 +226,7 @@ def measure(steps: int, say: Callable[[str], None] = lambda text: None) -> dict[
             found["start"][runtime] = measure_start(runtime, folder, STARTS[runtime])
             if runtime == "native":
                 found["growth"][runtime] = measure_growth(runtime, folder, steps, say)
-    found["bytes"] = {m: native.build(m).stat().st_size for m in native.TARGETS}
+    found["bytes"] = {m: native.build(m).stat().st_size for m in native.PROGRAM.targets}
     return found
 
 

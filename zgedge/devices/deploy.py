@@ -29,7 +29,7 @@ from zgedge.devices.agent import Agent, Answer, DeployError, Progress, Transport
 from zgedge.devices.bundle import Manifest
 from zgedge.devices.profiles import Profile
 from zgedge.devices.ssh import Remote
-from zgedge.errors import DataError, UsageError, ZgedgeError
+from zgedge.errors import DataError, MissingExtraError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 from zgedge.runtime.board import Golden, make_golden, run_golden
 
@@ -263,20 +263,24 @@ class Made:
 
 
 def runtime_files(
-    profile: Profile, runtime: str, python: str, *, offline: bool, say: Say
+    profile: Profile, runtime: str, python: str, *, offline: bool, board_compiles: bool, say: Say
 ) -> dict[str, bytes]:
-    """The files of a bundle besides the model: the program, or wheels."""
+    """The files of a bundle besides the model: the program, or wheels, without the compiled core
+    where there is no compiler here but one on the board. Raises MissingExtraError for none."""
     if runtime == "native":
         from zgedge.devices import native
 
-        return {bundle.PROGRAM: Path(native.build(profile.machine)).read_bytes()}
+        return {bundle.PROGRAM: native.build(profile.machine, say=say).read_bytes()}
     if not profile.wheel_platform:
         raise UsageError(f"There are no wheels for {profile.title}.", "Take --runtime native.")
-    found = wheels.dependencies(profile.machine, python, profile.wheel_platform, say)
-    compiled = wheels.can_compile()
-    if not compiled:
+    try:
+        name, own = wheels.own(profile.machine, say=say)
+    except MissingExtraError:
+        if not board_compiles:
+            raise
         say("No cross compiler here (pip install 'zgedge[deploy]'): the board compiles the core.")
-    name, own = wheels.own(profile.machine, compiled=compiled, say=say)
+        name, own = wheels.own(profile.machine, compiled=False)
+    found = wheels.dependencies(profile.machine, python, profile.wheel_platform, say)
     out = {f"wheels/{name}": own}
     if offline:
         out.update({f"wheels/{file}": content for file, content in found.items()})
@@ -287,13 +291,17 @@ def runtime_files(
 
 
 def make(
-    request: Request, runtime: str, python: str, known: Sequence[tuple[str, str]], say: Say
-) -> Made:
+    request: Request, runtime: str, python: str, known: Sequence[tuple[str, str]], say: Say,
+    board_compiles: bool = False,
+) -> Made:  # fmt: skip
     """The bundle for a board that has the versions `known` (version, hash of its manifest)
     already: one of those where nothing has changed, else one with the next counter."""
     data = files.read_file(request.model).tobytes()
     golden = make_golden(request.model)
-    others = runtime_files(request.profile, runtime, python, offline=request.offline, say=say)
+    others = runtime_files(
+        request.profile, runtime, python, offline=request.offline, board_compiles=board_compiles,
+        say=say,
+    )  # fmt: skip
 
     def manifest(counter: int) -> tuple[Manifest, dict[str, bytes]]:
         return bundle.make(
@@ -494,7 +502,7 @@ class Deployment:
             facts = self._facts()
         with self._step("build"):
             known = [(v[0], v[4]) for v in facts.versions if len(v) == 5]
-            made = make(request, runtime, facts.python, known, self.say)
+            made = make(request, runtime, facts.python, known, self.say, facts.compiler)
             version = made.manifest.version
             self.found["version"] = version
             self.found["bundle_bytes"] = len(made.data)

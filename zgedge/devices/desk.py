@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +17,6 @@ from zgedge.errors import ModelError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 from zgedge.runtime.store import Header, digest
 
-COMMIT_SECONDS = 20.0  # that a commit before a pull is waited for
 BATCH = 1 << 20  # bytes of requests that go at once
 SLOTS = ("slot-a", "slot-b")
 
@@ -150,21 +148,20 @@ def states(agent: Agent) -> list[dict[str, Any]]:
     return [{"state": words[0], "current": words[1] == "current"} for words in found]
 
 
-def pull(
-    agent: Agent, state: str | None, out: str, say: Say, clock: Callable[[], float] = time.monotonic
-) -> dict[str, Any]:
+def pull(agent: Agent, state: str | None, out: str, say: Say) -> dict[str, Any]:
     """Bring a learned state home as a model file: the current one, committed first, or `state`.
 
-    Raises UsageError for a state that is not there, ModelError where no slot of it is whole.
+    Raises UsageError for a state that is not there, DeployError where nothing was committed to it,
+    ModelError where no slot of it is whole.
     """
     there = states(agent)
+    missed = None  # what is older than it might be, and why
     if state is None:
-        commit(agent, clock, say)
+        missed = commit(agent)
         there = states(agent)
         chosen = next((s["state"] for s in there if s["current"]), None)
         if chosen is None:
-            raise DeployError("The service has learned nothing that is kept yet.",
-                              "It commits once a minute while it learns.", "nothing")  # fmt: skip
+            raise _nothing_kept()
     elif state in [s["state"] for s in there]:
         chosen = state
     else:
@@ -173,6 +170,8 @@ def pull(
             "There are: " + (", ".join(s["state"] for s in there) or "none") + ".",
         )
     generation, data = newest([agent.fetch("slot", chosen, slot) for slot in SLOTS], chosen)
+    if missed:
+        say(f"{missed}: what was committed last is taken.")
     model = Model(files.in_memory(data), f"state {chosen}")
     files.replace_file(out, data)
     return {
@@ -181,26 +180,27 @@ def pull(
     }  # fmt: skip
 
 
-def commit(agent: Agent, clock: Callable[[], float], say: Say) -> None:
-    """Let the service commit what it has learned, and wait for it. Where none answers, or there
-    is nothing new, its last commit is what there is."""
+def _nothing_kept() -> DeployError:
+    return DeployError("The service has learned nothing that is kept yet.",
+                       "It commits once a minute while it learns.", "nothing")  # fmt: skip
+
+
+def commit(agent: Agent) -> str | None:
+    """Let the service commit what it has learned, which it has done when it answers. Why there is
+    nothing newer than its last commit, or None where there is."""
     found = deploy.service_status(agent)
     if found is None or not found.get("store"):
-        say("No service answers: what it committed last is taken.")
-        return
-    before = found["store"]["commits"]
+        return "No service answers"
     ask(agent, [{"op": "control", "do": "commit"}])
-    until = clock() + COMMIT_SECONDS
-    while clock() < until:
-        found = deploy.service_status(agent)
-        if found is None or found["store"]["commits"] > before:
-            return
-        time.sleep(0.5)
-    say("Nothing new was committed: what was committed last is taken.")
+    after = deploy.service_status(agent)
+    if after is not None and after["store"]["commits"] == found["store"]["commits"]:
+        return "Nothing new was committed"
+    return None
 
 
 def newest(slots: Sequence[bytes], name: str) -> tuple[int, bytes]:
-    """Generation and bytes of the newest whole state in two slots. Raises ModelError."""
+    """Generation and bytes of the newest whole state in two slots. Raises ModelError, or
+    DeployError where nothing was written to them since they were laid out."""
     best: tuple[int, bytes] | None = None
     for raw in slots:
         head = Header.unpack(raw)
@@ -210,6 +210,8 @@ def newest(slots: Sequence[bytes], name: str) -> tuple[int, bytes]:
         whole = len(data) == head.payload_bytes and digest(data) == head.payload
         if whole and (best is None or head.generation > best[0]):
             best = head.generation, data
+    if not any(raw.strip(b"\0") for raw in slots):
+        raise _nothing_kept()
     if best is None:
         raise ModelError(f"No slot of the state {name} is whole.", "Nothing was written.")
     return best

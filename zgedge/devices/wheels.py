@@ -11,11 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,106 +22,41 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zgedge
+from zgedge.devices import cross
 from zgedge.devices.places import cache_folder, make_folder
-from zgedge.errors import MissingExtraError, ZgedgeError
+from zgedge.errors import ZgedgeError
 
 PACKAGE = Path(zgedge.__file__).resolve().parent
-SOURCE = PACKAGE.parent
 LIBRARY = "zgedge/runtime/libzge.so"
 NEEDED = ("numpy", "psutil", "click")
-TARGETS = {"aarch64": "aarch64-linux-gnu", "armv7l": "armv7-linux-gnueabihf",
-           "x86_64": "x86_64-linux-gnu"}  # fmt: skip
 PLATFORMS = {"aarch64": "manylinux_2_28_aarch64", "armv7l": "manylinux_2_31_armv7l",
              "x86_64": "manylinux_2_28_x86_64"}  # fmt: skip
 OLDEST_MANYLINUX = 17
-BUILD_SECONDS, FETCH_SECONDS = 600.0, 600.0
+FETCH_SECONDS = 600.0
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip archive can name
 
+# For glibc 2.28 and newer, as the toolchain files in `cmake` have it.
+CORE = cross.Product(
+    "core", "library", "libzge.so",
+    {"aarch64": "aarch64-linux-gnu.2.28", "armv7l": "arm-linux-gnueabihf.2.28",
+     "x86_64": "x86_64-linux-gnu.2.28"},
+    ("-fPIC",), ("-shared", "-s"),
+)  # fmt: skip
+
 Say = Callable[[str], None]
-
-
-def tool(name: str) -> str:
-    """A program, that of this Python's environment before that of the machine.
-
-    Raises MissingExtraError.
-    """
-    for package in ("cmake", "ninja"):
-        if name == package and (spec := importlib.util.find_spec(package)) and spec.origin:
-            for folder in ("data/bin", "bin"):
-                if os.access(found := Path(spec.origin).parent / folder / name, os.X_OK):
-                    return str(found)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    if program := shutil.which(name, path=path):
-        return program
-    raise MissingExtraError("deploy", name)
-
-
-def zig() -> str:
-    """The compiler for all processors. Raises MissingExtraError."""
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("deploy", "ziglang")
-    return str(Path(spec.submodule_search_locations[0], "zig"))
-
-
-def can_compile() -> bool:
-    """Whether this machine has what a library for a board is made with."""
-    try:
-        zig(), tool("cmake"), tool("ninja")
-    except MissingExtraError:
-        return False
-    return (SOURCE / "CMakeLists.txt").is_file()
-
-
-def library(machine: str, say: Say = lambda _: None) -> bytes:
-    """The core as a shared library for a processor, compiled once and kept.
-
-    Raises MissingExtraError, or ZgedgeError with what the compiler said.
-    """
-    folder = make_folder(cache_folder() / "libraries") / f"{machine}-{_sources_hash()}"
-    kept = folder / "libzge.so"
-    if not kept.exists():
-        say(f"Compiling the core for {machine} ...")
-        with tempfile.TemporaryDirectory(prefix="zgedge-") as build:
-            _cmake(machine, build)
-            make_folder(folder)
-            part = folder / f".part-{os.getpid()}"
-            shutil.copyfile(Path(build, "libzge.so"), part)
-            part.replace(kept)
-    return kept.read_bytes()
-
-
-def _cmake(machine: str, build: str) -> None:
-    cmake, ninja = tool("cmake"), tool("ninja")
-    environment = {**os.environ, "ZIG": zig()}
-    for command in (
-        [cmake, "-S", str(SOURCE), "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-         f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCMAKE_C_FLAGS=",
-         f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / 'cmake' / TARGETS[machine]}.cmake"],
-        [cmake, "--build", build, "--target", "zge"],
-    ):  # fmt: skip
-        _run(command, BUILD_SECONDS, "compile the core", environment)
-
-
-def _sources_hash() -> str:
-    text = hashlib.sha256(importlib.metadata.version("ziglang").encode())
-    core = PACKAGE / "runtime" / "core"
-    for path in [SOURCE / "CMakeLists.txt", *sorted((SOURCE / "cmake").glob("*.cmake")),
-                 *sorted(core.glob("*.[ch]"))]:  # fmt: skip
-        text.update(path.name.encode() + b"\0" + path.read_bytes())
-    return text.hexdigest()[:16]
 
 
 def own(machine: str, *, compiled: bool = True, say: Say = lambda _: None) -> tuple[str, bytes]:
     """Name and bytes of this zgedge's wheel for a processor.
 
     `compiled` False leaves the library out and the sources in: the board compiles it.
+    Raises MissingExtraError where it is to be compiled here and there is no compiler.
     """
     version = zgedge.__version__
     tag = f"py3-none-{PLATFORMS[machine] if compiled else 'any'}"
     contents = dict(_package(everything=not compiled))
     if compiled:
-        contents[LIBRARY] = library(machine, say)
+        contents[LIBRARY] = cross.build(CORE, machine, say=say).read_bytes()
     info = f"zgedge-{version}.dist-info"
     contents[f"{info}/METADATA"] = _metadata()
     contents[f"{info}/WHEEL"] = (

@@ -1016,10 +1016,14 @@ def test_only_the_board_that_this_machine_emulates_is_its_own(
 ) -> None:
     from zgedge.devices import boards, emulated
 
-    made = SimpleNamespace(host="emulated", ssh_config=tmp_path / "ssh_config", running=True)
+    there: list[Any] = [SimpleNamespace(running=True)]
+    started: list[str] = []
     monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
-    monkeypatch.setattr(emulated, "running_board", lambda kind, name: made)
-    own = boards.Board("emulated", "emulated", "emulated", str(made.ssh_config))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(emulated, "running_board", lambda kind, name: there[0])
+    monkeypatch.setattr(emulated, "bring_up", lambda kind, name, progress: started.append(name))
+    config = tmp_path / "zgedge/boards/running/emulated/ssh_config"
+    own = boards.Board("emulated", "emulated", "emulated", str(config))
     for board, ours in (
         (own, True), (replace(own, host="pi@real.local"), False),
         (replace(own, ssh_config=None), False), (replace(own, ssh_config="/other"), False),
@@ -1027,6 +1031,12 @@ def test_only_the_board_that_this_machine_emulates_is_its_own(
     ):  # fmt: skip
         boards.add(board)
         assert deploy.start_emulated(None, "emulated", pytest.fail) is ours
+    # Somebody emptied the cache.
+    there[0] = None
+    boards.add(own)
+    said: list[str] = []
+    assert deploy.start_emulated(None, "emulated", said.append)
+    assert (said, started) == (["Starting the emulated board emulated ..."], ["emulated"])
 
 
 # ---- Python on the board ----

@@ -215,6 +215,9 @@ def test_a_damaged_configuration(tmp_path: Path) -> None:
     error = fault(Remote("board", config=tmp_path / "config"))
     assert error.reason == "config"
     assert "nosuchword" in (error.hint or "").lower()
+    error = fault(Remote("board", config=tmp_path / "gone"))
+    assert error.reason == "no-config"
+    assert "device emulate" in (error.hint or "")
 
 
 @pytest.mark.parametrize("host", ["", "-oProxyCommand=true", "a b", "a\nb", "\x1b[2J"])

@@ -3,8 +3,8 @@ that adapts there, one that answers wrongly, and a fleet whose second board is b
 
 python -m zgedge.bench.deploy [--json] [--out docs/results/deploy.md]
 
-Needs what `zgedge device emulate` needs. Settings are its own; its boards, of which one is called
-`emulated` as by default, begin with empty disks and are gone afterwards.
+Needs what `zgedge device emulate` needs. Settings, cache and boards are its own, so that what a
+person has stays as it is, and are gone afterwards; only what boards' disks begin as is shared.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from zgedge import data
 from zgedge.bench import results
 from zgedge.devices import boards, desk, emulated
 from zgedge.devices.deploy import find_target
+from zgedge.devices.places import make_folder
 from zgedge.runtime import Learner, Model
 
 SAMPLES = 1400  # of the stream with other inputs
@@ -43,6 +44,11 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         os.environ["ZGEDGE_CONFIG"] = str(folder / "config")
+        built = [path for path in emulated.default_cache().glob("*/root") if path.is_dir()]
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        make_folder(emulated.default_cache())
+        for root in built:
+            (emulated.default_cache() / root.parent.name).symlink_to(root.parent)
         self.said: list[str] = []
 
     def run(self, *words: str, code: int = 0, note: bool = False) -> str:
@@ -77,8 +83,6 @@ def emulated_boards(where: Desk, *names: str) -> Iterator[None]:
             board = emulated.running_board("emulated", name)
             if board is not None:
                 board.stop()
-                # What is on its disk trusts the keys of this run, which are gone.
-                shutil.rmtree(board.folder)
 
 
 @contextmanager

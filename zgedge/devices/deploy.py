@@ -154,12 +154,9 @@ def start_emulated(
     kind, name = (host or device, None) if board is None else (board.device, board.name)
     if kind not in emulated.KINDS or (board is None and device not in (None, kind)):
         return False
-    there = emulated.running_board(kind, name)
-    if board is not None and (
-        there is None
-        or (board.host, board.ssh_config, board.port) != (there.host, str(there.ssh_config), None)
-    ):
+    if board is not None and not emulated.is_own(board):
         return False  # it is another one, or somebody started it in another place
+    there = emulated.running_board(kind, name)
     if there is None or not there.running:
         say(f"Starting the emulated board {name or kind} ...")
         emulated.bring_up(kind, name, progress=progress)

@@ -38,6 +38,7 @@ from zgedge.devices.debian import KEYRING, Apt, unpack
 from zgedge.devices.places import cache_folder, make_folder
 from zgedge.errors import UsageError, ZgedgeError
 
+SSH_CONFIG = "ssh_config"  # of a board's folder
 RECIPE = 2  # counted up where roots that were built earlier are not good any more
 Progress = Callable[[int, int, str], None]
 
@@ -325,7 +326,7 @@ class Emulated:
 
     @property
     def ssh_config(self) -> Path:
-        return self.folder / "ssh_config"
+        return self.folder / SSH_CONFIG
 
     @property
     def root(self) -> Path:
@@ -558,6 +559,12 @@ def running_board(kind: str, name: str | None = None) -> Emulated | None:
             "Choose another --name, or that kind.",
         )
     return there
+
+
+def is_own(board: boards.Board) -> bool:
+    """Whether that board of the person's is one that `bring_up` made, be it there still or not."""
+    own = (board.name, str(_place(board.name) / SSH_CONFIG), None)
+    return board.device in KINDS and (board.host, board.ssh_config, board.port) == own
 
 
 def bring_up(

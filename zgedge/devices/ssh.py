@@ -57,8 +57,11 @@ _FAULTS: tuple[tuple[str, str, str, str], ...] = (
     ("negotiation", r"Unable to negotiate|no matching",
      "{host} and this machine's ssh share no method.",
      "Its SSH server is very old: allow what it offers in ~/.ssh/config, for this host alone."),
+    ("no-config", r"Can't open user config",
+     "The ssh configuration that {host} is reached by is gone.",
+     "Start an emulated board anew: zgedge device emulate. Else give --ssh-config."),
     ("config", r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad|"
-     r"Can't open user config|garbage at end of line|no argument after keyword|bad number",
+     r"garbage at end of line|no argument after keyword|bad number",
      "ssh cannot use its configuration.",
      "Mend what it says below in its configuration file."),
     ("cut", r"Connection (closed|reset)|Broken pipe|lost connection|kex_exchange_identification|"

@@ -324,20 +324,14 @@ def _count(number: int, what: str) -> str:
 def emulate(kind: str, name: str | None, new: bool, stop: bool, as_json: bool) -> None:
     """Start a board that is emulated on this machine (emulated, or emulated-armv7: an old one
     without Python), and add it to your boards. It goes on until --stop."""
-    from zgedge.devices import boards, emulated
+    from zgedge.devices import emulated
 
     if stop:
-        there = emulated.running_board(kind, name)
-        if there is None or not there.running:
-            raise UsageError(
-                f"No emulated board {name or kind} runs.", "zgedge device list shows boards."
-            )
-        there.stop()
-        boards.remove(there.host)
+        name = emulated.pull_plug(kind, name)
         if as_json:
-            print_json({"name": there.host, "host": there.host, "port": None, "running": False})
+            print_json({"name": name, "host": name, "port": None, "running": False})
         else:
-            screen().line(f"Stopped {there.host}. Its disk is kept for the next start.")
+            screen().line(f"Stopped {name}. Its disk is kept for the next start.")
         return
     there, fresh = emulated.bring_up(kind, name, new=new, progress=building(quiet=as_json))
     name = there.host

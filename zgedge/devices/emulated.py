@@ -561,6 +561,29 @@ def running_board(kind: str, name: str | None = None) -> Emulated | None:
     return there
 
 
+@contextmanager
+def _alone(kind: str, name: str | None) -> Iterator[Emulated | None]:
+    """That board, while no other process starts or stops it. Raises as `running_board`."""
+    running_board(kind, name)
+    folder = _place(name or kind)
+    make_folder(folder.parent)
+    with _locked(folder.with_name(f".{folder.name}.lock")):  # no board's name begins so
+        yield running_board(kind, name)
+
+
+def pull_plug(kind: str, name: str | None = None) -> str:
+    """Stop the person's own board of that kind and name, and take it off their boards; its disk is
+    kept. Returns its name. Raises UsageError where it does not run."""
+    with _alone(kind, name) as there:
+        if there is None or not there.running:
+            raise UsageError(
+                f"No emulated board {name or kind} runs.", "zgedge device list shows boards."
+            )
+        there.stop()
+        boards.remove(there.host)
+        return there.host
+
+
 def is_own(board: boards.Board) -> bool:
     """Whether that board of the person's is one that `bring_up` made, be it there still or not."""
     own = (board.name, str(_place(board.name) / SSH_CONFIG), None)
@@ -573,11 +596,8 @@ def bring_up(
     """The person's own board of that kind and name, running and among their boards; and whether it
     had to be started. It goes on after this process. `new`: with an empty disk. Raises UsageError,
     and ZgedgeError where no board can be emulated."""
-    running_board(kind, name)  # says what the name cannot be
     folder = _place(name or kind)
-    make_folder(folder.parent)
-    with _locked(folder.with_name(f".{folder.name}.lock")):  # no board's name begins so
-        there = running_board(kind, name)
+    with _alone(kind, name) as there:
         fresh = new or there is None or not there.running
         if fresh:
             if why := unavailable():

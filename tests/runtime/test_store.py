@@ -657,6 +657,34 @@ def test_commits_change_nothing_of_what_is_learned(tmp_path: Path) -> None:
             assert np.array_equal(a, b), kind
 
 
+def test_the_thread_that_syncs_touches_its_stack_when_it_starts() -> None:
+    """Else a page of it is new to the process at some commit months later."""
+    code = """import threading
+from zgedge.runtime.disk import Flusher
+
+def touched():
+    found, size = [], 0
+    for line in open("/proc/self/smaps", encoding="ascii"):
+        word, _, value = line.partition(":")
+        if word == "Size":
+            size = int(value.split()[0])
+        elif word == "Rss" and size == 777 * 4:
+            found.append(int(value.split()[0]))
+    return found
+
+threading.stack_size(777 << 12)
+flusher = Flusher()
+while not touched() or touched()[0] < 24:
+    pass
+flusher.close()
+print("touched")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.stdout == "touched\n", done.stderr
+
+
 def flip(path: Path, at: int) -> None:
     raw = bytearray(path.read_bytes())
     raw[at] ^= 0x10

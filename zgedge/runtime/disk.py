@@ -8,6 +8,7 @@ import os
 import threading
 from typing import Protocol
 
+DEEPER = 40  # calls of C on a stack, of which some lie deeper than any later one
 PAGE = 4096  # what a flash memory programs at once
 # The disk's own troubles, with which a service goes on. Others are mistakes, and said at the start.
 TROUBLES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENXIO,
@@ -117,6 +118,13 @@ def sync_now(disk: Disk) -> bool:
     return True
 
 
+def _deep(calls: int) -> int:
+    """Use so many calls of C on this thread's stack, of half a KB and more each. A wait for the
+    lock of Python, or a sync that does wait, would else touch a page of it for the first time when
+    the process has run for long."""
+    return max(map(_deep, (calls - 1,))) if calls else 0
+
+
 class Flusher:
     """Syncs disks in a thread of its own, because that may take long and does nothing else."""
 
@@ -129,6 +137,7 @@ class Flusher:
         self._thread.start()
 
     def _run(self) -> None:
+        _deep(DEEPER)
         while True:
             self._work.acquire()
             if not self._disks:

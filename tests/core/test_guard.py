@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import pytest
 from tests import nets
 from tests.core import reference
 from tests.core.conftest import VARIANTS
+from tests.worlds import World, start, stream, worlds
 from zgedge import arena
 from zgedge import network as net
 from zgedge.errors import DataError, ModelError
@@ -43,59 +43,6 @@ NETWORKS: dict[str, Network] = {
     "few-anchors": nets.network((1, 24, 1), (sparse(24, 9, 8, 4),), 4, watch=True, anchors=20),
     "watch-only": nets.network((1, 24, 1), (sparse(24, 9, 8),), 4, watch=True, batch=2),
 }  # fmt: skip
-
-
-@dataclass
-class World:
-    """Clusters, one a class; where a stream comes from. `wrong`: the share of random labels."""
-
-    centers: npt.NDArray[np.float64]
-    wrong: float = 0.0
-
-    def draw(
-        self, rng: np.random.Generator, n: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        classes, inputs = self.centers.shape
-        used = min(classes, 4)
-        y = rng.integers(0, used, n)
-        x = self.centers[y] + rng.normal(0, 0.08, (n, inputs))
-        bad = rng.random(n) < self.wrong
-        y = np.where(bad, (y + 1 + rng.integers(0, used - 1, n)) % used, y)
-        return x.astype(np.float32), y
-
-
-def _worlds(network: Network) -> list[World]:
-    rng = np.random.default_rng(3)
-    old = World(rng.uniform(0, 1, (network.classes, network.inputs)))
-    new = World(1.4 * rng.uniform(0, 1, (network.classes, network.inputs)))
-    return [old, new, replace(new, wrong=0.4), replace(new, wrong=1.0), replace(old, wrong=0.1)]
-
-
-def start(network: Network, **learner: Any) -> Model:
-    """A file of random weights whose anchors, three quarters of the room, are the old world's."""
-    parameters = nets.parameters(network, seed=7)
-    options = {"rate": 0.2, "swaps": 2, "gather": 16, "strategy": "rigl", **learner}
-    parameters.learner = arena.LearnerParameters(key=0xBEEF, **options)
-    if network.anchors:
-        x, y = _worlds(network)[0].draw(np.random.default_rng(1), network.anchors * 3 // 4)
-        plain = replace(network, anchors=0, watch=False)
-        right = Model(nets.buffer(arena.write(plain, parameters))).predict_index(x)[0] == y
-        codes = nets.reference_codes(parameters, x)
-        codes = reference.features(network, parameters.trunk, codes).astype(np.uint8)
-        parameters.anchors = (codes, y, right)
-    return Model(nets.buffer(arena.write(network, parameters)))
-
-
-def stream(network: Network, lengths: list[int]) -> list[tuple[npt.NDArray[np.float32], list[int]]]:
-    """Steps of one to three samples, one world after the other."""
-    rng = np.random.default_rng(11)
-    steps = []
-    for world, length in zip(_worlds(network), lengths, strict=False):
-        for _ in range(length):
-            n = int(rng.integers(1, min(3, network.batch) + 1))
-            x, y = world.draw(rng, n)
-            steps.append((x, y.tolist()))
-    return steps
 
 
 def core_step(learner: Learner, x: npt.NDArray[np.float32], y: list[int]) -> None:
@@ -307,7 +254,7 @@ def test_strange_inputs_without_labels_are_a_warning() -> None:
     model = _warm(network, 500)
     learner = Learner(model)
     rng = np.random.default_rng(5)
-    x, _ = _worlds(network)[0].draw(rng, 400)
+    x, _ = worlds(network)[0].draw(rng, 400)
     warned = []
     for row in x:
         learner.watch(row)
@@ -337,7 +284,7 @@ def _trained() -> tuple[Network, bytes]:
         layer.weights, layer.bias = a.weights(i).copy(), a.rows(i)[0].copy()
         layer.indices = None if indices is None else indices.copy()
     parameters.learner = arena.LearnerParameters(key=1, rate=0.1)
-    x, y = _worlds(network)[0].draw(np.random.default_rng(1), 160)
+    x, y = worlds(network)[0].draw(np.random.default_rng(1), 160)
     plain = Model(nets.buffer(arena.write(replace(network, watch=False, anchors=0), parameters)))
     codes = nets.reference_codes(parameters, x).astype(np.uint8)
     parameters.anchors = (codes, y, plain.predict_index(x)[0] == y)
@@ -352,7 +299,7 @@ def _accuracy(model: Model, world: World) -> float:
 def test_wrong_labels_do_not_make_it_worse_and_a_new_world_is_learned() -> None:
     """One configuration: first 40 % wrong labels, then another world, whose gain must stay."""
     network, blob = _trained()
-    old, new = _worlds(network)[:2]
+    old, new = worlds(network)[:2]
     model = Model(nets.buffer(blob))
     learner = Learner(model)
     before = _accuracy(model, old)

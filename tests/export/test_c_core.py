@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,17 @@ def test_only_what_is_needed_is_there() -> None:
     assert {*LEARNING, *PICTURES} <= both
     for names in (plain, pictures, learner, both):
         assert not {"zge_kernels_now", "zge_variant_select", "zge_model_predict_f32"} & names
+
+
+def test_the_whole_core_can_be_one_source(cc: str, tmp_path: Path) -> None:
+    """No two of its files give two things one name: a program may need any of them together."""
+    text = "".join(c_core.read(name) for name in c_core.FILES if name.endswith(".c"))
+    (tmp_path / "all.c").write_text(text)
+    done = subprocess.run(
+        [cc, "-std=c11", "-fsyntax-only", "-DZGE_VARIANT=portable", f"-I{c_core.FOLDER}",
+         tmp_path / "all.c"], capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("name", "learning"), [("sparse-b1", False), ("residual", True)])

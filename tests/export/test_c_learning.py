@@ -12,6 +12,7 @@ import pytest
 from tests import nets
 from tests.export import c_programs, models
 from tests.export.c_programs import program
+from tests.worlds import start, worlds
 from zgedge import arena
 from zgedge.export import c_run, source, to_c
 from zgedge.network import Network, conv, dense, depthwise, mean_pool, sparse
@@ -36,6 +37,16 @@ NETWORKS: dict[str, Network] = {
         (6, 6, 1), (dense(8, 16),), 3, task="picture", replay_samples=8, replay_bits=8, batch=4,
         trunk=(conv((6, 6, 1), 8), mean_pool((6, 6, 8))),
     ),
+    # All that a file can have beside: drift that is watched for, a guard, samples that wait for
+    # their label, traces.
+    "all": nets.network(
+        (1, 40, 1), (sparse(40, 10, 8),), 4, watch=True, anchors=140, pending=3, traces=2, batch=8,
+        replay_samples=24, replay_bits=4,
+    ),
+    "all-trunk": nets.network(
+        (6, 5, 1), (sparse(6, 8, 4),), 4, watch=True, anchors=140, pending=3, batch=8,
+        trunk=(conv((6, 5, 1), 6, 3), mean_pool((6, 5, 6))), replay_samples=20, replay_bits=8,
+    ),
     "no-replay": nets.network((1, 24, 1), (sparse(24, 12, 8, 8),), 300, batch=1),
     "sizes": nets.network(
         (1, 24, 1), (sparse(24, 16, 8, 8),), 5, batch=2, replay_samples=11, replay_bits=8
@@ -52,14 +63,26 @@ NOT_STARTED, LABEL, RANGE, SAVED = -3, -4, -5, -6
 
 
 def stream(network: Network, n: int = 120) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-    return nets.samples(network, n)
+    if not network.watch:
+        return nets.samples(network, n)
+    parts = [
+        world.draw(np.random.default_rng(n), n)
+        for world, n in zip(worlds(network), (300, 301, 60), strict=False)
+    ]
+    x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return x, y
+
+
+def begun(network: Network) -> Model:
+    """The model that a learner of the table starts from."""
+    return start(network) if network.watch else models.opened(network)
 
 
 def taught(
     network: Network, x: npt.NDArray[Any], y: npt.NDArray[Any], replay: int
 ) -> tuple[list[int], Model]:
     """What the package's learner says of each sample, and the model after them."""
-    model = models.opened(network)
+    model = begun(network)
     learner = Learner(model)
     return [learner.learn_one(a, b, replay=replay) for a, b in zip(x, y, strict=True)], model
 
@@ -67,14 +90,14 @@ def taught(
 @functools.cache
 def learner_of(name: str, target: str = "native") -> c_run.Program:
     """A network of the table as a program that learns; made once."""
-    return program(to_c(models.opened(NETWORKS[name]), learning=True), target)
+    return program(to_c(begun(NETWORKS[name]), learning=True, samples=True), target)
 
 
 @functools.cache
 def sanitized(name: str) -> c_run.Program:
     """The same with the sanitizers of addresses and of undefined behaviour in it."""
     options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-error"]
-    made = to_c(models.opened(NETWORKS[name]), learning=True)
+    made = to_c(begun(NETWORKS[name]), learning=True, samples=True)
     return program(made, optimize="-O0", options=options)
 
 
@@ -118,6 +141,11 @@ def test_the_same_stream_leaves_the_same_bytes(name: str, target: str) -> None:
         assert state["rewired"] > 0
         assert state["clamped"] > 0
     assert state["remembered"] == network.replay_samples
+    if network.watch:
+        guard = model.arena.watch()
+        assert guard is not None
+        assert guard["accepted"] > 0
+        assert guard["drift"]["confirmed"] + guard["rolled_back"] > 0
 
 
 def test_learning_from_codes_differs_in_the_count_of_clamped_alone() -> None:

@@ -833,7 +833,7 @@ zge_status zge_model_seal(zge_model *m) {
         memset(first->delta, 0,
                (size_t)(last->delta + zge_round4(last->outputs * m->batch) - first->delta));
     }
-    zge_put64(a + ZGE_H_GENERATION, zge_get64(a + ZGE_H_GENERATION) + 1);
+    zge_count(a + ZGE_H_GENERATION);
     zge_sign(a);
     return ZGE_OK;
 }

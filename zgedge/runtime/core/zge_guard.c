@@ -16,7 +16,6 @@ typedef struct zge_tally {
 
 static uint32_t zge_anchors_filled(const zge_model *m) { return zge_get32(m->anchor_head + ZGE_G_FILLED); }
 static uint32_t zge_in_trial(const zge_model *m) { return zge_get16(m->watch + ZGE_W_TRIAL); }
-static void zge_count64(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
 
 /* In a trial the upper quarter of the room takes the samples of the new world, and the anchors below stay. */
 static uint32_t zge_trial_from(const zge_model *m) {
@@ -190,7 +189,7 @@ static void zge_reject(const zge_model *m) {
     zge_put32(m->watch + ZGE_W_BEST, zge_tally_of(m, 0, n).was);
     zge_rollback(m);
     zge_watch_quiet(m->watch);
-    zge_count64(m->watch + ZGE_W_REJECTED);
+    zge_count(m->watch + ZGE_W_REJECTED);
 }
 
 /* Drift is confirmed. With anchors enough what is learned from here on is a trial: it has to show that it
@@ -239,7 +238,7 @@ static uint32_t zge_judge(const zge_model *m) {
     const uint64_t least = (uint64_t)n * zge_get32(w + ZGE_W_BEST) / (over ? 4 : 2);
     if (n >= ZGE_G_JUDGED && clear && t.won > t.lost && (uint64_t)t.is * zge_anchors_filled(m) >= least) {
         zge_end_trial(m);
-        zge_count64(w + ZGE_W_ACCEPTED);
+        zge_count(w + ZGE_W_ACCEPTED);
         return 1;
     }
     if (over || (clear && t.lost > t.won)) {
@@ -267,7 +266,7 @@ static uint32_t zge_decide(const zge_model *m) {
     if (cycled && !below) {
         zge_accept(m, t.is > best ? t.is : best);
         zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution > 0 ? caution - 1 : 0));
-        zge_count64(w + ZGE_W_ACCEPTED);
+        zge_count(w + ZGE_W_ACCEPTED);
         return 1;
     }
     const uint32_t loss = t.lost > t.won ? t.lost - t.won : 0;
@@ -283,7 +282,7 @@ static uint32_t zge_decide(const zge_model *m) {
         if (zge_get32(w + ZGE_W_AGE) == ZGE_W_LENGTH) { /* a plastic rate falls by itself */
             zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));
         }
-        zge_count64(w + ZGE_W_ROLLED_BACK);
+        zge_count(w + ZGE_W_ROLLED_BACK);
         return 2;
     }
     return 0;
@@ -450,7 +449,7 @@ zge_status zge_learner_accept(zge_model *m) {
     } else {
         zge_accept(m, zge_tally_of(m, 0, zge_anchors_filled(m)).is);
     }
-    zge_count64(m->watch + ZGE_W_ACCEPTED);
+    zge_count(m->watch + ZGE_W_ACCEPTED);
     return ZGE_OK;
 }
 
@@ -463,7 +462,7 @@ zge_status zge_learner_rollback(zge_model *m) {
         zge_reject(m);
     } else {
         zge_rollback(m);
-        zge_count64(m->watch + ZGE_W_ROLLED_BACK);
+        zge_count(m->watch + ZGE_W_ROLLED_BACK);
     }
     return ZGE_OK;
 }

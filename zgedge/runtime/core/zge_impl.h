@@ -36,6 +36,7 @@ static inline float zge_getf(const uint8_t *p) {
 static inline void zge_put16(uint8_t *p, uint16_t v) { memcpy(p, &v, sizeof v); }
 static inline void zge_put32(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
 static inline void zge_put64(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+static inline void zge_count(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
 static inline void zge_putf(uint8_t *p, float v) { memcpy(p, &v, sizeof v); }
 
 /* Header, 48 bytes. */

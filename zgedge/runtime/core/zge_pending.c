@@ -9,8 +9,6 @@ static uint8_t *zge_waiting(const zge_model *m, uint32_t i) {
     return m->pending + ZGE_WAIT_SIZE + (size_t)m->pending_entries * ZGE_WAITING_SIZE + (size_t)i * m->replay_stride;
 }
 
-static void zge_count(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
-
 /* The entry of an id; the number of entries where none has it. */
 static uint32_t zge_find(const zge_model *m, uint64_t id) {
     uint32_t i = 0;

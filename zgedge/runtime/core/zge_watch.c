@@ -58,8 +58,6 @@ static uint32_t zge_warns(const uint8_t *w) {
     return zge_suspects(w + ZGE_W_ERROR, ZGE_W_BOUND_ERROR) || zge_suspects(w + ZGE_W_DOUBT, ZGE_W_BOUND_DOUBT);
 }
 
-static void zge_count(uint8_t *p) { zge_put64(p, zge_get64(p) + 1); }
-
 /* A mean that forgets: its `share`-th part is the newest value. */
 static void zge_blend(uint8_t *p, uint32_t value, int32_t share) {
     const int32_t now = (int32_t)zge_get32(p);

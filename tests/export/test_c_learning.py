@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,6 +148,20 @@ def test_the_same_stream_leaves_the_same_bytes(name: str, target: str) -> None:
         assert guard is not None
         assert guard["accepted"] > 0
         assert guard["drift"]["confirmed"] + guard["rolled_back"] > 0
+
+
+@pytest.mark.parametrize(
+    "level", ["-O2", *(pytest.param(o, marks=pytest.mark.slow) for o in ("-O1", "-O3", "-Og"))]
+)
+def test_compilers_have_nothing_to_say_of_all_sections(level: str, tmp_path: Path, cc: str) -> None:
+    """Of the sections that `zgedge train` writes, which are more than any one feature needs."""
+    for name in ("all", "all-trunk"):
+        to_c(begun(NETWORKS[name]), learning=True).write(tmp_path)
+        done = subprocess.run(
+            [cc, "-std=c11", level, *c_run.WARNINGS, "-c", "zge.c", "-o", "zge.o"], cwd=tmp_path,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
 
 
 def test_learning_from_codes_differs_in_the_count_of_clamped_alone() -> None:

@@ -232,6 +232,7 @@ static uint32_t zge_take_pictures(const zge_model *m, const zge_column *columns,
     uint32_t clamped = 0;
     if (s > 1 || !zge_is_input(&columns[0])) { /* the remembered ones are features already */
         zge_column rest[ZGE_MAX_BATCH];
+        rest[0] = columns[0]; /* a compiler cannot know that there is one at least, and warns */
         for (uint32_t c = 0; c < n; c++) {
             rest[c] = columns[c];
             rest[c].kind = zge_is_input(&columns[c]) ? ZGE_C_NONE : columns[c].kind;

@@ -14,6 +14,7 @@ from zgedge.data import Dataset
 from zgedge.errors import BudgetError, MissingExtraError, UsageError
 from zgedge.network import Network, dense, sparse
 from zgedge.runtime import Learner, Model
+from zgedge.train import fixed
 from zgedge.train.fixed import whitened_patches
 from zgedge.train.seeded import planned, room_for, roomy, seeded
 from zgedge.train.trunk import features
@@ -56,6 +57,23 @@ def test_whitened_patches_answer_to_different_things() -> None:
         return float(np.abs(correlation[np.triu_indices(20, 1)]).mean())
 
     assert alike(filters) < 0.75 * alike(plain)
+
+
+def test_filters_of_noise_are_little_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closest(drawn: int) -> float:
+        monkeypatch.setattr(fixed, "DRAWN", drawn)
+        found = []
+        for seed in range(5):
+            filters = fixed.smooth_noise(np.random.default_rng(seed), 37, 7)
+            assert filters.shape == (37, 49)
+            assert np.allclose(np.linalg.norm(filters, axis=1), 1)
+            assert np.allclose(filters.mean(axis=1), 0)
+            found.append(float((filters @ filters.T - 2 * np.eye(37)).max(axis=1).mean()))
+        return max(found)
+
+    kept = fixed.DRAWN
+    assert closest(kept) < closest(1) - 0.05
+    assert np.allclose(np.abs(fixed.smooth_noise(np.random.default_rng(0), 5, 1)), 1)
 
 
 def test_pictures_in_one_colour_give_filters_too() -> None:

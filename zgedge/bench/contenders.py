@@ -60,6 +60,7 @@ class Settings:
                           bits of a value, and the means of 2 x 2 places where `pool` is 2
     trunk_bits            how features behind the seeded convolution are remembered
     rate, swaps, gather   of the learner; `batch` samples a step, all but one of them remembered
+    trunk_rate            in place of `rate` behind the seeded convolution, where it is not 0
     keep                  which samples a full memory takes, `Learner`'s
     anneal                the rate falls to a tenth over the stream, as `Learner.anneal` has it
     maps, kernel, cells   of the seeded convolution, and of places that are left of a side
@@ -73,6 +74,7 @@ class Settings:
     pool: int = 0
     trunk_bits: int = 4
     rate: float = 0.5
+    trunk_rate: float = 0.0
     batch: int = 16
     swaps: int = 4
     gather: int = 64
@@ -99,7 +101,13 @@ def settings_of(stream: Stream) -> Settings:
             units=256, dense_units=96, fan_in=fan_in, bits=bits, pool=pool, rate=0.25,
             keep="reservoir",
         )  # fmt: skip
-    return Settings(fan_in=fan_in, bits=bits, pool=pool)
+    # Colours are three values for each place, all of them positive: larger steps go too far, and of
+    # a dense layer nothing is left.
+    colour = stream.picture and stream.shape[2] > 1
+    return Settings(
+        fan_in=fan_in, bits=bits, pool=pool, rate=0.05 if colour else 0.5,
+        trunk_rate=0.05 if colour else 0.1,
+    )  # fmt: skip
 
 
 def coarse(stream: Stream, settings: Settings) -> Stream:
@@ -258,6 +266,9 @@ def begin(
 ) -> arena.Parameters:
     """Random numbers for a network, its scales from samples x [n, inputs] that have come."""
     rng = np.random.default_rng([seed, 11])
+    rate = settings.rate
+    if row.network in TRUNKS and settings.trunk_rate:
+        rate = settings.trunk_rate
     first: Floats = x[:LOOKED_AT].astype(np.float64)
     scale, center, zero, step = _coding(network, first)
     codes = np.clip(np.rint((first - center) * scale) + zero, 0, 255)
@@ -307,7 +318,7 @@ def begin(
         layers=layers, trunk=trunk,
         class_names=[str(c) for c in range(network.classes)], int_classes=True, seed=seed,
         learner=arena.LearnerParameters(
-            key=seed, rate=settings.rate, learn=row.learn, strategy=row.strategy,
+            key=seed, rate=rate, learn=row.learn, strategy=row.strategy,
             swaps=min(settings.swaps, *(layer.per_row or 255 for layer in network.layers)),
             gather=settings.gather, keep=settings.keep,
         ),

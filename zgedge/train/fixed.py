@@ -3,7 +3,9 @@
 Random patches of the data, whitened, do nearly as well as filters that are learned, and their
 answers are best summed over parts of the picture (Coates, Ng and Lee 2011: An Analysis of
 Single-Layer Networks in Unsupervised Feature Learning). On grey digits smooth noise does better
-than patches, and the largest answer better than the sum (docs/continual.md).
+than patches, and the largest answer better than the sum (docs/continual.md); of more noise than is
+needed those filters are kept that are least alike (Gonzalez 1985: Clustering to Minimize the
+Maximum Intercluster Distance).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from zgedge.network import KERNELS, Network, TrunkLayer, depthwise
 
 Float = npt.NDArray[np.float64]
 
+DRAWN = 3  # filters of noise, for each one that is kept
 MOST = 20_000  # patches that the whitening is taken from
 CONTRAST = 10 / 255  # added to a patch's own: flat ones are noise
 FLOOR = 1.0  # added to the variance along each axis, of patches whose variance is 1
@@ -28,17 +31,27 @@ TOP = 0.9999  # share of the answers, or of their means, that a code can express
 
 
 def smooth_noise(rng: np.random.Generator, count: int, kernel: int) -> Float:
-    """`count` filters [count, kernel * kernel] of length 1 for grey pictures; all but those of one
-    tap have a mean of 0."""
-    noise = rng.standard_normal((count, kernel + 8, kernel + 8))
+    """`count` filters [count, kernel * kernel] of length 1 for grey pictures, as little alike as
+    may be; all but those of one tap have a mean of 0."""
+    noise = rng.standard_normal((DRAWN * count, kernel + 8, kernel + 8))
     near = np.exp(-0.5 * np.arange(-4, 5) ** 2)
     for axis in (1, 2):
         noise = np.lib.stride_tricks.sliding_window_view(noise, 9, axis=axis) @ near
-    filters = noise.reshape(count, -1)
+    filters = noise.reshape(len(noise), -1)
     if kernel > 1:
         filters -= filters.mean(axis=1, keepdims=True)
     filters /= np.linalg.norm(filters, axis=1, keepdims=True)
-    return np.asarray(filters, np.float64)
+    return np.asarray(filters[_least_alike(filters, count)], np.float64)
+
+
+def _least_alike(filters: Float, count: int) -> list[int]:
+    """Numbers of `count` filters [n, taps] of length 1, each the one least like all before it."""
+    chosen = [0]
+    nearest = filters @ filters[0]
+    while len(chosen) < count:
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, filters @ filters[chosen[-1]])
+    return chosen
 
 
 def whitened_patches(rng: np.random.Generator, patches: Float, count: int) -> Float:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.platform import builds
 from zgedge.bench import native
-from zgedge.devices.native import TARGETS
+from zgedge.devices.native import PROGRAM
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         growth = native.measure_growth("native", folder, 3000, lambda text: None)
     return {
         "memory": {"native": memory, "python": memory}, "start": {"native": start, "python": start},
-        "growth": {"native": growth}, "bytes": dict.fromkeys(TARGETS, 400_000),
+        "growth": {"native": growth}, "bytes": dict.fromkeys(PROGRAM.targets, 400_000),
     }  # fmt: skip
 
 
@@ -75,5 +75,5 @@ def test_results_show_what_they_must(root: Path) -> None:
     for what in ("RSS", "disk"):
         assert re.search(rf"^\| {what} growth \| 0 of ", text, re.MULTILINE), what
     assert re.search(r"^\| open files, threads \| \+0 of \d+, \+0 of \d+ \|", text, re.MULTILINE)
-    for machine in TARGETS:
+    for machine in PROGRAM.targets:
         assert f"| {machine} | " in text

@@ -23,6 +23,7 @@ from tests import nets
 from tests.core import test_guard as guarded
 from tests.runtime.native_program import PYTHON, Served, newest
 from tests.runtime.test_store import flip
+from tests.worlds import start, worlds
 from zgedge import Learner, Model, arena
 from zgedge.runtime.board import make_golden
 
@@ -45,7 +46,7 @@ MODELS: dict[str, Callable[[], bytes]] = {
     "integers": lambda: nets.file(NET),
     "names": named,
     "pending": lambda: nets.file(LATE),
-    "guard": lambda: guarded.start(guarded.NETWORKS["sparse-b1"]).to_bytes(),
+    "guard": lambda: start(guarded.NETWORKS["sparse-b1"]).to_bytes(),
     "predict-only": lambda: nets.file(nets.network(learning=False, batch=1)),
 }
 
@@ -476,7 +477,7 @@ def test_only_accepted_states_are_committed_while_the_guard_judges(
     path.write_bytes(MODELS["guard"]())
     run = serve(runtime, path, "a", "--commit-every", "0")
     network = guarded.NETWORKS["sparse-b1"]
-    x, y = guarded._worlds(network)[0].draw(np.random.default_rng(2), 800)
+    x, y = worlds(network)[0].draw(np.random.default_rng(2), 800)
     run.learn(x, y)
     status = run.ask(op="status")
     assert 2 <= status["store"]["commits"] <= status["learner"]["accepted"]

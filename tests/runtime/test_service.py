@@ -20,6 +20,7 @@ import pytest
 from tests import nets
 from tests.core import test_guard as guarded
 from tests.runtime.test_store import Clock, Failing, flip
+from tests.worlds import start, worlds
 from zgedge import Learner, Model
 from zgedge.errors import ModelError, UsageError, ZgedgeError
 from zgedge.runtime import service as services
@@ -395,7 +396,7 @@ def test_a_file_without_a_table_keeps_no_samples(started: Any) -> None:
 @pytest.fixture
 def judged(tmp_path: Path) -> str:
     path = tmp_path / "judged.zge"
-    path.write_bytes(guarded.start(guarded.NETWORKS["sparse-b1"]).to_bytes())
+    path.write_bytes(start(guarded.NETWORKS["sparse-b1"]).to_bytes())
     return str(path)
 
 
@@ -405,7 +406,7 @@ def test_a_commit_waits_for_a_state_that_the_guard_accepted(judged: str, tmp_pat
     store = Store.open(tmp_path / "s", blob, clock=clock, interval=0)
     service = Service(judged, store=store, clock=clock)
     assert service.status()["learner"]["guard"] == "on"
-    x, y = guarded._worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), 1500)
+    x, y = worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), 1500)
     assert service.learner is not None
     accepted = commits = waited = 0
     for i in range(1500):
@@ -450,7 +451,7 @@ def test_samples_without_a_label_are_watched(judged: str, tmp_path: Path) -> Non
     service = Service(judged, state=str(tmp_path / "s"))
     learner = Learner(judged)
     network = guarded.NETWORKS["sparse-b1"]
-    old, new = guarded._worlds(network)[:2]
+    old, new = worlds(network)[:2]
     warned = 0
     for world, n in ((old, 400), (new, 400)):
         x, _ = world.draw(np.random.default_rng(5), n)

@@ -257,7 +257,8 @@ class _Export:
         if layer.kind == net.DEPTHWISE:
             q = self.depthwise(name, q, weights[None], bias, multiplier, out, relu, **window)
         else:
-            operands = [q, *self.weighted(name, weights, bias, multiplier)]
+            floor = _ZERO if added else 0
+            operands = [q, *self.weighted(name, weights, bias, multiplier, floor=floor)]
             q = f.operator(
                 "CONV_2D", operands, out, _INT8_CONV, table="Conv2DOptions",
                 FusedActivationFunction=relu, DilationHFactor=1, DilationWFactor=1, **window,
@@ -282,10 +283,11 @@ class _Export:
     ) -> int:
         """weights [1, rows, columns, channels]"""
         options = {"StrideH": 1, "StrideW": 1, "DepthMultiplier": 1, **window}
+        floor = 0 if relu else _ZERO
+        operands = self.weighted(name, weights, bias, multiplier, axis=3, floor=floor)
         return self.f.operator(
-            "DEPTHWISE_CONV_2D", [q, *self.weighted(name, weights, bias, multiplier, axis=3)], out,
-            _INT8_CONV, table="DepthwiseConv2DOptions", FusedActivationFunction=relu,
-            DilationHFactor=1, DilationWFactor=1, **options,
+            "DEPTHWISE_CONV_2D", [q, *operands], out, _INT8_CONV, table="DepthwiseConv2DOptions",
+            FusedActivationFunction=relu, DilationHFactor=1, DilationWFactor=1, **options,
         )  # fmt: skip
 
     def weighted(
@@ -296,10 +298,14 @@ class _Export:
         multiplier: Float32,
         axis: int = 0,
         shape: tuple[int, ...] | None = None,
+        floor: int = 0,
     ) -> list[int]:
         """Weights and bias as constants, with one scale for each output of `axis`, or one where all
-        are equal and the operator is a layer of rows."""
+        are equal and the operator is a layer of rows. A code is 0 where what is rounded is below
+        `floor`."""
         f, scale = self.f, np.clip(multiplier, _LEAST, _MOST)
+        if not isinstance(weights, Blocks):
+            bias, scale = _raised(np.moveaxis(weights, axis, 0), bias, scale, floor)
         if shape is not None and (scale == scale[0]).all():
             scale = scale[:1]
         dense = weights.shape if not isinstance(weights, Blocks) else shape
@@ -358,6 +364,26 @@ class _Export:
         return f.operator(
             "SOFTMAX", [real], self.floats(PROBABILITIES, classes), table="SoftmaxOptions", Beta=1.0
         )
+
+
+def _raised(
+    weights: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], scale: Float32, floor: int
+) -> tuple[npt.NDArray[np.int32], Float32]:
+    """Bias and scale [outputs] that give the same codes, of weights [outputs, ...].
+
+    XNNPACK's kernels for VNNI add the zero point to a rounded product in 32 bits: one below -2^31
+    comes out as the largest code. A sum that lies so low for all inputs is raised to one that
+    still gives the least code for all of them. One that does so for some has a multiplier that
+    nothing but the least and the largest code comes of; it is left to the check.
+    """
+    rows = 255 * weights.reshape(len(bias), -1).astype(np.int64)
+    low = bias + np.minimum(rows, 0).sum(axis=1)
+    high = bias + np.maximum(rows, 0).sum(axis=1)
+    real = scale.astype(np.float64)
+    top = floor - (floor < 0)
+    always = (low * real < 256 - 2.0**31) & (high * real <= top)
+    raised = np.where(always, bias + (top - high), bias).astype(np.int32)
+    return raised, np.where(always, np.float32(1), scale)
 
 
 def _check_exact(

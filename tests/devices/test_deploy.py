@@ -1019,10 +1019,13 @@ def test_only_the_board_that_this_machine_emulates_is_its_own(
     there: list[Any] = [SimpleNamespace(running=True)]
     started: list[str] = []
     monkeypatch.setenv("ZGEDGE_CONFIG", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "cache").symlink_to(tmp_path)  # as where a person's ~/.cache lies elsewhere
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(emulated, "running_board", lambda kind, name: there[0])
     monkeypatch.setattr(emulated, "bring_up", lambda kind, name, progress: started.append(name))
-    config = tmp_path / "zgedge/boards/running/emulated/ssh_config"
+    config = emulated.Emulated(
+        "emulated", name="emulated", folder=emulated._place("emulated")
+    ).ssh_config
     own = boards.Board("emulated", "emulated", "emulated", str(config))
     for board, ours in (
         (own, True), (replace(own, host="pi@real.local"), False),

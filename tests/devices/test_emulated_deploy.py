@@ -150,7 +150,7 @@ def test_python_serves_there_too(board: Emulated, to: Callable[..., Any]) -> Non
     with desk.service(target(board), "m") as agent:
         desk.ask(agent, [{"op": "learn", "x": r.tolist(), "y": names[n]}
                          for r, n in zip(x, y, strict=True)])  # fmt: skip
-        desk.commit(agent)
+        desk.commit(agent, print)
     found = to(board, watch=5.0)
     assert (found["outcome"], found["state"]) == ("healthy", "kept")
 

@@ -92,8 +92,41 @@ def test_what_cannot_be_built(
         wheels.own("x86_64")
 
 
+def test_what_was_left_half_or_cannot_run_is_said(
+    zig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(cross, "_compile", written(calls))
+    made = native.build("aarch64")
+    made.write_bytes(b"")  # as after a power cut
+    assert native.build("aarch64").read_text() == "aarch64"
+    assert len(calls) == 2
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    for text, what in (("", "cannot be started"), ("exit 3", "ended with 3 and said nothing")):
+        program = tmp_path / "zig"
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755 if text else 0o644)
+        monkeypatch.setattr(cross, "compiler", lambda: str(tmp_path / "zig"))
+        with pytest.raises(ZgedgeError, match=what):
+            native.build("armv7l")
+
+
+def test_no_compiler_is_left_running(tmp_path: Path) -> None:
+    running = tmp_path / "running"
+    slow = ["sh", "-c", f"sleep 60 & echo $! > {running}; wait"]
+    with pytest.raises(ZgedgeError, match="ended with 7"):
+        cross._run_all([slow, ["sh", "-c", f"until [ -s {running} ]; do :; done; exit 7"]][::-1],
+                       "program")  # fmt: skip
+    child = Path(f"/proc/{int(running.read_text())}/stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
 def test_flags_are_those_of_the_wheel() -> None:
     text = (ROOT / "CMakeLists.txt").read_text()
+    options = re.search(r"target_compile_options\(\s*zge_flags INTERFACE (-Wall[^)]*)\)", text)
+    assert options is not None
+    assert {f for f in options[1].split() if not f.startswith("-W")} <= {*cross.CORE_FLAGS}
     for flag in cross.CORE_FLAGS:
         assert flag in text or flag in ("-std=c11", "-O3"), flag
     for flag in cross.variants("x86_64", None)["vnni"]:

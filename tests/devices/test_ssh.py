@@ -218,6 +218,9 @@ def test_a_damaged_configuration(tmp_path: Path) -> None:
     error = fault(Remote("board", config=tmp_path / "gone"))
     assert error.reason == "no-config"
     assert "device emulate" in (error.hint or "")
+    assert str(tmp_path / "gone") in (error.hint or "")
+    said = "Can't open user config file /x: Permission denied"
+    assert Remote("board").classify(said).reason == "config"
 
 
 @pytest.mark.parametrize("host", ["", "-oProxyCommand=true", "a b", "a\nb", "\x1b[2J"])

@@ -44,7 +44,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         os.environ["ZGEDGE_CONFIG"] = str(folder / "config")
-        built = [path for path in emulated.default_cache().glob("*/root") if path.is_dir()]
+        built = [path for path in emulated.default_cache().glob("emulated-*/root") if path.is_dir()]
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         make_folder(emulated.default_cache())
         for root in built:

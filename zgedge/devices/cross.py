@@ -8,9 +8,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,18 +92,20 @@ def build(
             f"It is for {', '.join(product.targets)}.",
         )
     zig = compiler()
-    key = _key(product, machine, cpu)
+    key = _key(zig, product, machine, cpu)
     cache = make_folder(cache_folder())
     made = cache / f"{product.key}-{machine}-{key}" / product.file
-    if made.exists():
+    if _whole(made):
         return made
     try:
         with open(cache / "cross.lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not made.exists():
+            if not _whole(made):
                 say(f"Compiling the {product.what} for {machine} ...")
                 with tempfile.TemporaryDirectory(dir=cache) as folder:
                     _compile(zig, product, machine, cpu, Path(folder))
+                    with open(Path(folder, product.file), "rb") as file:
+                        os.fsync(file.fileno())
                     made.parent.mkdir(exist_ok=True)
                     os.replace(Path(folder, product.file), made)
     except OSError as e:
@@ -112,10 +116,22 @@ def build(
     return made
 
 
-def _key(product: Product, machine: str, cpu: str | None) -> str:
+def _whole(made: Path) -> bool:
+    """Whether it is there, and more than a name that a power cut left."""
+    return made.exists() and made.stat().st_size > 0
+
+
+def _zig_version(zig: str) -> str:
+    try:
+        return importlib.metadata.version("ziglang")
+    except importlib.metadata.PackageNotFoundError:  # it can be imported all the same
+        return f"{os.stat(zig).st_size} bytes"
+
+
+def _key(zig: str, product: Product, machine: str, cpu: str | None) -> str:
     digest = hashlib.sha256()
     flags = (CORE_FLAGS, product.common, product.flags, product.link, variants(machine, cpu), cpu)
-    for part in (product.targets[machine], repr(flags), importlib.metadata.version("ziglang")):
+    for part in (product.targets[machine], repr(flags), _zig_version(zig)):
         digest.update(part.encode() + b"\0")
     for path in sorted([*CORE.glob("*.[ch]"), *product.beside()]):
         data = path.read_bytes()
@@ -136,43 +152,51 @@ def _compile(zig: str, product: Product, machine: str, cpu: str | None, folder: 
     jobs += [([*CORE_FLAGS, *having], path) for path in _c(CORE.glob("*.c"))
              if path.name != "zge_kernels.c"]  # fmt: skip
     jobs += [([*product.flags, *having], path) for path in _c(product.beside())]
-    objects: list[str] = []
-    running: list[tuple[list[str], subprocess.Popen[str]]] = []
-    try:
-        for i, (flags, path) in enumerate(jobs):
-            out = str(folder / f"{i}.o")
-            objects.append(out)
-            _start(running, [*command, *flags, "-c", str(path), "-o", out], product.what)
-        while running:
-            _wait(running.pop(0), product.what)
-    finally:
-        for _, left in running:
-            left.kill()
-            left.communicate()
-    link = [*command, *product.link, *objects, "-o", str(folder / product.file)]
-    _start(running, link, product.what)
-    _wait(running.pop(), product.what)
+    objects = [str(folder / f"{i}.o") for i in range(len(jobs))]
+    made = str(folder / product.file)
+    _run_all(
+        [[*command, *flags, "-c", str(path), "-o", out]
+         for (flags, path), out in zip(jobs, objects, strict=True)], product.what,
+    )  # fmt: skip
+    _run_all([[*command, *product.link, *objects, "-o", made]], product.what)
 
 
 def _c(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if path.suffix == ".c")
 
 
-def _start(
-    running: list[tuple[list[str], subprocess.Popen[str]]], command: list[str], what: str
-) -> None:
-    """Start a compiler, as many at once as there are processors."""
-    if len(running) >= (os.cpu_count() or 1):
-        _wait(running.pop(0), what)
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace",
-    )  # fmt: skip
-    running.append((command, process))
+def _run_all(commands: Sequence[list[str]], what: str) -> None:
+    """Run compilers, as many at once as there are processors; none is left running."""
+    left = list(commands)
+    running: list[subprocess.Popen[str]] = []
+    try:
+        while left or running:
+            if left and len(running) < (os.cpu_count() or 1):
+                running.append(_start(left.pop(0)))
+                continue
+            said, _ = running[0].communicate()
+            process = running.pop(0)
+            if process.returncode:
+                raise ZgedgeError(
+                    f"The {what} cannot be compiled: {' '.join(map(str, process.args))}\n"  # type: ignore[arg-type]
+                    + (said[-4000:] or f"It ended with {process.returncode} and said nothing. Is "
+                       f"there room in {cache_folder()}?")
+                )  # fmt: skip
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # zig, and the compiler that it started
+            process.communicate()
 
 
-def _wait(job: tuple[Sequence[str], subprocess.Popen[str]], what: str) -> None:
-    command, process = job
-    said, _ = process.communicate()
-    if process.returncode:
-        raise ZgedgeError(f"The {what} cannot be compiled: {' '.join(command)}\n{said[-4000:]}")
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+    except OSError as e:
+        raise ZgedgeError(
+            f"{command[0]} cannot be started: {e.strerror}.",
+            "Install it again: pip install --force-reinstall ziglang",
+        ) from e

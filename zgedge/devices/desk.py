@@ -155,9 +155,9 @@ def pull(agent: Agent, state: str | None, out: str, say: Say) -> dict[str, Any]:
     ModelError where no slot of it is whole.
     """
     there = states(agent)
-    missed = None  # what is older than it might be, and why
+    fresh = True
     if state is None:
-        missed = commit(agent)
+        fresh = commit(agent, say)
         there = states(agent)
         chosen = next((s["state"] for s in there if s["current"]), None)
         if chosen is None:
@@ -170,8 +170,8 @@ def pull(agent: Agent, state: str | None, out: str, say: Say) -> dict[str, Any]:
             "There are: " + (", ".join(s["state"] for s in there) or "none") + ".",
         )
     generation, data = newest([agent.fetch("slot", chosen, slot) for slot in SLOTS], chosen)
-    if missed:
-        say(f"{missed}: what was committed last is taken.")
+    if not fresh:
+        say("Nothing new was committed: what was committed last is taken.")
     model = Model(files.in_memory(data), f"state {chosen}")
     files.replace_file(out, data)
     return {
@@ -185,17 +185,16 @@ def _nothing_kept() -> DeployError:
                        "It commits once a minute while it learns.", "nothing")  # fmt: skip
 
 
-def commit(agent: Agent) -> str | None:
-    """Let the service commit what it has learned, which it has done when it answers. Why there is
-    nothing newer than its last commit, or None where there is."""
+def commit(agent: Agent, say: Say) -> bool:
+    """Let the service commit what it has learned, which it has done when it answers. False where
+    there was nothing new; where none answers, that is said."""
     found = deploy.service_status(agent)
     if found is None or not found.get("store"):
-        return "No service answers"
+        say("No service answers: what it committed last is taken.")
+        return True
     ask(agent, [{"op": "control", "do": "commit"}])
     after = deploy.service_status(agent)
-    if after is not None and after["store"]["commits"] == found["store"]["commits"]:
-        return "Nothing new was committed"
-    return None
+    return after is None or after["store"]["commits"] > found["store"]["commits"]
 
 
 def newest(slots: Sequence[bytes], name: str) -> tuple[int, bytes]:

@@ -586,7 +586,7 @@ def pull_plug(kind: str, name: str | None = None) -> str:
 
 def is_own(board: boards.Board) -> bool:
     """Whether that board of the person's is one that `bring_up` made, be it there still or not."""
-    own = (board.name, str(_place(board.name) / SSH_CONFIG), None)
+    own = (board.name, str(_place(board.name).resolve() / SSH_CONFIG), None)
     return board.device in KINDS and (board.host, board.ssh_config, board.port) == own
 
 

@@ -45,6 +45,13 @@ _FAULTS: tuple[tuple[str, str, str, str], ...] = (
     ("key-unknown", r"Host key verification failed|host key is known",
      "The host key of {host} is not known on this machine.",
      "Connect once by hand, compare the fingerprint with the board's, and say yes: {by_hand}"),
+    ("no-config", r"Can't open user config file .*: No such file",
+     "There is no such ssh configuration.",
+     "Start an emulated board anew with zgedge device emulate, or check --ssh-config."),
+    ("config", r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad|"
+     r"Can't open user config|garbage at end of line|no argument after keyword|bad number",
+     "ssh cannot use its configuration.",
+     "Mend what it says below in its configuration file."),
     ("denied", r"Permission denied|Too many authentication failures",
      "{host} lets nobody in with the keys that were tried.",
      ""),
@@ -57,13 +64,6 @@ _FAULTS: tuple[tuple[str, str, str, str], ...] = (
     ("negotiation", r"Unable to negotiate|no matching",
      "{host} and this machine's ssh share no method.",
      "Its SSH server is very old: allow what it offers in ~/.ssh/config, for this host alone."),
-    ("no-config", r"Can't open user config",
-     "The ssh configuration that {host} is reached by is gone.",
-     "Start an emulated board anew: zgedge device emulate. Else give --ssh-config."),
-    ("config", r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad|"
-     r"garbage at end of line|no argument after keyword|bad number",
-     "ssh cannot use its configuration.",
-     "Mend what it says below in its configuration file."),
     ("cut", r"Connection (closed|reset)|Broken pipe|lost connection|kex_exchange_identification|"
      r"disconnect|read from master failed|master is dead|Control socket|mux_client",
      "The connection to {host} was cut.",
@@ -369,7 +369,7 @@ class Remote:
         if fault is None:
             return RemoteError(f"ssh to {self.host} failed.", f"It said: {lines[-1]}")
         reason, _, message, hint = fault
-        if reason == "config":
+        if reason in ("config", "no-config"):
             hint += f" It said: {lines[0]}"
         elif reason == "key-changed":
             hint = hint.format(forget=self._forget(said))

@@ -40,7 +40,8 @@ CORE = cross.Product(
     "core", "library", "libzge.so",
     {"aarch64": "aarch64-linux-gnu.2.28", "armv7l": "arm-linux-gnueabihf.2.28",
      "x86_64": "x86_64-linux-gnu.2.28"},
-    ("-fPIC",), ("-shared", "-s"),
+    # Without -O3 at the link, zig puts what it has beside the core in, unused.
+    ("-fPIC",), ("-shared", "-s", "-O3"),
 )  # fmt: skip
 
 Say = Callable[[str], None]

@@ -226,7 +226,8 @@ def markdown(runs: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"99.9 % of ticks took {np.median(tails):.2f} times their median in the middle one of the "
         f"runs ({min(tails):.2f} to {max(tails):.2f}); at most {LONGEST_TICK} are asked. The last "
-        "row is the machine itself: predictions of the same 32 rows, which are the same work each time.",
+        "row is the machine itself: predictions of the same 32 rows, which are the same work each "
+        "time.",
     ]
 
 

@@ -29,7 +29,6 @@ from zgedge.runtime import Learner, Model
 ANCHORS, REPLAY = 256, 64
 LABELS = 4000
 CHECKS = 40
-TESTED = 2000  # test samples of a checkpoint; the last one takes all
 STREAMS = {
     "same world": "nothing changes",
     "40 % wrong labels": "a random wrong class in 40 % of the stream",
@@ -110,21 +109,21 @@ def stream(
     return x, y, lambda _: before
 
 
-def _accuracy(m: Model, part: Dataset, most: int) -> float:
-    return float((m.predict(part.x_test[:most]) == part.y_test[:most]).mean())
+def _accuracy(m: Model, part: Dataset) -> float:
+    return float((m.predict(part.x_test) == part.y_test).mean())
 
 
 def run(world: adaptation.World, name: str, seed: int, anchors: int, labels: int) -> Run:
     """One stream, learned once."""
     learner = Learner(model(world, anchors))
     x, y, now = stream(world, name, seed, labels)
-    start = _accuracy(learner.model, now(0.0), 10**6)
+    start = _accuracy(learner.model, now(0.0))
     curve = []
     for i in range(labels):
         learner.learn_one(x[i], int(y[i]))
         if (i + 1) % (labels // CHECKS) == 0:
-            curve.append(_accuracy(learner.model, now(i / labels), TESTED))
-    end = _accuracy(learner.model, now(1.0), 10**6)
+            curve.append(_accuracy(learner.model, now(i / labels)))
+    end = _accuracy(learner.model, now(1.0))
     return Run(start, curve, end, learner.status())
 
 
@@ -147,8 +146,8 @@ def permuted(
             learner.anneal(i / labels)
         learner.learn_one(x[i], int(y[i]))
         if (i + 1) % (labels // 40) == 0:
-            curve.append(_accuracy(learner.model, world.after, TESTED))
-    return _accuracy(learner.model, world.after, 10**6), curve
+            curve.append(_accuracy(learner.model, world.after))
+    return _accuracy(learner.model, world.after), curve
 
 
 def measure(seeds: list[int], epochs: int, say: Callable[[str], None]) -> dict[str, Any]:

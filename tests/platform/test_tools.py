@@ -16,6 +16,7 @@ from zgedge import network as net
 pytestmark = pytest.mark.xdist_group("platform")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("native")
 def test_the_table_of_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(networks, "SMALL", networks.SMALL[:1])

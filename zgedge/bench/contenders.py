@@ -103,11 +103,8 @@ def settings_of(stream: Stream) -> Settings:
         )  # fmt: skip
     # Colours are three values for each place, all of them positive: larger steps go too far, and of
     # a dense layer nothing is left.
-    colour = stream.picture and stream.shape[2] > 1
-    return Settings(
-        fan_in=fan_in, bits=bits, pool=pool, rate=0.05 if colour else 0.5,
-        trunk_rate=0.05 if colour else 0.1,
-    )  # fmt: skip
+    rate, trunk_rate = (0.05, 0.05) if stream.colour else (0.5, 0.1)
+    return Settings(fan_in=fan_in, bits=bits, pool=pool, rate=rate, trunk_rate=trunk_rate)
 
 
 def coarse(stream: Stream, settings: Settings) -> Stream:
@@ -211,8 +208,7 @@ def _behind_trunk(stream: Stream, row: Row, budget: int, settings: Settings) -> 
     def of(maps: int, analytic: bool) -> Network:
         first = conv(stream.shape, maps, k.kernel, same=False)
         halved = max_pool(first.out_shape)
-        colour = analytic and stream.shape[2] > 1
-        means = means_of(halved.out_shape, k.cells) if colour else None
+        means = means_of(halved.out_shape, k.cells) if analytic and stream.colour else None
         trunk = (first, halved, means or _cells(halved.out_shape, k.cells))
         return Network(
             shape=stream.shape, classes=classes, layers=(dense(trunk[-1].outputs, classes),),

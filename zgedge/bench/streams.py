@@ -73,6 +73,11 @@ class Stream:
         height, width, channels = self.shape
         return height * width * channels
 
+    @property
+    def colour(self) -> bool:
+        """Whether its rows are pictures of several values for each place."""
+        return self.picture and self.shape[2] > 1
+
 
 def kinds() -> tuple[str, ...]:
     """What can be done to data."""

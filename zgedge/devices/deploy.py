@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from zgedge import arena as files
 from zgedge.devices import boards, bundle, check, emulated, keys, profiles, units, wheels
 from zgedge.devices.agent import Agent, Answer, DeployError, Progress, Transport
 from zgedge.devices.bundle import Manifest
+from zgedge.devices.cross import Say
 from zgedge.devices.profiles import Profile
 from zgedge.devices.ssh import Remote
 from zgedge.errors import DataError, MissingExtraError, UsageError, ZgedgeError
@@ -49,7 +50,6 @@ SLACK = 2  # bundles that the disk must have room for, at least
 VENV_FACTOR = 5  # bytes of an installed environment, in times of its wheels
 NATIVE_OVERHEAD, PYTHON_OVERHEAD = 512 * 1024, 40 * 1024 * 1024  # memory beyond the arena
 
-Say = Callable[[str], None]
 _VERSION = re.compile(r"[0-9]{1,9}-[0-9a-f]{8}")
 
 STEPS = (

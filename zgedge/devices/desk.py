@@ -12,7 +12,8 @@ import numpy as np
 from zgedge import arena as files
 from zgedge.devices import deploy, keys, profiles
 from zgedge.devices.agent import Agent, DeployError, Transport
-from zgedge.devices.deploy import Say, Target
+from zgedge.devices.cross import Say
+from zgedge.devices.deploy import Target
 from zgedge.errors import ModelError, UsageError, ZgedgeError
 from zgedge.runtime import Model
 from zgedge.runtime.store import Header, digest
@@ -154,11 +155,9 @@ def pull(agent: Agent, state: str | None, out: str, say: Say) -> dict[str, Any]:
     Raises UsageError for a state that is not there, DeployError where nothing was committed to it,
     ModelError where no slot of it is whole.
     """
+    fresh = state is not None or commit(agent, say)
     there = states(agent)
-    fresh = True
     if state is None:
-        fresh = commit(agent, say)
-        there = states(agent)
         chosen = next((s["state"] for s in there if s["current"]), None)
         if chosen is None:
             raise _nothing_kept()
@@ -209,7 +208,7 @@ def newest(slots: Sequence[bytes], name: str) -> tuple[int, bytes]:
         whole = len(data) == head.payload_bytes and digest(data) == head.payload
         if whole and (best is None or head.generation > best[0]):
             best = head.generation, data
-    if not any(raw.strip(b"\0") for raw in slots):
+    if best is None and not any(raw.strip(b"\0") for raw in slots):
         raise _nothing_kept()
     if best is None:
         raise ModelError(f"No slot of the state {name} is whole.", "Nothing was written.")

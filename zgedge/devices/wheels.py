@@ -18,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import zgedge
 from zgedge.devices import cross
+from zgedge.devices.cross import Say
 from zgedge.devices.places import cache_folder, make_folder
 from zgedge.errors import ZgedgeError
 
@@ -43,8 +44,6 @@ CORE = cross.Product(
     # Without -O3 at the link, zig puts what it has beside the core in, unused.
     ("-fPIC",), ("-shared", "-s", "-O3"),
 )  # fmt: skip
-
-Say = Callable[[str], None]
 
 
 def own(machine: str, *, compiled: bool = True, say: Say = lambda _: None) -> tuple[str, bytes]:
@@ -175,12 +174,11 @@ def requirements(found: dict[str, bytes]) -> bytes:
     return "".join(lines).encode()
 
 
-def _run(command: list[str], seconds: float, what: str, env: dict[str, str] | None = None) -> None:
+def _run(command: list[str], seconds: float, what: str) -> None:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=env,
-            check=False,
-        )  # fmt: skip
+            command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
+        )
     except subprocess.TimeoutExpired as e:
         raise ZgedgeError(f"Could not {what} in {seconds:.0f} s.") from e
     if done.returncode:

@@ -301,8 +301,8 @@ class _Export:
         floor: int = 0,
     ) -> list[int]:
         """Weights and bias as constants, with one scale for each output of `axis`, or one where all
-        are equal and the operator is a layer of rows. A code is 0 where what is rounded is below
-        `floor`."""
+        are equal and the operator is a layer of rows. What is rounded and lies below `floor` gives
+        the least code."""
         f, scale = self.f, np.clip(multiplier, _LEAST, _MOST)
         if not isinstance(weights, Blocks):
             bias, scale = _raised(np.moveaxis(weights, axis, 0), bias, scale, floor)

@@ -114,12 +114,14 @@ def test_what_was_left_half_or_cannot_run_is_said(
 
 def test_no_compiler_is_left_running(tmp_path: Path) -> None:
     running = tmp_path / "running"
-    slow = ["sh", "-c", f"sleep 60 & echo $! > {running}; wait"]
+    ended = tmp_path / "ended"
+    slow = ["sh", "-c", f"(sleep 20; touch {ended}) & echo $! > {running}; wait"]
     with pytest.raises(ZgedgeError, match="ended with 7"):
         cross._run_all([slow, ["sh", "-c", f"until [ -s {running} ]; do :; done; exit 7"]][::-1],
                        "program")  # fmt: skip
     child = Path(f"/proc/{int(running.read_text())}/stat")
     assert not child.exists() or child.read_text().split()[2] == "Z"
+    assert not ended.exists()  # it was stopped, and not waited for
 
 
 def test_flags_are_those_of_the_wheel() -> None:

@@ -486,7 +486,7 @@ def read_guard(file: File) -> None:
     rate = file.sections[13][12:16]
     need(0 < w["rate"] <= 0.5 if w["age"] < 2000 else rate == bytes(4), "STATE")
     need(w["best"] <= room and w["limit"] <= room and w["scored"] <= 65535, "STATE")
-    need(w["patience"] <= 4 and w["zero"] == 0, "STATE")
+    need(w["patience"] <= 4 and w["calm"] <= 6, "STATE")
     need(all(w[name] <= 65536 for name in ("certainty", "recent", "usual")), "STATE")
     for at in (96, 120):
         d = unpack(file.sections[13], at, DETECTOR)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tests import nets
 from tests.core import reference
 from zgedge import arena
+from zgedge import network as net
 from zgedge.network import Network
 from zgedge.runtime import Model
 
@@ -43,7 +44,10 @@ def worlds(network: Network) -> list[World]:
 
 
 def start(network: Network, **learner: Any) -> Model:
-    """A file of random weights whose anchors, three quarters of the room, are the old world's."""
+    """A file of random weights whose anchors, three quarters of the room, are the old world's.
+
+    What begins at random has all to learn, so it begins without caution.
+    """
     parameters = nets.parameters(network, seed=7)
     options = {"rate": 0.2, "swaps": 2, "gather": 16, "strategy": "rigl", **learner}
     parameters.learner = arena.LearnerParameters(key=0xBEEF, **options)
@@ -54,7 +58,10 @@ def start(network: Network, **learner: Any) -> Model:
         codes = nets.reference_codes(parameters, x)
         codes = reference.features(network, parameters.trunk, codes).astype(np.uint8)
         parameters.anchors = (codes, y, right)
-    return Model(nets.buffer(arena.write(network, parameters)))
+    buffer = nets.buffer(arena.write(network, parameters))
+    arena.Arena(buffer).section(net.WATCH)[6:8] = 0
+    arena.sign(buffer.data)
+    return Model(buffer)
 
 
 def stream(network: Network, lengths: list[int]) -> list[tuple[npt.NDArray[np.float32], list[int]]]:

@@ -94,6 +94,7 @@ class Golden:
     gather: int = 16
     rate: float = 0.25
     keep: str = "fade"
+    calm: int = 0
     weight_scale: float = 2.0**-9
 
     @property
@@ -257,6 +258,12 @@ GOLDEN: dict[str, Golden] = {
         options={"groups": 20, "batch": 4, "watch": True, "anchors": 110},
         values=0, swaps=3, gather=4,
     ),
+    # A guard that is careful in a quiet world.
+    "v1-guard-calm": _golden(
+        24, (1, 20, 1), (sparse(20, 12, 7), dense(12, 3)), ("rest", "walk", "run"),
+        options={"groups": 20, "batch": 4, "watch": True, "anchors": 110},
+        values=0, swaps=3, gather=4, calm=4,
+    ),
     # Classes that got their name on the way and one that has none, samples that wait.
     "v1-spare-pending": _golden(
         21, (1, 20, 1), (sparse(20, 12, 7), dense(12, 5)), ("rest", "walk", "run"),
@@ -377,7 +384,7 @@ def parameters(golden: Golden) -> arena.Parameters:
         budget=8192,
         learner=arena.LearnerParameters(
             key=0x5EED0000 + golden.seed, rate=golden.rate, strategy=golden.strategy,
-            swaps=golden.swaps, gather=golden.gather, keep=golden.keep,
+            swaps=golden.swaps, gather=golden.gather, keep=golden.keep, calm=golden.calm,
         ),
     )  # fmt: skip
 

@@ -56,7 +56,7 @@ _PENDING = struct.Struct("<QQQII")
 _LEARNER = struct.Struct("<QQQQIIfHHBBHIIIQ")
 _TRACES = struct.Struct("<HHHH")
 _ANCHORS = struct.Struct("<IIII")
-_WATCH = struct.Struct("<IHHIfIIIIII6QI4x")
+_WATCH = struct.Struct("<IHHIfIIIIII6QII")
 _DETECTOR = struct.Struct("<IIQI4x")
 FEWEST_ANCHORS = 100  # below which the guard is off
 FEWEST_SEEN = 30  # values before a detector's mean is one
@@ -110,7 +110,8 @@ class TrunkParameters:
 
 @dataclass
 class LearnerParameters:
-    """How a learner starts. `rate` is in units of the float network, per step."""
+    """How a learner starts. `rate` is in units of the float network, per step; a guard that sees
+    nothing to learn halves it `calm` times, 0..6 (docs/guard.md)."""
 
     key: int = 0
     rate: float = 0.05
@@ -120,6 +121,7 @@ class LearnerParameters:
     gather: int = 64
     keep: str = "fade"
     pace: int = ANALYTIC_PACE
+    calm: int = 4
 
 
 @dataclass
@@ -477,8 +479,11 @@ def _watch_bytes(network: Network, p: Parameters) -> bytes:
     right = 0 if p.anchors is None else int(p.anchors[2][:held].sum())
     usual = 0 if p.accuracy is None else round(ONE * p.accuracy)
     usual = ONE * right // held if held else usual
+    calm = (p.learner or LearnerParameters()).calm if network.anchors else 0
+    caution = calm if held >= FEWEST_ANCHORS else 0
     blob = _WATCH.pack(
-        0, 0, 0, LENGTH, 0.0, right, network.anchors, 0, 0, 0, usual, 0, 0, 0, 0, 0, 0, usual
+        0, 0, caution, LENGTH, 0.0, right, network.anchors, 0, 0, 0, usual, 0, 0, 0, 0, 0, 0, usual,
+        calm,
     )
     known = ASSUMED if usual else 0
     blob += _DETECTOR.pack(known, 0, known * (ONE - usual), 0)
@@ -663,12 +668,15 @@ class Arena:
         self.feature_names = tuple(texts[classes:]) if names & 2 else None
 
     def clear_anchors(self) -> None:
-        """Take out all anchors, and the samples of a trial, which ends; the room stays."""
+        """Take out all anchors, and the samples of a trial, which ends; the room stays.
+
+        The guard is off then: without a judge there is no caution that could end.
+        """
         anchors, watch = self.section(net.ANCHORS), self.section(net.WATCH)
         if not len(anchors):
             return
         anchors[4:] = 0
-        watch[4:6] = watch[16:20] = watch[24:36] = 0
+        watch[4:8] = watch[16:20] = watch[24:36] = 0
         watch[20:24].view("<u4")[0] = self.network.anchors
 
     def clear_pending(self) -> None:
@@ -815,7 +823,7 @@ class Arena:
             return None
         (
             epoch, trial, caution, age, _, best, _, _, _, _, recent, warnings, confirmed,
-            accepted, rolled_back, rejected, watched, usual,
+            accepted, rolled_back, rejected, watched, usual, _,
         ) = _WATCH.unpack_from(section.data)  # fmt: skip
         room, filled, right = self.network.anchors, 0, 0
         if room:

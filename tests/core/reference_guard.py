@@ -98,7 +98,7 @@ class Guard:
         (
             self.epoch, trial, self.caution, self.age, rate, self.best, self.limit, self.scored,
             self.patience, self.certainty, self.recent, self.warnings, self.confirmed,
-            self.accepted, self.rolled_back, self.rejected, self.watched, self.usual, _,
+            self.accepted, self.rolled_back, self.rejected, self.watched, self.usual, self.calm,
         ) = WATCH.unpack_from(section.data)  # fmt: skip
         self.in_trial = bool(trial)
         self.rate = np.float32(rate)
@@ -293,7 +293,12 @@ class Guard:
         below = now + margin < self.best
         if cycled and not below:
             self.accept(max(self.best, now))
-            self.caution = max(0, self.caution - 1)
+            gains = won > lost and (won - lost) ** 2 > 4 * (won + lost)
+            calm = 0 if gains else self.calm
+            if self.caution > calm:
+                self.caution -= 1
+            elif self.caution < calm and self.age == LENGTH:
+                self.caution += 1
             self.accepted += 1
             return 1
         clear = lost > won and (lost - won) ** 2 > 4 * (won + lost)
@@ -334,6 +339,7 @@ class Guard:
         self.best = sum(x.was for x in self.anchors)
         self.rollback()
         self.quiet()
+        self.caution = self.calm if len(self.anchors) >= 100 else 0
         self.rejected += 1
 
     def _drift(self) -> None:
@@ -417,7 +423,7 @@ class Guard:
         blob = WATCH.pack(
             self.epoch, self.in_trial, self.caution, self.age, self.rate, self.best, self.limit,
             self.scored, self.patience, self.certainty, self.recent, self.warnings, self.confirmed,
-            self.accepted, self.rolled_back, self.rejected, self.watched, self.usual, 0,
+            self.accepted, self.rolled_back, self.rejected, self.watched, self.usual, self.calm,
         )  # fmt: skip
         for d in (self.errors, self.doubts):
             blob += DETECTOR.pack(d.seen, d.held, d.total, d.excess, 0)

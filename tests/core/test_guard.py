@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,12 +120,13 @@ def _in_trial(name: str) -> Model:
 
 
 def _again(model: Model, **fields: int) -> Model:
-    """The model read again from its file, with some u32 of the watch changed."""
+    """The model read again from its file, with some numbers of the watch changed."""
     model.seal()
     buffer = nets.buffer(model.arena.buffer.tobytes())
     for name, value in fields.items():
-        at = {"age": 8}[name]
-        arena.Arena(buffer).section(net.WATCH)[at : at + 4].view("<u4")[0] = value
+        at, kind = {"age": (8, "<u4"), "caution": (6, "<u2")}[name]
+        section = arena.Arena(buffer).section(net.WATCH)
+        section[at : at + np.dtype(kind).itemsize].view(kind)[0] = value
     arena.sign(buffer.data)
     return Model(buffer)
 
@@ -270,9 +272,9 @@ def test_strange_inputs_without_labels_are_a_warning() -> None:
 # ---- what it is for ----
 
 
-def _trained() -> tuple[Network, bytes]:
+def _trained(anchors: int = 160) -> tuple[Network, bytes]:
     """A network that is right in its world, and anchors of it."""
-    network = replace(NETWORKS["sparse-b1"], anchors=160)
+    network = replace(NETWORKS["sparse-b1"], anchors=anchors)
     model = start(replace(network, watch=False, anchors=0))
     learner = Learner(model)
     for x, y in stream(network, [700]):
@@ -284,7 +286,7 @@ def _trained() -> tuple[Network, bytes]:
         layer.weights, layer.bias = a.weights(i).copy(), a.rows(i)[0].copy()
         layer.indices = None if indices is None else indices.copy()
     parameters.learner = arena.LearnerParameters(key=1, rate=0.1)
-    x, y = worlds(network)[0].draw(np.random.default_rng(1), 160)
+    x, y = worlds(network)[0].draw(np.random.default_rng(1), anchors)
     plain = Model(nets.buffer(arena.write(replace(network, watch=False, anchors=0), parameters)))
     codes = nets.reference_codes(parameters, x).astype(np.uint8)
     parameters.anchors = (codes, y, plain.predict_index(x)[0] == y)
@@ -329,3 +331,42 @@ def test_wrong_labels_do_not_make_it_worse_and_a_new_world_is_learned() -> None:
     assert learner.status()["epoch"] == 1
     assert was < 0.6
     assert _accuracy(model, new) > 0.9
+
+
+def test_a_quiet_world_is_learned_with_care_from_the_first_label() -> None:
+    network, blob = _trained()
+    learner = Learner(Model(nets.buffer(blob)))
+    x, y = worlds(network)[0].draw(np.random.default_rng(4), 600)
+    for row, label in zip(x, y.tolist(), strict=True):
+        assert learner.status()["caution"] >= 4
+        learner.learn_one(row, label)
+    assert learner.status()["accepted"] > 0
+    assert learner.status()["rewired"] == 0
+
+
+def test_what_is_worth_learning_is_learned_faster_and_then_with_care_again() -> None:
+    """From random weights anchors show clear gains; once the world is known there are none."""
+    network = NETWORKS["sparse-b1"]
+    learner = Learner(_again(start(network), caution=4))
+    seen = []
+    for x, y in stream(network, [1500]):
+        core_step(learner, x, y)
+        seen.append(learner.status()["caution"])
+    assert min(seen) == 0
+    assert learner.status()["rewired"] > 0
+    assert min(seen[-200:]) >= 4
+
+
+def test_only_where_a_guard_judges_is_there_caution() -> None:
+    few = Model(nets.buffer(_trained(anchors=99)[1]))
+    assert _written(few)["caution"] == 0
+    many = Model(nets.buffer(_trained()[1]))
+    assert _written(many)["caution"] == 4
+    many.arena.clear_anchors()
+    assert _written(many)["caution"] == 0
+
+
+def _written(model: Model) -> dict[str, Any]:
+    status = model.arena.watch()
+    assert status is not None
+    return status

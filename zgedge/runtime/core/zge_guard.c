@@ -130,6 +130,19 @@ uint64_t zge_snapshot_bytes(const zge_model *m) {
 
 /* ---- decisions ---- */
 
+/* Caution after a state was accepted. The anchors are scored one after another while the state moves on, so
+ * what is accepted may be worse than what they showed, by as much as is learned in a cycle: in a quiet world that
+ * is kept small, unless they show that there is something to learn. */
+static uint32_t zge_calmed(const uint8_t *w, uint32_t caution, uint32_t quiet, zge_tally t) {
+    const uint32_t gain = t.won > t.lost ? t.won - t.lost : 0;
+    const uint32_t clear = (uint64_t)gain * gain > 4ull * (t.won + t.lost); /* two standard errors */
+    const uint32_t calm = clear ? 0 : zge_get32(w + ZGE_W_CALM);
+    if (caution < calm) {
+        return quiet ? caution + 1 : caution;
+    }
+    return caution > calm ? caution - 1 : caution;
+}
+
 /* The present state becomes the accepted one. */
 static void zge_accept(const zge_model *m, uint32_t best) {
     const uint32_t n = zge_anchors_filled(m);
@@ -189,6 +202,7 @@ static void zge_reject(const zge_model *m) {
     zge_put32(m->watch + ZGE_W_BEST, zge_tally_of(m, 0, n).was);
     zge_rollback(m);
     zge_watch_quiet(m->watch);
+    zge_put16(m->watch + ZGE_W_CAUTION, (uint16_t)(n < ZGE_G_FEWEST ? 0 : zge_get32(m->watch + ZGE_W_CALM)));
     zge_count(m->watch + ZGE_W_REJECTED);
 }
 
@@ -260,12 +274,13 @@ static uint32_t zge_decide(const zge_model *m) {
         }
         return 0;
     }
-    const uint32_t margin = zge_get32(w + ZGE_W_AGE) < ZGE_W_LENGTH ? zge_margin(n, best) : 0;
+    const uint32_t quiet = zge_get32(w + ZGE_W_AGE) == ZGE_W_LENGTH;
+    const uint32_t margin = quiet ? 0 : zge_margin(n, best);
     const uint32_t caution = zge_get16(w + ZGE_W_CAUTION);
     const uint32_t below = t.is + margin < best;
     if (cycled && !below) {
         zge_accept(m, t.is > best ? t.is : best);
-        zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution > 0 ? caution - 1 : 0));
+        zge_put16(w + ZGE_W_CAUTION, (uint16_t)zge_calmed(w, caution, quiet, t));
         zge_count(w + ZGE_W_ACCEPTED);
         return 1;
     }
@@ -279,7 +294,7 @@ static uint32_t zge_decide(const zge_model *m) {
     }
     if (below && (clear || patience == ZGE_W_PATIENT)) {
         zge_rollback(m);
-        if (zge_get32(w + ZGE_W_AGE) == ZGE_W_LENGTH) { /* a plastic rate falls by itself */
+        if (quiet) { /* a plastic rate falls by itself */
             zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));
         }
         zge_count(w + ZGE_W_ROLLED_BACK);

@@ -176,7 +176,7 @@ enum {
     ZGE_W_REJECTED = 72,    /* u64 trials */
     ZGE_W_WATCHED = 80,     /* u64 samples without a label */
     ZGE_W_USUAL = 88,       /* u32 share of samples that are right in this world, 0: not known */
-    ZGE_W_ZERO = 92,        /* u32 zero */
+    ZGE_W_CALM = 92,        /* u32 caution of a quiet world, 0 .. 6 */
     ZGE_W_ERROR = 96,       /* detector of errors */
     ZGE_W_DOUBT = 120,      /* detector of doubtful inputs */
     ZGE_W_SIZE = 144,

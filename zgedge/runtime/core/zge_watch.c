@@ -214,7 +214,7 @@ zge_status zge_watch_check(const zge_model *m, zge_fault *f) {
         age > ZGE_W_LENGTH || !rate_ok || zge_get32(w + ZGE_W_LIMIT) > room || zge_get32(w + ZGE_W_BEST) > room ||
         zge_get32(w + ZGE_W_SCORED) > ZGE_G_MOST || zge_get32(w + ZGE_W_PATIENCE) > ZGE_W_PATIENT ||
         zge_get32(w + ZGE_W_CERTAINTY) > ZGE_W_ONE || zge_get32(w + ZGE_W_RECENT) > ZGE_W_ONE ||
-        zge_get32(w + ZGE_W_USUAL) > ZGE_W_ONE || zge_get32(w + ZGE_W_ZERO) != 0) {
+        zge_get32(w + ZGE_W_USUAL) > ZGE_W_ONE || zge_get32(w + ZGE_W_CALM) > ZGE_W_CAREFUL) {
         return zge_bad(f, w, m, ZGE_S_WATCH);
     }
     for (uint32_t i = 0; i < 2; i++) {

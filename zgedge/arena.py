@@ -481,9 +481,9 @@ def _watch_bytes(network: Network, p: Parameters) -> bytes:
     usual = ONE * right // held if held else usual
     calm = (p.learner or LearnerParameters()).calm if network.anchors else 0
     caution = calm if held >= FEWEST_ANCHORS else 0
+    counters = (0,) * 6
     blob = _WATCH.pack(
-        0, 0, caution, LENGTH, 0.0, right, network.anchors, 0, 0, 0, usual, 0, 0, 0, 0, 0, 0, usual,
-        calm,
+        0, 0, caution, LENGTH, 0.0, right, network.anchors, 0, 0, 0, usual, *counters, usual, calm
     )
     known = ASSUMED if usual else 0
     blob += _DETECTOR.pack(known, 0, known * (ONE - usual), 0)

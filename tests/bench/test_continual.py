@@ -171,6 +171,26 @@ def test_what_learns_the_head_only_keeps_the_other_weights(digits: Dataset) -> N
         assert kept != changes
 
 
+def test_colours_and_what_is_behind_a_convolution_have_rates_of_their_own(digits: Dataset) -> None:
+    colours = replace(
+        digits, shape=(8, 8, 3),
+        x_train=np.repeat(digits.x_train, 3, axis=1), x_test=np.repeat(digits.x_test, 3, axis=1),
+    )  # fmt: skip
+    found = {}
+    for name, dataset in (("grey", digits), ("colours", colours)):
+        stream = streams.make("split-digits", dataset, 0, samples=SAMPLES)
+        settings = replace(contenders.settings_of(stream), kernel=3, cells=1)
+        x, _ = stream.tasks[0].train()
+        for row in (Row("weights only"), Row("seeded convolution", network="seeded")):
+            network = contenders.network_of(stream, row, 8 * BUDGET, settings)
+            learner = contenders.begin(network, x, row, settings, 0).learner
+            assert learner is not None
+            found[name, row.network] = learner.rate
+    assert found["colours", "sparse"] < found["grey", "sparse"] / 5
+    assert found["grey", "seeded"] < found["grey", "sparse"]
+    assert found["colours", "seeded"] <= found["colours", "sparse"]
+
+
 def test_what_is_seen_remembered_and_tested_is_coded_alike(digits: Dataset) -> None:
     stream = streams.make("split-digits", digits, 0)
     settings = replace(contenders.settings_of(stream), bits=2, pool=2)

@@ -176,6 +176,23 @@ def test_nothing_was_learned_and_so_nothing_comes_home(served: Desk) -> None:
     assert not [line for line in served.said if "committed" in line]
 
 
+def test_what_a_service_committed_comes_home_when_it_no_longer_runs(served: Desk) -> None:
+    x, y = nets.samples(NET, 4)
+    names = Model.open(served.model()).classes.tolist()
+    for row, number in zip(x, y, strict=True):
+        assert served.board.ask({"op": "learn", "x": row.tolist(), "y": names[number]})["ok"]
+    out = served.folder / "home.zge"
+    assert desks.pull(agent(served), None, str(out), served.said.append)["commit"] == 1
+    assert not [line for line in served.said if "No service answers" in line]
+    kept = out.read_bytes()
+    out.unlink()
+    served.board.kill_all()
+    pulled = desks.pull(agent(served), None, str(out), served.said.append)
+    assert [line for line in served.said if "No service answers" in line]
+    assert pulled["commit"] == 1
+    assert out.read_bytes() == kept
+
+
 # ---- the connection is cut ----
 
 

@@ -1630,6 +1630,9 @@ seeds_option = click.option(
     "--seeds", default="0,1,2,3,4", show_default=True, metavar="SEEDS",
     help="Seeds, with commas between them.",
 )  # fmt: skip
+rows_option = click.option(
+    "--rows", metavar="ROWS", help="Rows to measure, with semicolons between them."
+)
 runs_option = click.option(
     "--log", metavar="RUNS", help="Keep the runs as JSON lines; those it has are not made again."
 )
@@ -1645,6 +1648,7 @@ bench_data_option = click.option("--data", default="digits", show_default=True, 
 @bench_data_option
 @budgets_option
 @seeds_option
+@rows_option
 @runs_option
 @page_option
 @click.option("--plot", metavar="PICTURE", help="Draw accuracy against bytes (.png, .svg, .pdf).")
@@ -1656,6 +1660,7 @@ def bench_equal_bytes(
     data: str,
     budget: str,
     seeds: str,
+    rows: str | None,
     log: str | None,
     out: str | None,
     plot: str | None,
@@ -1667,7 +1672,7 @@ def bench_equal_bytes(
     """Train what could stand in so many bytes, and compare: fixed sparse, rewired sparse by every
     strategy, dense int8, on pictures a convolution, and fixed features with an analytic head."""
     _table_of_accuracy(
-        "equal-bytes", data, budget, seeds, log, out, plot, epochs, label, data_dir, as_json
+        "equal-bytes", data, budget, seeds, rows, log, out, plot, epochs, label, data_dir, as_json
     )
 
 
@@ -1694,7 +1699,7 @@ def bench_budgets(
 ) -> None:
     """Train the planned network, which can learn, at each of several budgets."""
     _table_of_accuracy(
-        "budgets", data, budget, seeds, log, out, None, epochs, label, data_dir, as_json
+        "budgets", data, budget, seeds, None, log, out, None, epochs, label, data_dir, as_json
     )
 
 
@@ -1703,6 +1708,7 @@ def _table_of_accuracy(
     data: str,
     budget: str,
     seeds: str,
+    rows: str | None,
     log: str | None,
     out: str | None,
     plot: str | None,
@@ -1722,13 +1728,15 @@ def _table_of_accuracy(
     kind = _plot_kind(out, plot, log)
     with _reading(quiet=as_json) as reading:
         dataset = sources.load(data, data_dir=data_dir, label=label, say=_note, progress=reading)
+    asked = accuracy.rows_named(rows, dataset) if name == "equal-bytes" else None
     found = accuracy.collect(
-        name, dataset, budgets, numbers, log=None if log is None else Path(log), epochs=epochs,
-        say=lambda text: click.echo(text, err=True), watch=lambda run: _steps(run, quiet=as_json),
+        name, dataset, budgets, numbers, rows=asked, log=None if log is None else Path(log),
+        epochs=epochs, say=lambda text: click.echo(text, err=True),
+        watch=lambda run: _steps(run, quiet=as_json),
     )  # fmt: skip
     given = {
-        "--data": data, "--budget": budget, "--seeds": seeds, "--epochs": epochs, "--label": label,
-        "--log": log, "--out": out, "--plot": plot,
+        "--data": data, "--budget": budget, "--seeds": seeds, "--rows": rows, "--epochs": epochs,
+        "--label": label, "--log": log, "--out": out, "--plot": plot,
     }  # fmt: skip
     words = [name, *_given(given, {"--seeds": "0,1,2,3,4"})]
     text = _table_written(
@@ -1804,7 +1812,7 @@ def _table_written(
 @click.option("--budget", default="256KB", show_default=True, metavar="SIZE",
               help="Bytes of a row, everything included.")  # fmt: skip
 @seeds_option
-@click.option("--rows", metavar="ROWS", help="Rows to measure, with semicolons between them.")
+@rows_option
 @click.option("--samples", type=click.IntRange(1), metavar="N",
               help="At most so many samples of each task.")  # fmt: skip
 @click.option("--held-out", is_flag=True,

@@ -84,6 +84,19 @@ def test_equal_bytes_has_every_row_within_its_bytes_and_resumes(tmp_path: Path) 
     assert log.read_bytes() == kept  # nothing was trained again
 
 
+def test_only_the_rows_asked_for_are_measured_and_the_page_says_how(tmp_path: Path) -> None:
+    out = tmp_path / "table.md"
+    names = f"{accuracy.ANALYTIC}; {accuracy.FIXED}"
+    call = ("--budget", "4KB", "--seeds", "0", "--rows", names, "--out", out)
+    found = json.loads(equal_bytes(*call, "--json").stdout)
+    assert [run["row"] for run in found["runs"]] == [accuracy.FIXED, accuracy.ANALYTIC]
+    assert found["complete"]
+    assert f"--rows '{names}'" in out.read_text()
+    said = equal_bytes("--rows", "fixed sparse;dense", code=2).stderr
+    assert "'dense'" in said
+    assert accuracy.DENSE in said
+
+
 def test_log_that_was_cut_loses_one_run_and_no_more(tmp_path: Path) -> None:
     log = tmp_path / "runs.jsonl"
     call = ("--budget", "4KB", "--seeds", "0", "--log", log, "--json")

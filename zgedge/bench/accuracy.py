@@ -112,6 +112,21 @@ def equal_rows(dataset: Dataset) -> tuple[str, ...]:
     return (FIXED, *rewired, DENSE, *picture, ANALYTIC)
 
 
+def rows_named(text: str | None, dataset: Dataset) -> tuple[str, ...]:
+    """Rows of the equal-bytes table from a list with semicolons, in the table's order; None: all.
+
+    Raises UsageError for a name that is no row of these data.
+    """
+    every = equal_rows(dataset)
+    names = list(every) if text is None else [name.strip() for name in text.split(";")]
+    for name in names:
+        if name not in every:
+            raise UsageError(
+                f"{name!r} is no row for these data.", f"There are: {'; '.join(every)}."
+            )
+    return tuple(row for row in every if row in names)
+
+
 def dense_network(task: Task, budget: int) -> Network:
     """The dense network of one hidden layer with the most units in that many inference bytes.
 

@@ -65,6 +65,28 @@ def test_leak_of_a_byte_a_step_shows_as_growth(model: str) -> None:
     assert not found["passed"]
 
 
+def test_all_is_set_before_the_first_reading_that_counts(model: str) -> None:
+    """What is allocated between two readings is growth in the one layout of the heap in which it
+    is the first of a new page; so the ceiling stands when the first of them is taken."""
+    script = (
+        "import resource\n"
+        "from zgedge.runtime import Learner, memory\n"
+        f"learner = Learner({model!r})\n"
+        "x, y, _ = memory.stream_for(learner.model)\n"
+        "limits = []\n"
+        "def reading(row):\n"
+        "    limits.append(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"
+        "proof = memory.prove(learner, x, y, 500, reading=reading)\n"
+        "print([limit == proof.ceiling for limit in limits[-len(proof.table):]])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout.lower())
+    assert len(seen) == 241
+    assert all(seen)
+
+
 @pytest.mark.parametrize("steps", [100, 1000, 10_000])
 def test_short_runs_do_not_grow_by_the_measuring(model: str, steps: int) -> None:
     found = prover.prove(model, steps)

@@ -334,6 +334,8 @@ def prove(
             meter.again()
             if started is not None:
                 started()
+            # Both before the reading that all others are compared with.
+            ceiling = limit(slack)
             since = time.perf_counter()
             for mark in marks:
                 try:
@@ -349,9 +351,6 @@ def prove(
                     if reading is not None:
                         reading(row)
                     break
-                if mark == warmup:
-                    ceiling = limit(slack)
-                    since = time.perf_counter()
             seconds = time.perf_counter() - since
     finally:
         unlimit(soft)

@@ -679,6 +679,25 @@ class Arena:
         watch[4:8] = watch[16:20] = watch[24:36] = 0
         watch[20:24].view("<u4")[0] = self.network.anchors
 
+    @property
+    def calm(self) -> int:
+        """Caution of a quiet world (docs/guard.md); 0 where nothing is watched."""
+        section = self.section(net.WATCH)
+        return int(section[92:96].view("<u4")[0]) if len(section) else 0
+
+    def set_calm(self, calm: int) -> None:
+        """Set `calm`, 0..6, and where the guard is on and the world quiet the caution, to it."""
+        section = self.section(net.WATCH)
+        if not len(section):
+            return
+        section[92:96].view("<u4")[0] = calm
+        _, trial, _, age = struct.unpack_from("<IHHI", section.data)
+        filled = (
+            _ANCHORS.unpack_from(self.section(net.ANCHORS).data)[1] if self._anchor_room() else 0
+        )
+        if filled >= FEWEST_ANCHORS and not trial and age == LENGTH:
+            section[6:8].view("<u2")[0] = calm
+
     def clear_pending(self) -> None:
         """Take out the samples that wait for their label; the room and the counters stay."""
         table = self.section(net.PENDING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from tests.core.conftest import VARIANTS
 from tests.worlds import World, start, stream, worlds
 from zgedge import arena
 from zgedge import network as net
-from zgedge.errors import DataError, ModelError
+from zgedge.errors import DataError, ModelError, UsageError
 from zgedge.network import Network, conv, dense, mean_pool, sparse
-from zgedge.runtime import Learner, Model
+from zgedge.runtime import Learner, Model, prover
 from zgedge.runtime import core_library as core
+from zgedge.runtime.adapting import adapt
 
 TRUNK = (conv((6, 5, 1), 6, 3), mean_pool((6, 5, 6)))
 NETWORKS: dict[str, Network] = {
@@ -364,6 +366,51 @@ def test_only_where_a_guard_judges_is_there_caution() -> None:
     assert _written(many)["caution"] == 4
     many.arena.clear_anchors()
     assert _written(many)["caution"] == 0
+
+
+def test_what_is_given_to_be_learned_is_learned_without_caution() -> None:
+    network, blob = _trained()
+    model = Model(nets.buffer(blob))
+    x, y = worlds(network)[0].draw(np.random.default_rng(4), 300)
+    done = adapt(Learner(model), x, model.classes[y])
+    assert done.rewired > 0
+    assert model.arena.calm == _written(model)["caution"] == 4
+    x, y = worlds(network)[0].draw(np.random.default_rng(5), 300)
+    plain = Learner(Model(nets.buffer(blob)))
+    for row, label in zip(x, y.tolist(), strict=True):
+        plain.learn_one(row, label)
+    assert plain.status()["rewired"] == 0
+
+
+def test_a_proof_moves_wires_in_a_world_that_is_known(tmp_path: Path) -> None:
+    network, blob = _trained()
+    path = tmp_path / "m.zge"
+    path.write_bytes(blob)
+    x, y = worlds(network)[0].draw(np.random.default_rng(4), 300)
+    found = prover.prove(str(path), 2000, samples=(x, y.tolist()))
+    assert found["reasons"] == []
+    assert path.read_bytes() == blob
+
+
+def test_calm_is_set_and_kept_by_the_file(tmp_path: Path) -> None:
+    learner = Learner(Model(nets.buffer(_trained()[1])))
+    for calm in (0, 6, 2):
+        learner.configure(calm=calm)
+        assert learner.model.arena.calm == learner.status()["caution"] == calm
+    for wrong in (7, -1, "4"):
+        with pytest.raises(UsageError, match="calm"):
+            learner.configure(calm=wrong)
+    learner.save(tmp_path / "m.zge")
+    assert Model.open(tmp_path / "m.zge").arena.calm == 2
+    nothing = Learner(Model(nets.buffer(nets.file(nets.network()))))
+    nothing.configure(calm=3)
+    assert nothing.model.arena.calm == 0
+    few = Learner(Model(nets.buffer(_trained(anchors=99)[1])))
+    few.configure(calm=5)
+    assert few.status()["caution"] == 0
+    trial = Learner(_in_trial("sparse-b4-no-replay"))
+    trial.configure(calm=5)
+    assert trial.status()["caution"] == 0
 
 
 def _written(model: Model) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def adapt(
     strategy  rewiring in this run; None: the file's
     progress  called now and then with steps done, steps in all, and what happened so far
 
-    The settings that the file had are in force again afterwards.
+    The settings that the file had are in force again afterwards. A guard judges as ever, but
+    without its caution: what is given here is there to be learned.
     Raises DataError for samples or labels that do not fit, UsageError for steps below 1.
     """
     if steps is not None and steps < 1:
@@ -57,6 +58,7 @@ def adapt(
     x = learner.model.rows(x)
     learner.label_numbers(y)
     was = learner.status()
+    calm = learner.model.arena.calm or None
     rng = np.random.default_rng(seed)
     once = steps is None
     total = len(x) if steps is None else steps
@@ -65,7 +67,7 @@ def adapt(
     order = rng.permutation(len(x))
     at = 0
     try:
-        learner.configure(strategy=strategy)
+        learner.configure(strategy=strategy, calm=None if calm is None else 0)
         for step in range(total):
             if step % ANNEAL_EVERY == 0:
                 learner.anneal(step / total, **schedule)
@@ -82,8 +84,9 @@ def adapt(
             learner.learn_many(x[chosen], y[chosen])
     finally:
         learner.configure(
-            rate=was["rate"], strategy=was["strategy"], swaps=was["swaps"], gather=was["gather"]
-        )
+            rate=was["rate"], strategy=was["strategy"], swaps=was["swaps"], gather=was["gather"],
+            calm=calm,
+        )  # fmt: skip
     done = _so_far(learner, was)
     if progress is not None:
         progress(total, total, done)

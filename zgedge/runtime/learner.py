@@ -20,6 +20,7 @@ ANNEAL_TO = 0.1
 REWIRE_SHARE = 0.75
 REWIRE_UNTIL = 0.6
 REWIRE_GATHER = 16
+MOST_CAUTION = 6  # halvings of the rate (docs/guard.md)
 
 
 class Learner:
@@ -92,9 +93,11 @@ class Learner:
         gather: int | None = None,
         learn: str | None = None,
         keep: str | None = None,
+        calm: int | None = None,
     ) -> None:
-        """Change how it learns; the arena keeps it. Raises UsageError for a value out of range,
-        and nothing is changed then."""
+        """Change how it learns; the arena keeps it. `calm`: how often a guard that sees nothing to
+        learn halves the rate, 0..6. Raises UsageError for a value out of range, and nothing is
+        changed then."""
         c = core.Config.from_buffer_copy(self._config)
         if rate is not None:
             try:
@@ -116,11 +119,15 @@ class Learner:
             c.swaps = _count("swaps", swaps)
         if gather is not None:
             c.gather = _count("gather", gather)
+        if calm is not None and not 0 <= _count("calm", calm) <= MOST_CAUTION:
+            raise UsageError(f"calm={calm} is outside 0..{MOST_CAUTION}.")
         core.check(
             core.lib.zge_learner_configure(self.model._handle, ctypes.byref(c)),
             f"{self.model.name}: the learner's settings",
         )
         self._config = c
+        if calm is not None:
+            self.model.arena.set_calm(calm)
 
     def anneal(self, done: float, *, rate: float = 0.5) -> None:
         """Set rate and swaps for a run of known length of which the share `done` (0..1) is over.

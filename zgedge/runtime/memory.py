@@ -301,10 +301,13 @@ def prove(
     started  called once, when nothing but learning is left to do
     reading  called with each row of the table as it is taken, warm-up included
 
-    The learner's arena is changed, as learning changes it. Raises UsageError for fewer than 100
+    The learner's arena is changed, as learning changes it; a guard has no caution from here on,
+    since of what hardly moves a proof shows nothing. Raises UsageError for fewer than 100
     steps, DataError for samples that the model cannot take.
     """
     check_steps(steps, leak)
+    if learner.model.arena.calm:
+        learner.configure(calm=0)
     rows = list(learner.model.rows(x))
     learner.label_numbers(np.asarray(y))
     warmup = max(1, steps // WARMUP_SHARE)

@@ -95,6 +95,7 @@ class Golden:
     rate: float = 0.25
     keep: str = "fade"
     calm: int = 0
+    right: int = 3  # quarters of the anchors
     weight_scale: float = 2.0**-9
 
     @property
@@ -261,8 +262,8 @@ GOLDEN: dict[str, Golden] = {
     # A guard that is careful in a quiet world.
     "v1-guard-calm": _golden(
         24, (1, 20, 1), (sparse(20, 12, 7), dense(12, 3)), ("rest", "walk", "run"),
-        options={"groups": 20, "batch": 4, "watch": True, "anchors": 110},
-        values=0, swaps=3, gather=4, calm=4,
+        options={"groups": 20, "batch": 4, "watch": True, "anchors": 150},
+        values=0, swaps=3, gather=4, calm=4, right=0,
     ),
     # Classes that got their name on the way and one that has none, samples that wait.
     "v1-spare-pending": _golden(
@@ -325,12 +326,12 @@ def trunk_parameters(
 def anchors(
     golden: Golden, lcg: Lcg
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Three quarters of the room full of any features and labels, three quarters of them right."""
+    """Three quarters of the room full of any features and labels, some quarters of them right."""
     network = golden.network
     n = network.anchors * 3 // 4
     codes = [[lcg.below(256) for _ in range(network.features)] for _ in range(n)]
     labels = [lcg.below(network.classes) for _ in range(n)]
-    right = [lcg.below(4) > 0 for _ in range(n)]
+    right = [lcg.below(4) >= 4 - golden.right for _ in range(n)]
     return np.array(codes, np.uint8), np.array(labels), np.array(right)
 
 

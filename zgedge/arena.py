@@ -681,20 +681,18 @@ class Arena:
 
     @property
     def calm(self) -> int:
-        """Caution of a quiet world (docs/guard.md); 0 where nothing is watched."""
+        """Caution of a quiet world (docs/guard.md); 0 where there is no guard."""
         section = self.section(net.WATCH)
         return int(section[92:96].view("<u4")[0]) if len(section) else 0
 
     def set_calm(self, calm: int) -> None:
         """Set `calm`, 0..6, and where the guard is on and the world quiet the caution, to it."""
         section = self.section(net.WATCH)
-        if not len(section):
+        if not self._anchor_room():
             return
         section[92:96].view("<u4")[0] = calm
         _, trial, _, age = struct.unpack_from("<IHHI", section.data)
-        filled = (
-            _ANCHORS.unpack_from(self.section(net.ANCHORS).data)[1] if self._anchor_room() else 0
-        )
+        filled = _ANCHORS.unpack_from(self.section(net.ANCHORS).data)[1]
         if filled >= FEWEST_ANCHORS and not trial and age == LENGTH:
             section[6:8].view("<u2")[0] = calm
 

@@ -402,9 +402,10 @@ def test_calm_is_set_and_kept_by_the_file(tmp_path: Path) -> None:
             learner.configure(calm=wrong)
     learner.save(tmp_path / "m.zge")
     assert Model.open(tmp_path / "m.zge").arena.calm == 2
-    nothing = Learner(Model(nets.buffer(nets.file(nets.network()))))
-    nothing.configure(calm=3)
-    assert nothing.model.arena.calm == 0
+    for without in (Model(nets.buffer(nets.file(nets.network()))), start(NETWORKS["watch-only"])):
+        nothing = Learner(without)
+        nothing.configure(calm=3)
+        assert nothing.model.arena.calm == 0
     few = Learner(Model(nets.buffer(_trained(anchors=99)[1])))
     few.configure(calm=5)
     assert few.status()["caution"] == 0

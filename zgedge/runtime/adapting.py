@@ -66,8 +66,8 @@ def adapt(
     size = 1 if once else min(learner.batch, len(x))
     order = rng.permutation(len(x))
     at = 0
+    learner.configure(strategy=strategy, calm=None if calm is None else 0)
     try:
-        learner.configure(strategy=strategy, calm=None if calm is None else 0)
         for step in range(total):
             if step % ANNEAL_EVERY == 0:
                 learner.anneal(step / total, **schedule)

@@ -135,7 +135,8 @@ class Learner:
         The rate falls from `rate` to a tenth of it, by a constant factor a step; the blocks
         replaced at a visit fall from three quarters of a row's to none at 60 % of the run (the
         shape of RigL's schedule, Evci et al. 2020; the constants are measured,
-        docs/decisions.md).
+        docs/decisions.md). A guard's caution divides this rate too: `configure(calm=0)` before the
+        run takes it away.
         """
         rows = [x.per_row for x in self.model.arena.network.layers if x.per_row]
         most = min(255.0, REWIRE_SHARE * max(rows)) if rows else 1.0

@@ -306,10 +306,10 @@ def prove(
     steps, DataError for samples that the model cannot take.
     """
     check_steps(steps, leak)
-    if learner.model.arena.calm:
-        learner.configure(calm=0)
     rows = list(learner.model.rows(x))
     learner.label_numbers(np.asarray(y))
+    if learner.model.arena.calm:
+        learner.configure(calm=0)
     warmup = max(1, steps // WARMUP_SHARE)
     marks = _marks(warmup, steps)
     meter = Meter(len(marks) + 1)  # one more for where the kernel stops it

@@ -160,7 +160,7 @@ enum { ZGE_MAX_PARTS = 64 };
 enum {
     ZGE_W_EPOCH = 0,        /* u32 worlds that were left behind */
     ZGE_W_TRIAL = 4,        /* u16: 1 while what is learned in a new world is on trial */
-    ZGE_W_CAUTION = 6,      /* u16: halvings of the rate since states were rolled back, 0 .. 6 */
+    ZGE_W_CAUTION = 6,      /* u16: halvings of the rate, 0 .. 6 */
     ZGE_W_AGE = 8,          /* u32 steps since drift was confirmed, up to ZGE_W_LENGTH: quiet */
     ZGE_W_RATE = 12,        /* f32: least rate while plastic, else 0 */
     ZGE_W_BEST = 16,        /* u32 anchors that the best state accepted in this epoch had right */

@@ -53,6 +53,17 @@ def test_partial_fit_learns_in_the_same_bytes() -> None:
     assert model.model_.arena.learner()["rewired"] > 0
 
 
+def test_partial_fit_moves_wires_where_a_guard_judges() -> None:
+    x, _, y, _ = _digits()
+    model = ZeroGrowthClassifier("64KB", shape=(8, 8, 1), epochs=3).fit(x, y)
+    watch = model.model_.arena.watch()
+    assert watch is not None
+    assert watch["guard"] == "on"
+    model.partial_fit(x[:400], y[:400])
+    assert model.model_.arena.learner()["rewired"] > 0
+    assert model.model_.arena.calm == 4
+
+
 def test_first_partial_fit_plans_for_classes_yet_to_come() -> None:
     x, _, y, _ = _digits()
     few = y < 5

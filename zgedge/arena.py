@@ -683,17 +683,16 @@ class Arena:
     def calm(self) -> int:
         """Caution of a quiet world (docs/guard.md); 0 where there is no guard."""
         section = self.section(net.WATCH)
-        return int(section[92:96].view("<u4")[0]) if len(section) else 0
+        return int(_WATCH.unpack_from(section.data)[-1]) if len(section) else 0
 
     def set_calm(self, calm: int) -> None:
         """Set `calm`, 0..6, and where the guard is on and the world quiet the caution, to it."""
-        section = self.section(net.WATCH)
-        if not self._anchor_room():
+        state = self.watch()
+        if state is None or not self._anchor_room():
             return
+        section = self.section(net.WATCH)
         section[92:96].view("<u4")[0] = calm
-        _, trial, _, age = struct.unpack_from("<IHHI", section.data)
-        filled = _ANCHORS.unpack_from(self.section(net.ANCHORS).data)[1]
-        if filled >= FEWEST_ANCHORS and not trial and age == LENGTH:
+        if state["guard"] == "on" and not state["trial"] and not state["plasticity"]:
             section[6:8].view("<u2")[0] = calm
 
     def clear_pending(self) -> None:

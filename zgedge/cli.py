@@ -1728,7 +1728,7 @@ def _table_of_accuracy(
     kind = _plot_kind(out, plot, log)
     with _reading(quiet=as_json) as reading:
         dataset = sources.load(data, data_dir=data_dir, label=label, say=_note, progress=reading)
-    asked = accuracy.rows_named(rows, dataset) if name == "equal-bytes" else None
+    asked = None if rows is None else accuracy.rows_named(rows, dataset)
     found = accuracy.collect(
         name, dataset, budgets, numbers, rows=asked, log=None if log is None else Path(log),
         epochs=epochs, say=lambda text: click.echo(text, err=True),

@@ -21,6 +21,14 @@ NET = nets.network(
 )
 
 
+def alone(script: str) -> str:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("proof") / "m.zge"
@@ -79,10 +87,7 @@ def test_all_is_set_before_the_first_reading_that_counts(model: str) -> None:
         "proof = memory.prove(learner, x, y, 500, reading=reading)\n"
         "print([limit == proof.ceiling for limit in limits[-len(proof.table):]])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    seen = json.loads(done.stdout.lower())
+    seen = json.loads(alone(script).lower())
     assert len(seen) == 241
     assert all(seen)
 
@@ -126,10 +131,7 @@ def test_ceiling_is_enforced_by_the_kernel() -> None:
         "    memory.unlimit()\n"
         "    print('refused', len(bytearray(64 << 20)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["refused", str(64 << 20)]
+    assert alone(script).split() == ["refused", str(64 << 20)]
 
 
 def test_remembered_samples_come_back_as_they_were(model: str) -> None:
@@ -163,7 +165,4 @@ def test_peak_is_that_of_the_process_and_not_of_the_one_that_started_it(model: s
         "held = b'x' * (300 << 20)\n"
         f"print(prover.prove({model!r}, 200)['peak'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 200 << 20
+    assert int(alone(script)) < 200 << 20

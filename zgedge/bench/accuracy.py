@@ -112,13 +112,13 @@ def equal_rows(dataset: Dataset) -> tuple[str, ...]:
     return (FIXED, *rewired, DENSE, *picture, ANALYTIC)
 
 
-def rows_named(text: str | None, dataset: Dataset) -> tuple[str, ...]:
-    """Rows of the equal-bytes table from a list with semicolons, in the table's order; None: all.
+def rows_named(text: str, dataset: Dataset) -> tuple[str, ...]:
+    """Rows of the equal-bytes table from a list with semicolons, in the table's order.
 
     Raises UsageError for a name that is no row of these data.
     """
     every = equal_rows(dataset)
-    names = list(every) if text is None else [name.strip() for name in text.split(";")]
+    names = [name.strip() for name in text.split(";")]
     for name in names:
         if name not in every:
             raise UsageError(

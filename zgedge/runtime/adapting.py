@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,6 @@ def adapt(
     x = learner.model.rows(x)
     learner.label_numbers(y)
     was = learner.status()
-    calm = learner.model.arena.calm or None
     rng = np.random.default_rng(seed)
     once = steps is None
     total = len(x) if steps is None else steps
@@ -66,8 +66,8 @@ def adapt(
     size = 1 if once else min(learner.batch, len(x))
     order = rng.permutation(len(x))
     at = 0
-    learner.configure(strategy=strategy, calm=None if calm is None else 0)
-    try:
+    learner.configure(strategy=strategy)
+    with learner.without_caution(), _settings_kept(learner, was):
         for step in range(total):
             if step % ANNEAL_EVERY == 0:
                 learner.anneal(step / total, **schedule)
@@ -82,15 +82,21 @@ def adapt(
             chosen = order[at : at + size]
             at += size
             learner.learn_many(x[chosen], y[chosen])
-    finally:
-        learner.configure(
-            rate=was["rate"], strategy=was["strategy"], swaps=was["swaps"], gather=was["gather"],
-            calm=calm,
-        )  # fmt: skip
     done = _so_far(learner, was)
     if progress is not None:
         progress(total, total, done)
     return done
+
+
+@contextmanager
+def _settings_kept(learner: Learner, was: dict[str, Any]) -> Iterator[None]:
+    """The settings of the status `was` are in force again afterwards."""
+    try:
+        yield
+    finally:
+        learner.configure(
+            rate=was["rate"], strategy=was["strategy"], swaps=was["swaps"], gather=was["gather"]
+        )
 
 
 def _so_far(learner: Learner, was: dict[str, Any]) -> Adapted:

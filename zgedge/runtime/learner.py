@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -119,7 +121,7 @@ class Learner:
             c.swaps = _count("swaps", swaps)
         if gather is not None:
             c.gather = _count("gather", gather)
-        if calm is not None and not 0 <= _count("calm", calm) <= MOST_CAUTION:
+        if calm is not None and _count("calm", calm) > MOST_CAUTION:
             raise UsageError(f"calm={calm} is outside 0..{MOST_CAUTION}.")
         core.check(
             core.lib.zge_learner_configure(self.model._handle, ctypes.byref(c)),
@@ -129,14 +131,28 @@ class Learner:
         if calm is not None:
             self.model.arena.set_calm(calm)
 
+    @contextmanager
+    def without_caution(self) -> Iterator[None]:
+        """A run in which a guard judges as ever, but is not careful: what is given is there to be
+        learned."""
+        calm = self.model.arena.calm
+        if not calm:
+            yield
+            return
+        self.configure(calm=0)
+        try:
+            yield
+        finally:
+            self.configure(calm=calm)
+
     def anneal(self, done: float, *, rate: float = 0.5) -> None:
         """Set rate and swaps for a run of known length of which the share `done` (0..1) is over.
 
         The rate falls from `rate` to a tenth of it, by a constant factor a step; the blocks
         replaced at a visit fall from three quarters of a row's to none at 60 % of the run (the
         shape of RigL's schedule, Evci et al. 2020; the constants are measured,
-        docs/decisions.md). A guard's caution divides this rate too: `configure(calm=0)` before the
-        run takes it away.
+        docs/decisions.md). A guard's caution divides this rate too; `without_caution` takes it
+        away.
         """
         rows = [x.per_row for x in self.model.arena.network.layers if x.per_row]
         most = min(255.0, REWIRE_SHARE * max(rows)) if rows else 1.0

@@ -88,13 +88,10 @@ class ZeroGrowthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             raise ValueError(f"`classes={classes!r}` is not the same as on the last call.")
         numbers = self._numbers(y)
         learner = Learner(self.model_, rate=self.rate, strategy=self.rewire)
-        # What is given here is there to be learned: a guard judges, but is not careful.
-        calm = self.model_.arena.calm or None
-        learner.configure(calm=None if calm is None else 0)
         labels = self.model_.classes.tolist()
-        for row, number in zip(X, numbers, strict=True):
-            learner.learn_one(row, labels[number])
-        learner.configure(calm=calm)
+        with learner.without_caution():
+            for row, number in zip(X, numbers, strict=True):
+                learner.learn_one(row, labels[number])
         return self
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803

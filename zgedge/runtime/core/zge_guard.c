@@ -130,13 +130,17 @@ uint64_t zge_snapshot_bytes(const zge_model *m) {
 
 /* ---- decisions ---- */
 
+/* Whether more changed sides one way than the other by so many standard errors. */
+static uint32_t zge_clearly(uint32_t more, uint32_t less, uint32_t errors) {
+    const uint64_t apart = more > less ? more - less : 0;
+    return apart * apart > (uint64_t)errors * errors * (more + less);
+}
+
 /* Caution after a state was accepted. The anchors are scored one after another while the state moves on, so
  * what is accepted may be worse than what they showed, by as much as is learned in a cycle: in a quiet world that
  * is kept small, unless they show that there is something to learn. */
 static uint32_t zge_calmed(const uint8_t *w, uint32_t caution, uint32_t quiet, zge_tally t) {
-    const uint32_t gain = t.won > t.lost ? t.won - t.lost : 0;
-    const uint32_t clear = (uint64_t)gain * gain > 4ull * (t.won + t.lost); /* two standard errors */
-    const uint32_t calm = clear ? 0 : zge_get32(w + ZGE_W_CALM);
+    const uint32_t calm = zge_clearly(t.won, t.lost, 2) ? 0 : zge_get32(w + ZGE_W_CALM);
     if (caution < calm) {
         return quiet ? caution + 1 : caution;
     }
@@ -245,17 +249,15 @@ static uint32_t zge_judge(const zge_model *m) {
         return 0;
     }
     const zge_tally t = zge_tally_of(m, zge_trial_from(m), n);
-    const uint32_t apart = t.won > t.lost ? t.won - t.lost : t.lost - t.won;
-    const uint32_t clear = (uint64_t)apart * apart > 9ull * (t.won + t.lost); /* three standard errors */
     /* Half as good as the best of the old world, a quarter at the end: what learns from wrong labels that it
      * answers them less wrongly has no share worth having. */
     const uint64_t least = (uint64_t)n * zge_get32(w + ZGE_W_BEST) / (over ? 4 : 2);
-    if (n >= ZGE_G_JUDGED && clear && t.won > t.lost && (uint64_t)t.is * zge_anchors_filled(m) >= least) {
+    if (n >= ZGE_G_JUDGED && zge_clearly(t.won, t.lost, 3) && (uint64_t)t.is * zge_anchors_filled(m) >= least) {
         zge_end_trial(m);
         zge_count(w + ZGE_W_ACCEPTED);
         return 1;
     }
-    if (over || (clear && t.lost > t.won)) {
+    if (over || zge_clearly(t.lost, t.won, 3)) {
         zge_reject(m);
         return 2;
     }
@@ -284,15 +286,13 @@ static uint32_t zge_decide(const zge_model *m) {
         zge_count(w + ZGE_W_ACCEPTED);
         return 1;
     }
-    const uint32_t loss = t.lost > t.won ? t.lost - t.won : 0;
-    const uint32_t clear = (uint64_t)loss * loss > 4ull * (t.won + t.lost); /* two standard errors */
     uint32_t patience = zge_get32(w + ZGE_W_PATIENCE);
     if (cycled) {
         patience += 1;
         zge_put32(w + ZGE_W_SCORED, 0);
         zge_put32(w + ZGE_W_PATIENCE, patience);
     }
-    if (below && (clear || patience == ZGE_W_PATIENT)) {
+    if (below && (zge_clearly(t.lost, t.won, 2) || patience == ZGE_W_PATIENT)) {
         zge_rollback(m);
         if (quiet) { /* a plastic rate falls by itself */
             zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));

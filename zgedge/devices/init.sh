@@ -51,7 +51,7 @@ end_process() { # pid: in order, else at once
 }
 trim_log() {
     if [ "$(($(wc -c <"$S/log")))" -gt $LOG_BYTES ]; then
-        tail -c $LOG_BYTES "$S/log" >"$S/log.1"
+        tail -c $LOG_BYTES "$S/log" >"$S/log.1.new" && mv -f "$S/log.1.new" "$S/log.1"
         : >"$S/log"
     fi
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -146,8 +148,29 @@ def test_recipe_follows_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     (tmp_path / "train" / "fit.py").write_text("RATE = 1")
     first = accuracy.recipe()
     assert accuracy.recipe() == first
+    (tmp_path / "train" / "search.py").write_text("WIDTHS = 1")
+    assert accuracy.recipe() == first
     (tmp_path / "train" / "fit.py").write_text("RATE = 2")
     assert accuracy.recipe() != first
+
+
+def test_runs_of_a_table_go_through_no_module_that_their_key_leaves_out() -> None:
+    script = """
+import sys
+from zgedge.bench import accuracy
+from zgedge.data import load
+
+digits = load("digits")
+table = accuracy.collect("equal-bytes", digits, [20_000], [0], epochs=1)
+assert len({run.row for run in table.runs}) == len(accuracy.equal_rows(digits))
+print(*(name.rsplit(".", 1)[1] for name in sys.modules if name.startswith("zgedge.train.")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"fit", "lottery", "analytic", "trunk"} <= loaded
+    assert not loaded & accuracy.NOT_IN_A_RUN
+    folder = Path(accuracy.__file__).parent.parent / "train"
+    assert all((folder / f"{stem}.py").exists() for stem in accuracy.NOT_IN_A_RUN)
 
 
 def test_same_network_at_two_budgets_is_trained_once(digits: Dataset) -> None:

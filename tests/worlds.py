@@ -43,8 +43,9 @@ def worlds(network: Network) -> list[World]:
     return [old, new, replace(new, wrong=0.4), replace(new, wrong=1.0), replace(old, wrong=0.1)]
 
 
-def start(network: Network, **learner: Any) -> Model:
-    """A file of random weights whose anchors, three quarters of the room, are the old world's.
+def start(network: Network, lacks: int | None = None, **learner: Any) -> Model:
+    """A file of random weights whose anchors, three quarters of the room, are the old world's; all
+    of the room where they lack a class.
 
     What begins at random has all to learn, so it begins without caution.
     """
@@ -52,7 +53,10 @@ def start(network: Network, **learner: Any) -> Model:
     options = {"rate": 0.2, "swaps": 2, "gather": 16, "strategy": "rigl", **learner}
     parameters.learner = arena.LearnerParameters(key=0xBEEF, **options)
     if network.anchors:
-        x, y = worlds(network)[0].draw(np.random.default_rng(1), network.anchors * 3 // 4)
+        x, y = worlds(network)[0].draw(np.random.default_rng(1), 3 * network.anchors)
+        chosen = np.flatnonzero(y != lacks)
+        chosen = chosen[: network.anchors * 3 // 4 if lacks is None else network.anchors]
+        x, y = x[chosen], y[chosen]
         plain = replace(network, anchors=0, watch=False)
         right = Model(nets.buffer(arena.write(plain, parameters))).predict_index(x)[0] == y
         codes = nets.reference_codes(parameters, x)

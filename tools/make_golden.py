@@ -96,7 +96,14 @@ class Golden:
     keep: str = "fade"
     calm: int = 0
     right: int = 3  # quarters of the anchors
+    new: int = 0  # of the last classes: neither anchors nor what the file has learned are of them
     weight_scale: float = 2.0**-9
+
+    @property
+    def held(self) -> int:
+        """Anchors that the file has; all that there is room for where a class is new, which then
+        takes the place of others."""
+        return self.network.anchors if self.new else self.network.anchors * 3 // 4
 
     @property
     def sizes(self) -> range:
@@ -265,6 +272,15 @@ GOLDEN: dict[str, Golden] = {
         options={"groups": 20, "batch": 4, "watch": True, "anchors": 150},
         values=0, swaps=3, gather=4, calm=4, right=0,
     ),
+    # A class that neither its anchors nor the samples before had.
+    "v1-guard-new-class": _golden(
+        25, (6, 6, 1), (sparse(36, 14, 8, 4), dense(14, 4)), tuple(map(str, range(4))),
+        options={
+            "task": "picture", "batch": 8, "replay_samples": 16, "replay_bits": 4,
+            "watch": True, "anchors": 120,
+        },
+        int_classes=True, values=16, calm=4, right=0, new=1,
+    ),
     # Classes that got their name on the way and one that has none, samples that wait.
     "v1-spare-pending": _golden(
         21, (1, 20, 1), (sparse(20, 12, 7), dense(12, 5)), ("rest", "walk", "run"),
@@ -326,11 +342,11 @@ def trunk_parameters(
 def anchors(
     golden: Golden, lcg: Lcg
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Three quarters of the room full of any features and labels, some quarters of them right."""
+    """Any features and labels, some quarters of them right."""
     network = golden.network
-    n = network.anchors * 3 // 4
+    n = golden.held
     codes = [[lcg.below(256) for _ in range(network.features)] for _ in range(n)]
-    labels = [lcg.below(network.classes) for _ in range(n)]
+    labels = [lcg.below(network.classes - golden.new) for _ in range(n)]
     right = [lcg.below(4) >= 4 - golden.right for _ in range(n)]
     return np.array(codes, np.uint8), np.array(labels), np.array(right)
 
@@ -393,7 +409,8 @@ def parameters(golden: Golden) -> arena.Parameters:
 def stream(golden: Golden, n: int, seed: int) -> tuple[Floats, list[int]]:
     """Samples float32 [n, inputs], and class numbers [n]: a prototype for each class, and noise.
 
-    Raw values are whole numbers 0 .. values in a picture, multiples of 1/64 in a table.
+    Raw values are whole numbers 0 .. values in a picture, multiples of 1/64 in a table. The stream
+    of seed 1, which comes before, has no sample of a new class.
     """
     inputs = golden.network.inputs
     top, unit = (golden.values, 1) if golden.values else (384, 64)
@@ -403,7 +420,7 @@ def stream(golden: Golden, n: int, seed: int) -> tuple[Floats, list[int]]:
     x = np.empty((n, inputs), np.float32)
     y = []
     for row in x:
-        y.append(lcg.below(len(prototypes)))
+        y.append(lcg.below(len(prototypes) - (golden.new if seed == 1 else 0)))
         for j, value in enumerate(prototypes[y[-1]]):
             noisy = value + lcg.between(-top // 4, top // 4)
             row[j] = min(max(noisy, 0), top) if golden.values else (noisy - top // 2) / unit

@@ -165,7 +165,9 @@ table = accuracy.collect("equal-bytes", digits, [20_000], [0], epochs=1)
 assert len({run.row for run in table.runs}) == len(accuracy.equal_rows(digits))
 print(*(name.rsplit(".", 1)[1] for name in sys.modules if name.startswith("zgedge.train.")))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     loaded = set(done.stdout.split())
     assert {"fit", "lottery", "analytic", "trunk"} <= loaded
     assert not loaded & accuracy.NOT_IN_A_RUN

@@ -442,7 +442,7 @@ class Learner:
         for c, label in enumerate(labels):
             packed = self.as_remembered(codes[:, c])
             if c in self.held:
-                self.guard.add(packed, label)
+                self.guard.add(packed, c)
                 continue
             if not room:
                 continue
@@ -524,7 +524,7 @@ class Learner:
             self.analytic.solve(self.analytic.pace)
             self._take_head()
         elif self.learn != "none":
-            self.held = self.guard.hold(len(y))
+            self.held = self.guard.hold(list(y))
             self.layers[-1].delta[:, self.held] = 0
             self._learn(labels)
             if self.network.replay_samples or self.held:

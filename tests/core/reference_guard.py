@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -148,23 +149,50 @@ class Guard:
             rate, swaps = np.float32(rate / np.float32(1 << self.caution)), 0
         return rate, swaps, gather
 
-    def hold(self, n: int) -> list[int]:
-        """Which of n new samples are held back."""
+    def hold(self, labels: list[int]) -> list[int]:
+        """Which of the new samples are held back; their anchors are there, without codes."""
         from tests.core.reference import below, random, stream
 
+        self.fresh: dict[int, Anchor] = {}
+        self.novel = False
         if not self.room:
             return []
         base = stream(self.learner.key, self.learner.now, 5)
-        have = len(self.trial if self.in_trial else self.anchors)
+        pool = self.trial if self.in_trial else self.anchors
+        before = len(pool)
         most = self.room - self.trial_from if self.in_trial else self.limit
-        held: list[int] = []
-        for c in range(n):
-            if have + len(held) < most and below(random(base, c), 8) == 0:
-                held.append(c)
-        return held
+        balanced = not self.in_trial and before >= 100 and self.calm
+        for c, label in enumerate(labels):
+            rare = balanced and self._lacks(label)
+            if (len(pool) >= most and not rare) or below(random(base, c), 2 if rare else 8):
+                continue
+            self.fresh[c] = Anchor(label, np.empty(0, np.int64))
+            if len(pool) < most:
+                pool.append(self.fresh[c])
+            else:
+                slot = self._dispensable(pool[:before], below(random(base, 64 + c), before))
+                self.best = max(0, self.best - pool[slot].was)
+                pool[slot] = self.fresh[c]
+            mine = [x.was for x in pool if x.label == label]
+            if rare and not self._lacks(label) and 2 * sum(mine) < len(mine):
+                self.novel = True
+                self._start()
+        return list(self.fresh)
 
-    def add(self, codes: Ints, label: int) -> None:
-        (self.trial if self.in_trial else self.anchors).append(Anchor(label, codes))
+    def _lacks(self, label: int) -> bool:
+        mine = sum(x.label == label for x in self.anchors)
+        return 2 * mine < len(self.anchors) // self.learner.network.classes
+
+    @staticmethod
+    def _dispensable(pool: list[Anchor], slot: int) -> int:
+        counts = Counter(x.label for x in pool)
+        fullest = min(k for k, count in counts.items() if count == max(counts.values()))
+        while pool[slot].label != fullest:
+            slot = (slot + 1) % len(pool)
+        return slot
+
+    def add(self, codes: Ints, c: int) -> None:
+        self.fresh[c].codes = codes
 
     # ---- the end of a step ----
 
@@ -231,9 +259,10 @@ class Guard:
             guard = self._judge() if self.in_trial else self._decide()
         if drift == 2:
             if self.in_trial:
-                return 0, guard
-            self._drift()
-        return drift, guard
+                drift = 0
+            else:
+                self._drift()
+        return 2 if self.novel else drift, guard
 
     def quiet(self) -> None:
         self.age, self.rate, self.usual = LENGTH, np.float32(0), self.recent
@@ -241,7 +270,7 @@ class Guard:
         self.doubts.clear()
 
     def _score_held(self, held: list[int], columns: Ints) -> None:
-        new = (self.trial if self.in_trial else self.anchors)[-len(held) :]
+        new = list(self.fresh.values())
         for anchor, (winner, _) in zip(new, self.learner.answers(columns[:, held]), strict=True):
             anchor.now = winner == anchor.label
         live = self.state()
@@ -342,11 +371,14 @@ class Guard:
         self.caution = self.calm if len(self.anchors) >= 100 else 0
         self.rejected += 1
 
-    def _drift(self) -> None:
+    def _start(self) -> None:
         self.errors.clear()
         self.doubts.clear()
         self.age, self.rate, self.caution = 0, np.float32(0.5), 0
         self.confirmed += 1
+
+    def _drift(self) -> None:
+        self._start()
         n = len(self.anchors)
         if n < 100:
             self.anchors = []

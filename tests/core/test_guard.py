@@ -66,8 +66,11 @@ def _warm(network: Network, steps: int) -> Model:
 
 def _lockstep(name: str, lengths: list[int], warm: int = 500) -> tuple[Model, Counter[str]]:
     """Core and reference over the stream; what happened."""
-    network = NETWORKS[name]
-    model = _warm(network, warm)
+    return _both(_warm(NETWORKS[name], warm), lengths)
+
+
+def _both(model: Model, lengths: list[int]) -> tuple[Model, Counter[str]]:
+    network = model.arena.network
     twin = reference.Learner(model.arena.buffer)
     learner = Learner(model)
     seen: Counter[str] = Counter()
@@ -106,6 +109,44 @@ def test_a_trial_that_serves_the_new_world_opens_an_epoch() -> None:
     assert status["epoch"] == status["drift"]["confirmed"] > 0
 
 
+LACKING = 1  # a class that none of the next three answers before it has learned anything
+
+
+@pytest.mark.parametrize("room", ["full", "free"])
+@pytest.mark.parametrize("name", ["sparse-b1", "places-1-bit-batch-1", "trunk"])
+def test_a_class_that_anchors_lack(name: str, room: str) -> None:
+    """What the reference leaves while it gets its anchors: where there is room, and where others
+    make place."""
+    model = _again(start(NETWORKS[name], lacks=LACKING), caution=6)
+    if room == "free":
+        keep = model.arena.network.anchors - 20
+        model = _again(model, filled=keep, best=min(keep, _written(model)["best"]))
+    assert _anchors_of(model, LACKING) == 0
+    model, seen = _both(model, [150])
+    assert seen["drift 2"] == _written(model)["drift"]["confirmed"] == 1
+    assert _written(model)["epoch"] == 0
+    assert _anchors_of(model, LACKING) >= model.arena.network.anchors // 8
+    assert _written(model)["anchors"] == model.arena.network.anchors
+
+
+def test_many_new_samples_of_a_step_take_different_places() -> None:
+    """A step of nothing but the class that is lacking."""
+    network = replace(NETWORKS["sparse-b1"], batch=64)
+    model = start(network, lacks=3)
+    twin = reference.Learner(model.arena.buffer)
+    learner = Learner(model)
+    x, y = worlds(network)[0].draw(np.random.default_rng(8), 400)
+    core_step(learner, x[y == 3][:64], [3] * 64)
+    twin.step(x[y == 3][:64], [3] * 64, 0)
+    twin.check(model.arena.buffer)
+    assert _anchors_of(model, 3) == learner.tick.anchored == 18
+
+
+def _anchors_of(model: Model, label: int) -> int:
+    filled = _written(model)["anchors"]
+    return int((model.arena.section(net.ANCHORS)[16 : 16 + filled] == label).sum())
+
+
 def _in_trial(name: str) -> Model:
     """Shortly after drift was confirmed, some samples of the new world held back."""
     network = NETWORKS[name]
@@ -122,12 +163,15 @@ def _in_trial(name: str) -> Model:
 
 
 def _again(model: Model, **fields: int) -> Model:
-    """The model read again from its file, with some numbers of the watch changed."""
+    """The model read again from its file, with some numbers of its watch or anchors changed."""
     model.seal()
     buffer = nets.buffer(model.arena.buffer.tobytes())
     for name, value in fields.items():
-        at, kind = {"age": (8, "<u4"), "caution": (6, "<u2")}[name]
-        section = arena.Arena(buffer).section(net.WATCH)
+        of = net.ANCHORS if name == "filled" else net.WATCH
+        at, kind = {
+            "age": (8, "<u4"), "caution": (6, "<u2"), "best": (16, "<u4"), "filled": (4, "<u4"),
+        }[name]  # fmt: skip
+        section = arena.Arena(buffer).section(of)
         section[at : at + np.dtype(kind).itemsize].view(kind)[0] = value
     arena.sign(buffer.data)
     return Model(buffer)
@@ -274,13 +318,18 @@ def test_strange_inputs_without_labels_are_a_warning() -> None:
 # ---- what it is for ----
 
 
-def _trained(anchors: int = 160) -> tuple[Network, bytes]:
-    """A network that is right in its world, and anchors of it."""
+def _trained(
+    anchors: int = 160, lacks: int | None = None, knows: bool = True
+) -> tuple[Network, bytes]:
+    """A network that is right in its world, and anchors of it; they, and what it learned where it
+    knows no better, lack a class."""
     network = replace(NETWORKS["sparse-b1"], anchors=anchors)
     model = start(replace(network, watch=False, anchors=0))
     learner = Learner(model)
-    for x, y in stream(network, [700]):
-        core_step(learner, x, y)
+    for x, labels in stream(network, [700]):
+        rows = [i for i, label in enumerate(labels) if knows or label != lacks]
+        if rows:
+            core_step(learner, x[rows], [labels[i] for i in rows])
     a = model.arena
     parameters = nets.parameters(network, seed=7)
     for i, layer in enumerate(parameters.layers):
@@ -288,7 +337,9 @@ def _trained(anchors: int = 160) -> tuple[Network, bytes]:
         layer.weights, layer.bias = a.weights(i).copy(), a.rows(i)[0].copy()
         layer.indices = None if indices is None else indices.copy()
     parameters.learner = arena.LearnerParameters(key=1, rate=0.1)
-    x, y = worlds(network)[0].draw(np.random.default_rng(1), anchors)
+    x, y = worlds(network)[0].draw(np.random.default_rng(1), anchors + 200 * (lacks is not None))
+    chosen = np.flatnonzero(y != lacks)[:anchors]
+    x, y = x[chosen], y[chosen]
     plain = Model(nets.buffer(arena.write(replace(network, watch=False, anchors=0), parameters)))
     codes = nets.reference_codes(parameters, x).astype(np.uint8)
     parameters.anchors = (codes, y, plain.predict_index(x)[0] == y)
@@ -333,6 +384,56 @@ def test_wrong_labels_do_not_make_it_worse_and_a_new_world_is_learned() -> None:
     assert learner.status()["epoch"] == 1
     assert was < 0.6
     assert _accuracy(model, new) > 0.9
+
+
+def _of_class(model: Model, world: World, label: int) -> float:
+    x, y = world.draw(np.random.default_rng(99), 1000)
+    return float((model.predict_index(x[y == label])[0] == label).mean())
+
+
+def test_a_new_class_is_learned_and_the_others_are_kept() -> None:
+    network, blob = _trained(lacks=3, knows=False)
+    world = worlds(network)[0]
+    model = Model(nets.buffer(blob))
+    learner = Learner(model)
+    before = _accuracy(model, world)
+    assert _of_class(model, world, 3) == 0
+    assert before > 0.7
+    x, y = world.draw(np.random.default_rng(21), 600)
+    drifts = []
+    for row, label in zip(x, y.tolist(), strict=True):
+        learner.learn_one(row, label)
+        drifts.append(learner.tick.drift)
+    assert drifts.count(2) == 1
+    status = learner.status()
+    assert (status["epoch"], status["drift"]["confirmed"], status["trial"]) == (0, 1, False)
+    assert status["plasticity"] > 0.5
+    assert _of_class(model, world, 3) > 0.9
+    assert _accuracy(model, world) > before + 0.2
+
+
+def test_anchors_of_a_class_that_is_known_change_nothing_else() -> None:
+    network, blob = _trained(lacks=3)
+    model = Model(nets.buffer(blob))
+    learner = Learner(model)
+    x, y = worlds(network)[0].draw(np.random.default_rng(4), 400)
+    for row, label in zip(x, y.tolist(), strict=True):
+        learner.learn_one(row, label)
+        assert learner.status()["caution"] >= 4
+    assert _anchors_of(model, 3) >= network.anchors // 8
+    assert learner.status()["drift"]["confirmed"] == 0
+
+
+def test_where_calm_is_zero_anchors_stay_as_they_are() -> None:
+    """Files of before, and what is learned without caution."""
+    network, blob = _trained(lacks=3, knows=False)
+    model = Model(nets.buffer(blob))
+    learner = Learner(model)
+    x, y = worlds(network)[0].draw(np.random.default_rng(4), 200)
+    with learner.without_caution():
+        for row, label in zip(x, y.tolist(), strict=True):
+            learner.learn_one(row, label)
+    assert _anchors_of(model, 3) == 0
 
 
 def test_a_quiet_world_is_learned_with_care_from_the_first_label() -> None:

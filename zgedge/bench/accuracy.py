@@ -39,8 +39,11 @@ PACKAGES = ("numpy", "torch", "zgedge")
 # Modules of the package that trains which no run of a table goes through: the network that a search
 # found is in a run's key itself.
 NOT_IN_A_RUN = frozenset(
-    "duration estimator fixed float_network importing prune read_onnx search seeded".split()
-)
+    {
+        "duration", "estimator", "fixed", "float_network", "importing", "prune", "read_onnx",
+        "search", "seeded",
+    }
+)  # fmt: skip
 FIXED, DENSE, ANALYTIC, CONVOLUTION = (
     "fixed sparse", "dense int8", "analytic head", "convolution",
 )  # fmt: skip

@@ -33,6 +33,14 @@ static uint32_t zge_anchor_label(const zge_model *m, uint32_t slot) {
     return m->classes > 256 ? zge_get16(m->anchor_labels + 2 * (size_t)slot) : m->anchor_labels[slot];
 }
 
+static uint32_t zge_anchors_of(const zge_model *m, uint32_t label, uint32_t n) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        count += zge_anchor_label(m, i) == label;
+    }
+    return count;
+}
+
 static zge_tally zge_tally_of(const zge_model *m, uint32_t from, uint32_t n) {
     zge_tally t = {0, 0, 0, 0};
     const uint8_t *flags = m->anchor_flags + from;
@@ -305,46 +313,84 @@ static uint32_t zge_decide(const zge_model *m) {
 
 /* ---- the tick ---- */
 
-uint64_t zge_hold(const zge_model *m, uint32_t n) {
-    if (m->anchors == 0) {
-        return 0;
+/* The first slot of the class with most anchors, among the first n, from a random one on. */
+static uint32_t zge_dispensable(const zge_model *m, uint32_t n, uint32_t random) {
+    uint32_t fullest = 0;
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < m->classes; i++) {
+        const uint32_t count = zge_anchors_of(m, i, n);
+        fullest = count > most ? i : fullest;
+        most = count > most ? count : most;
     }
+    uint32_t slot = zge_below(random, n);
+    while (zge_anchor_label(m, slot) != fullest) {
+        slot = slot + 1 == n ? 0 : slot + 1;
+    }
+    return slot;
+}
+
+/* Whether n anchors have fewer of a class than half of what is its share. */
+static uint32_t zge_lacks(const zge_model *m, uint32_t label, uint32_t n) {
+    return 2 * zge_anchors_of(m, label, n) < n / m->classes;
+}
+
+/* Whether a class has just got its anchors, of which the accepted state has less than half right. */
+static uint32_t zge_is_novel(const zge_model *m, uint32_t label, uint32_t n) {
+    uint32_t known = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        known += zge_anchor_label(m, i) == label && (m->anchor_flags[i] & ZGE_G_WAS);
+    }
+    return !zge_lacks(m, label, n) && 2 * known < zge_anchors_of(m, label, n);
+}
+
+/* Anchors that lack a class neither defend it nor show what there is to learn: of such a class every other sample
+ * is held back, in place of one of the class with most where there is no room. A class that the accepted state
+ * does not know is a change of the world that needs no trial, since the other anchors are still of it. */
+void zge_hold(const zge_model *m, const uint16_t *y, uint32_t n, zge_held *held) {
+    if (m->anchors == 0) {
+        return;
+    }
+    uint8_t *w = m->watch;
     const uint32_t base = zge_stream(zge_get32(m->learner + ZGE_K_KEY), zge_get64(m->learner + ZGE_K_STEP), ZGE_R_HOLD);
+    const uint32_t trial = zge_in_trial(m);
     uint32_t from;
-    uint32_t have = zge_range(m, &from);
-    const uint32_t most = zge_in_trial(m) ? m->anchors - from : zge_get32(m->watch + ZGE_W_LIMIT);
-    uint64_t held = 0;
-    for (uint32_t c = 0; c < n && have < most; c++) {
-        if (zge_below(zge_random(base, c), ZGE_G_SHARE) == 0) {
-            held |= 1ull << c;
+    const uint32_t before = zge_range(m, &from);
+    const uint32_t most = trial ? m->anchors - from : zge_get32(w + ZGE_W_LIMIT);
+    const uint32_t balanced = !trial && before >= ZGE_G_FEWEST && zge_get32(w + ZGE_W_CALM) > 0;
+    uint32_t have = before;
+    for (uint32_t c = 0; c < n; c++) {
+        const uint32_t lacks = balanced && zge_lacks(m, y[c], have);
+        if ((have >= most && !lacks) || zge_below(zge_random(base, c), lacks ? 2 : ZGE_G_SHARE) != 0) {
+            continue;
+        }
+        uint32_t slot = from + have;
+        if (have < most) {
             have += 1;
+        } else {
+            slot = zge_dispensable(m, before, zge_random(base, ZGE_MAX_BATCH + c));
+            const uint32_t best = zge_get32(w + ZGE_W_BEST);
+            zge_put32(w + ZGE_W_BEST, best - (best > 0 && (m->anchor_flags[slot] & ZGE_G_WAS)));
+        }
+        if (m->classes > 256) {
+            zge_put16(m->anchor_labels + 2 * (size_t)slot, y[c]);
+        } else {
+            m->anchor_labels[slot] = (uint8_t)y[c];
+        }
+        m->anchor_flags[slot] = 0;
+        held->mask |= 1ull << c;
+        held->slot[c] = slot;
+        if (lacks && zge_is_novel(m, y[c], have)) {
+            held->novel = 1;
+            zge_watch_start(w);
         }
     }
-    return held;
+    zge_put32(m->anchor_head + (trial ? ZGE_G_TRIED : ZGE_G_FILLED), have);
 }
 
-uint8_t *zge_hold_at(const zge_model *m, uint32_t label) {
-    uint32_t from;
-    const uint32_t have = zge_range(m, &from);
-    const uint32_t slot = from + have;
-    if (m->classes > 256) {
-        zge_put16(m->anchor_labels + 2 * (size_t)slot, (uint16_t)label);
-    } else {
-        m->anchor_labels[slot] = (uint8_t)label;
-    }
-    m->anchor_flags[slot] = 0;
-    zge_put32(m->anchor_head + (zge_in_trial(m) ? ZGE_G_TRIED : ZGE_G_FILLED), have + 1);
-    return m->anchor_data + (size_t)slot * m->replay_stride;
-}
+uint8_t *zge_anchor_at(const zge_model *m, uint32_t slot) { return m->anchor_data + (size_t)slot * m->replay_stride; }
 
-/* What the accepted and the present state make of the samples that this tick held back, the newest anchors. */
-static void zge_score_held(zge_model *m, uint32_t s, uint32_t n, uint64_t held) {
-    uint32_t count = 0;
-    uint32_t from;
-    const uint32_t have = zge_range(m, &from);
-    for (uint32_t c = 0; c < n; c++) {
-        count += (uint32_t)(held >> c & 1u);
-    }
+/* What the accepted and the present state make of the samples that this tick held back. */
+static void zge_score_held(zge_model *m, uint32_t s, uint32_t n, const zge_held *held) {
     zge_layer live[ZGE_MAX_LAYERS];
     memcpy(live, m->layer, sizeof live);
     for (uint32_t state = 0; state < 2; state++) { /* the present one, then the accepted one */
@@ -354,18 +400,16 @@ static void zge_score_held(zge_model *m, uint32_t s, uint32_t n, uint64_t held) 
             }
         }
         zge_forward(m, s);
-        uint32_t slot = from + have - count;
         for (uint32_t c = 0; c < n; c++) {
-            if (held >> c & 1u) {
+            if (held->mask >> c & 1u) {
                 uint32_t best;
                 zge_softmax(m, s, c, &best, NULL);
-                if (best == zge_anchor_label(m, slot)) {
-                    m->anchor_flags[slot] |= state == 0 ? ZGE_G_IS : ZGE_G_WAS;
+                if (best == zge_anchor_label(m, held->slot[c])) {
+                    m->anchor_flags[held->slot[c]] |= state == 0 ? ZGE_G_IS : ZGE_G_WAS;
                     if (state == 1 && !zge_in_trial(m)) {
                         zge_put32(m->watch + ZGE_W_BEST, zge_get32(m->watch + ZGE_W_BEST) + 1);
                     }
                 }
-                slot += 1;
             }
         }
     }
@@ -410,15 +454,15 @@ static void zge_score_some(const zge_model *m) {
     zge_put32(w + ZGE_W_CERTAINTY, (uint32_t)(was == 0 ? now : was + (now - was) / 16));
 }
 
-void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uint64_t held, uint32_t clamped,
-                    zge_tick *tick) {
+void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, const zge_held *held,
+                    uint32_t clamped, zge_tick *tick) {
     uint8_t *w = m->watch;
     if (w == NULL) {
         return;
     }
     uint32_t drift = 0;
     for (uint32_t c = 0; c < n; c++) {
-        tick->anchored += (uint32_t)(held >> c & 1u);
+        tick->anchored += (uint32_t)(held->mask >> c & 1u);
     }
     const uint32_t share = zge_share_of(clamped, n * m->inputs);
     for (uint32_t c = 0; c < n; c++) { /* the logits of this tick's prediction are still there */
@@ -429,7 +473,7 @@ void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uin
     }
     zge_watch_age(w);
     if (m->anchors > 0) {
-        if (held != 0) {
+        if (held->mask != 0) {
             zge_score_held(m, s, n, held);
         }
         zge_score_some(m);
@@ -442,7 +486,7 @@ void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uin
             zge_drift(m);
         }
     }
-    tick->drift = drift;
+    tick->drift = held->novel ? 2 : drift;
 }
 
 /* ---- by hand ---- */

@@ -363,6 +363,14 @@ typedef struct zge_pace {
     uint32_t swaps, gather;
 } zge_pace;
 
+/* New samples of a step that are held back as anchors: a bit each, and their slots; whether with one of them a
+ * class is new. */
+typedef struct zge_held {
+    uint64_t mask;
+    uint32_t novel;
+    uint32_t slot[ZGE_MAX_BATCH];
+} zge_held;
+
 /* Rewiring (zge_rewire.c): the row whose turn it is. */
 typedef struct zge_turn {
     const zge_layer *layer;
@@ -413,11 +421,12 @@ zge_status zge_watch_check(const zge_model *m, zge_fault *f);
 /* What plasticity and caution make of it. */
 void zge_pace_now(const zge_model *m, zge_pace *pace);
 
-/* The guard (zge_guard.c). Which of n samples are held back, a bit each; where one of them is kept. */
-uint64_t zge_hold(const zge_model *m, uint32_t n);
-uint8_t *zge_hold_at(const zge_model *m, uint32_t label);
+/* The guard (zge_guard.c). Which of n samples are held back as anchors, into `held`, all zero; the data of an
+ * anchor. */
+void zge_hold(const zge_model *m, const uint16_t *y, uint32_t n, zge_held *held);
+uint8_t *zge_anchor_at(const zge_model *m, uint32_t slot);
 /* The end of a step of n new samples, S side by side: watch, score anchors, decide. */
-void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uint64_t held, uint32_t clamped,
+void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, const zge_held *held, uint32_t clamped,
                     zge_tick *tick);
 uint64_t zge_snapshot_bytes(const zge_model *m);
 zge_status zge_guard_check(const zge_model *m, zge_fault *f);

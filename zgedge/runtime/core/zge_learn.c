@@ -80,13 +80,13 @@ static uint32_t zge_slot(const zge_model *m, uint32_t label, uint32_t base, uint
 }
 
 /* Remember the first n columns of the batch, of labels y; those of `held` become anchors. */
-static void zge_keep(const zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, uint64_t held) {
+static void zge_keep(const zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, const zge_held *held) {
     const uint32_t base = zge_stream(zge_key(m), zge_now(m), ZGE_R_KEEP);
     uint8_t *to[ZGE_MAX_BATCH];
     for (uint32_t c = 0; c < n; c++) {
 #if !defined(ZGE_NO_WATCH)
-        if (held >> c & 1u) {
-            to[c] = zge_hold_at(m, y[c]);
+        if (held->mask >> c & 1u) {
+            to[c] = zge_anchor_at(m, held->slot[c]);
             continue;
         }
 #else
@@ -155,10 +155,11 @@ zge_status zge_replay_store_f32(zge_model *m, const float *x, const uint16_t *y,
     if (st != ZGE_OK || m->replay_samples == 0) {
         return st;
     }
+    const zge_held none = {0};
     for (uint32_t i = 0; i < n; i++) {
         const zge_column column = {ZGE_C_F32, x + (size_t)i * m->inputs};
         zge_take(m, &column, 1, 1);
-        zge_keep(m, 1, y + i, 1, 0);
+        zge_keep(m, 1, y + i, 1, &none);
         zge_add64(m->learner + ZGE_K_STEP, 1); /* a new stream of random numbers for each */
     }
     return ZGE_OK;
@@ -331,22 +332,22 @@ zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16
     if (m->head == ZGE_HEAD_SOFTMAX && learn != ZGE_LEARN_NONE) {
         const uint32_t lowest = learn == ZGE_LEARN_HEAD ? m->layers - 1 : 0;
         zge_pace pace = {zge_getf(k + ZGE_K_RATE), k[ZGE_K_SWAPS], zge_get16(k + ZGE_K_GATHER)};
-        uint64_t held = 0;
+        zge_held held = {0};
 #if !defined(ZGE_NO_WATCH) /* a program that carries one network without a watch leaves it out */
+        zge_hold(m, y, n, &held);
         zge_pace_now(m, &pace);
-        held = zge_hold(m, n);
 #endif
         const float scale = pace.rate / (float)total;
         int32_t doublings[ZGE_MAX_LAYERS];
         doublings[m->layers - 1] = 0;
-        zge_spare(m, s, n, held);
+        zge_spare(m, s, n, held.mask);
         for (uint32_t i = m->layers - 1; i > lowest; i--) {
             const uint32_t noise = zge_stream(zge_key(m), zge_now(m), zge_layer_stream(i - 1, ZGE_R_ERROR));
             doublings[i - 1] =
                 doublings[i] + (int32_t)kernels->error(&m->layer[i], s, noise, m->back, m->layer[i - 1].delta);
         }
         zge_turn turn = {0};
-        const int32_t rewires = lowest == 0 && zge_rewire_turn(m, &pace, held, &turn);
+        const int32_t rewires = lowest == 0 && zge_rewire_turn(m, &pace, held.mask, &turn);
         if (rewires) {
             zge_rewire_gather(m, &turn, labels, total, s);
         }
@@ -360,11 +361,11 @@ zge_status zge_step_any(zge_model *m, uint32_t kind, const void *x, const uint16
             kernels->update(&m->layer[i], s, &u);
         }
         rewired = rewires ? zge_rewire_end(m, &turn, total) : 0;
-        if (m->replay_samples > 0 || held != 0) {
-            zge_keep(m, s, y, n, held);
+        if (m->replay_samples > 0 || held.mask != 0) {
+            zge_keep(m, s, y, n, &held);
         }
 #if !defined(ZGE_NO_WATCH)
-        zge_guard_tick(m, s, y, n, held, clamped, &done);
+        zge_guard_tick(m, s, y, n, &held, clamped, &done);
 #endif
     }
     zge_add64(k + ZGE_K_STEP, 1);

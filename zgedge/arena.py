@@ -331,7 +331,8 @@ def write(network: Network, p: Parameters) -> bytes:
             raise ZgedgeError(f"Weights of {t.weights.shape} do not fit {conv}.")
         rows += np.asarray(t.bias, "<i4").tobytes() + np.asarray(t.multiplier, "<f4").tobytes()
         weights += np.ascontiguousarray(t.weights).tobytes()
-    for layer, q in zip(network.layers, _with_spare(p.layers, spare), strict=True):
+    every = _with_spare(p.layers, spare)
+    for layer, q in zip(network.layers, every, strict=True):
         if q.weights.shape != (layer.outputs, layer.width) or q.weights.dtype != np.int8:
             raise ZgedgeError(f"Weights of {q.weights.shape} do not fit {layer}.")
         rows += np.asarray(q.bias, "<i4").tobytes() + np.asarray(q.multiplier, "<f4").tobytes()
@@ -354,7 +355,7 @@ def write(network: Network, p: Parameters) -> bytes:
         parts[net.WATCH] = _watch_bytes(network, p)
     if network.learning and network.anchors:
         parts[net.ANCHORS] = _anchors_bytes(network, p)
-        parts[net.SNAPSHOT] = _snapshot_bytes(network, p)
+        parts[net.SNAPSHOT] = _snapshot_bytes(network, every)
     for kind, offset, size in sections:
         part = parts.get(kind, b"")
         if part and len(part) != size:
@@ -491,12 +492,12 @@ def _watch_bytes(network: Network, p: Parameters) -> bytes:
     return blob + _DETECTOR.pack(known, 0, known * ONE, 0)
 
 
-def _snapshot_bytes(network: Network, p: Parameters) -> bytes:
-    blob = b"".join(np.asarray(q.bias, "<i4").tobytes() for q in p.layers)
+def _snapshot_bytes(network: Network, layers: Sequence[LayerParameters]) -> bytes:
+    blob = b"".join(np.asarray(q.bias, "<i4").tobytes() for q in layers)
     blob += b"".join(
-        np.ascontiguousarray(q.indices, "<u2").tobytes() for q in p.layers if q.indices is not None
+        np.ascontiguousarray(q.indices, "<u2").tobytes() for q in layers if q.indices is not None
     )
-    blob += b"".join(np.ascontiguousarray(q.weights).tobytes() for q in p.layers)
+    blob += b"".join(np.ascontiguousarray(q.weights).tobytes() for q in layers)
     return blob.ljust(network.snapshot_bytes, b"\0")
 
 

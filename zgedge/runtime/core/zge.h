@@ -246,7 +246,7 @@ typedef struct zge_tick {
     uint32_t clamped;  /* input values outside of what the input scale can express */
     uint32_t replayed; /* samples drawn from the replay */
     uint32_t anchored; /* new samples that were held back as anchors and not learned */
-    uint32_t drift;    /* 1: a warning began, 2: drift was confirmed in this tick; else 0 */
+    uint32_t drift;    /* 1: a warning began, 2: in this tick drift was confirmed, or a class new; else 0 */
     uint32_t guard;    /* 1: the state was accepted, 2: it was rolled back in this tick; else 0 */
 } zge_tick;
 

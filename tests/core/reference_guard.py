@@ -176,12 +176,12 @@ class Guard:
             mine = [x.was for x in pool if x.label == label]
             if rare and not self._lacks(label) and 2 * sum(mine) < len(mine):
                 self.novel = True
-                self._start()
+                self._start(1000, 0.15811388)
         return list(self.fresh)
 
     def _lacks(self, label: int) -> bool:
         mine = sum(x.label == label for x in self.anchors)
-        return 2 * mine < len(self.anchors) // self.learner.network.classes
+        return 2 * mine < min(len(self.anchors) // self.learner.network.classes, 32)
 
     @staticmethod
     def _dispensable(pool: list[Anchor], slot: int) -> int:
@@ -371,14 +371,14 @@ class Guard:
         self.caution = self.calm if len(self.anchors) >= 100 else 0
         self.rejected += 1
 
-    def _start(self) -> None:
+    def _start(self, age: int, rate: float) -> None:
         self.errors.clear()
         self.doubts.clear()
-        self.age, self.rate, self.caution = 0, np.float32(0.5), 0
+        self.age, self.rate, self.caution = age, np.float32(rate), 0
         self.confirmed += 1
 
     def _drift(self) -> None:
-        self._start()
+        self._start(0, 0.5)
         n = len(self.anchors)
         if n < 100:
             self.anchors = []

@@ -4,7 +4,8 @@
 enum {
     ZGE_G_SHARE = 8,     /* of the stream one sample in so many is held back */
     ZGE_G_SIDE = 8,      /* anchors scored in a tick */
-    ZGE_G_JUDGED = 32    /* samples held back before a trial is judged */
+    ZGE_G_JUDGED = 32,   /* samples held back before a trial is judged */
+    ZGE_G_SHOW = 16      /* anchors of a class that show it, however many there are */
 };
 
 /* Flags of an anchor: the accepted state had it right; the present one had it right when it was scored last. */
@@ -226,7 +227,7 @@ static void zge_drift(const zge_model *m) {
     if (m->anchors > 0 && zge_in_trial(m)) {
         return;
     }
-    zge_watch_start(w);
+    zge_watch_start(w, 0);
     if (n < ZGE_G_FEWEST) {
         if (m->anchors > 0) {
             zge_put32(m->anchor_head + ZGE_G_FILLED, 0);
@@ -329,9 +330,10 @@ static uint32_t zge_dispensable(const zge_model *m, uint32_t n, uint32_t random)
     return slot;
 }
 
-/* Whether n anchors have fewer of a class than half of what is its share. */
+/* Whether n anchors have fewer of a class than half of its share, or too few to show it. */
 static uint32_t zge_lacks(const zge_model *m, uint32_t label, uint32_t n) {
-    return 2 * zge_anchors_of(m, label, n) < n / m->classes;
+    const uint32_t share = n / m->classes < 2 * ZGE_G_SHOW ? n / m->classes : 2 * ZGE_G_SHOW;
+    return 2 * zge_anchors_of(m, label, n) < share;
 }
 
 /* Whether a class has just got its anchors, of which the accepted state has less than half right. */
@@ -381,7 +383,7 @@ void zge_hold(const zge_model *m, const uint16_t *y, uint32_t n, zge_held *held)
         held->slot[c] = slot;
         if (lacks && zge_is_novel(m, y[c], have)) {
             held->novel = 1;
-            zge_watch_start(w);
+            zge_watch_start(w, ZGE_W_NOVEL);
         }
     }
     zge_put32(m->anchor_head + (trial ? ZGE_G_TRIED : ZGE_G_FILLED), have);

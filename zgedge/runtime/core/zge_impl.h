@@ -181,6 +181,7 @@ enum {
     ZGE_W_DOUBT = 120,      /* detector of doubtful inputs */
     ZGE_W_SIZE = 144,
     ZGE_W_LENGTH = 2000, /* steps of plasticity */
+    ZGE_W_NOVEL = 1000,  /* of which a new class needs the second half */
     ZGE_W_CAREFUL = 6,
     ZGE_W_PATIENT = 4
 };
@@ -413,7 +414,7 @@ uint32_t zge_detect(uint8_t *detector, uint32_t value, uint32_t pass, uint32_t b
 /* A labelled sample: its score of 32,768, the share of its inputs that were clamped. 0, 1: a warning begins,
  * 2: drift. */
 uint32_t zge_watch_label(uint8_t *watch, uint32_t correct, uint32_t score, uint32_t clamped);
-void zge_watch_start(uint8_t *watch); /* plastic from here on */
+void zge_watch_start(uint8_t *watch, uint32_t age); /* plastic from here on: age 0, or ZGE_W_NOVEL */
 void zge_watch_age(uint8_t *watch);   /* one step older */
 void zge_watch_quiet(uint8_t *watch); /* no longer plastic */
 zge_status zge_watch_check(const zge_model *m, zge_fault *f);

@@ -21,6 +21,7 @@ enum {
  * factor to a tenth of it, rewiring until 60 %. */
 enum { ZGE_W_REWIRES = ZGE_W_LENGTH * 3 / 5, ZGE_W_GATHER = 16 };
 static const float zge_first_rate = 0.5f;
+static const float zge_novel_rate = 0.15811388f; /* half of the way */
 static const float zge_decay = 0.99884936f; /* 0.1 to the power of 1 / ZGE_W_LENGTH */
 
 uint32_t zge_detect(uint8_t *d, uint32_t value, uint32_t pass, uint32_t bound) {
@@ -100,10 +101,10 @@ uint32_t zge_watch_label(uint8_t *w, uint32_t correct, uint32_t score, uint32_t 
     return level;
 }
 
-void zge_watch_start(uint8_t *w) {
+void zge_watch_start(uint8_t *w, uint32_t age) {
     memset(w + ZGE_W_ERROR, 0, 2 * ZGE_D_SIZE);
-    zge_put32(w + ZGE_W_AGE, 0);
-    zge_putf(w + ZGE_W_RATE, zge_first_rate);
+    zge_put32(w + ZGE_W_AGE, age);
+    zge_putf(w + ZGE_W_RATE, age == 0 ? zge_first_rate : zge_novel_rate);
     zge_put16(w + ZGE_W_CAUTION, 0);
     zge_count(w + ZGE_W_CONFIRMED);
 }

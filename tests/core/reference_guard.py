@@ -335,6 +335,9 @@ class Guard:
             self.patience += 1
             self.scored = 0
         if below and (clear or self.patience == 4):
+            if self.age < LENGTH and not self.patience and self.calm:
+                for x in self.anchors:
+                    x.was = x.was and x.now
             self.rollback()
             self.caution = min(6, self.caution + (self.age == LENGTH))
             self.rolled_back += 1

@@ -180,6 +180,14 @@ static void zge_rollback(const zge_model *m) {
     zge_copy_state(m, 1);
 }
 
+/* What is clearly lost in the first cycle after a state was accepted or come back was not had by it: anchors were
+ * scored while it moved. Else what is scored right after each return would be a loss again. */
+static void zge_correct(const zge_model *m, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        m->anchor_flags[i] = m->anchor_flags[i] == ZGE_G_WAS ? 0 : m->anchor_flags[i];
+    }
+}
+
 /* A new epoch with the anchors that it has so far, in the present state. */
 static void zge_open_epoch(const zge_model *m) {
     uint8_t *w = m->watch;
@@ -302,6 +310,9 @@ static uint32_t zge_decide(const zge_model *m) {
         zge_put32(w + ZGE_W_PATIENCE, patience);
     }
     if (below && (zge_clearly(t.lost, t.won, 2) || patience == ZGE_W_PATIENT)) {
+        if (!quiet && patience == 0 && zge_get32(w + ZGE_W_CALM) > 0) {
+            zge_correct(m, n);
+        }
         zge_rollback(m);
         if (quiet) { /* a plastic rate falls by itself */
             zge_put16(w + ZGE_W_CAUTION, (uint16_t)(caution < ZGE_W_CAREFUL ? caution + 1 : caution));

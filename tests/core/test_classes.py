@@ -34,7 +34,14 @@ NETWORKS: dict[str, Network] = {
     ),
     "trunk": nets.network((8, 7, 1), (), 5, trunk=TRUNK, known=3, pending=3, **REPLAY),
     "all-named": nets.network((1, 9, 1), (), 4, pending=1, batch=2),
-}
+    "guarded": nets.network(
+        (1, 24, 1), (sparse(24, 12, 6),), 5, known=3, pending=3, watch=True, anchors=110, **REPLAY
+    ),
+    "guarded-sparse-head": Network(
+        (1, 40, 1), 5, (sparse(40, 5, 8),), names_bytes=5 * 25, known=3, pending=2, watch=True,
+        anchors=104,
+    ),
+}  # fmt: skip
 
 
 def start(name: str, **options: Any) -> Model:

@@ -203,25 +203,26 @@ def train(
             )
         _train_analytic(dataset, size, out, spare_classes, pending, seed, as_json)
         return
-    from zgedge.train.seeded import room_for, roomy
+    from zgedge.train.seeded import room_for, roomy, within
 
-    share, names = size, dataset.classes
+    share, names, room = size, dataset.classes, 0
     for _ in range(4):
-        chosen = _choose(
-            dataset, share, not no_learning, network, latency, seconds, seed, rewire,
-            memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
-        )  # fmt: skip
+        try:
+            chosen = _choose(
+                dataset, share, not no_learning, network, latency, seconds, seed, rewire,
+                memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
+            )  # fmt: skip
+        except BudgetError as error:
+            if not room or error.smallest is None:
+                raise
+            raise _no_room(size, spare_classes, pending, error.smallest + room) from error
         planned = chosen.plan
         room = room_for(planned.network, names, spare_classes, pending)
         if planned.network.file_bytes + room <= size:
             break
         share = min(share - 1, size - room)
     else:
-        raise BudgetError(
-            f"{size:,} bytes are too few for {spare_classes} spare classes and {pending} samples.",
-            f"A budget of {planned.network.file_bytes + room:,} bytes is enough.",
-            smallest=planned.network.file_bytes + room,
-        )
+        raise _no_room(size, spare_classes, pending, planned.network.file_bytes + room)
     if seconds is not None:
         seconds = max(1.0, seconds - chosen.seconds)
     if not as_json:
@@ -234,7 +235,7 @@ def train(
         )  # fmt: skip
     if result.interrupted and not result.best_epoch:
         raise KeyboardInterrupt
-    made = roomy(result.network, names, spare_classes, pending)
+    made = within(roomy(result.network, names, spare_classes, pending), size)
     parameters = replace(result.parameters, budget=size)
     if parameters.learner is not None:
         parameters.learner = replace(parameters.learner, keep=remember)
@@ -284,6 +285,15 @@ def train(
     beside = 2 + width + 2 + max(len(what) for what, _ in hints) <= to.width
     for what, command in hints:
         to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
+
+
+def _no_room(size: int, spare: int, pending: int, enough: int) -> BudgetError:
+    return BudgetError(
+        f"{size:,} bytes are too few for {spare:,} spare classes and {pending:,} samples that "
+        "wait.",
+        f"A budget of {enough:,} bytes is enough.",
+        smallest=enough,
+    )
 
 
 def _again(spec: str, steps: int, seed: int) -> str:

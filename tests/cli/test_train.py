@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import TRAIN, csv_text, run, run_json, table
+from zgedge import arena
+from zgedge import network as net
 from zgedge.report import pictures
 from zgedge.runtime import Learner, Model
 
@@ -55,6 +57,40 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
         run("train", *TRAIN, "--seed", seed, "--out", tmp_path / name)
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (65536, ("--spare-classes", "2", "--pending", "16")),
+        (49152, ("--spare-classes", "3")),
+        (32768, ("--network", "d64", "--spare-classes", "2")),
+    ],
+    ids=["sparse", "sparse-48KB", "dense"],
+)
+def test_room_for_new_classes_stays_in_the_budget_and_comes_back_whole(
+    size: int, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A file that nothing was learned from yet is what its accepted state is."""
+    out = tmp_path / "m.zge"
+    found = run_json("train", "--budget", size, "--steps", "30", *options, "--out", out)
+    assert found["bytes"] == out.stat().st_size <= size
+    learner = Learner(out)
+    assert learner.status()["guard"] == "on"
+    before = learner.model.arena.buffer.copy()
+    learner.rollback()
+    parts = (net.WEIGHTS, net.INDICES, net.ROWS)
+    assert all(
+        np.array_equal(learner.model.arena.section(part), arena.Arena(before).section(part))
+        for part in parts
+    )
+
+
+def test_too_small_for_new_classes_names_what_is_enough(tmp_path: Path) -> None:
+    options = ("--spare-classes", "20", "--steps", "10", "--out", tmp_path / "m.zge")
+    found = run_json("train", "--budget", "2KB", *options, code=5)
+    assert found["error"].startswith("2,048 bytes are too few for 20 spare classes")
+    assert run_json("train", "--budget", found["smallest"], *options)["bytes"] > 0
 
 
 @pytest.mark.parametrize("strategy", ["rigl", "set", "static"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from zgedge.network import Network, dense, sparse
 from zgedge.runtime import Learner, Model
 from zgedge.train import fixed
 from zgedge.train.fixed import whitened_patches
-from zgedge.train.seeded import planned, room_for, roomy, seeded
+from zgedge.train.seeded import planned, room_for, roomy, seeded, within
 from zgedge.train.trunk import features
 
 
@@ -145,3 +146,16 @@ def test_room_is_counted_before_training() -> None:
     assert (made.classes, made.known, made.pending) == (13, 10, 7)
     assert made.file_bytes <= plain.file_bytes + room_for(plain, names, 3, 7)
     assert np.isclose(room_for(plain, names, 3, 7), made.file_bytes - plain.file_bytes + 7 * 32)
+
+
+def test_samples_give_way_where_room_for_classes_takes_more() -> None:
+    plain = network.Network(
+        (1, 40, 1), 6, (sparse(40, 30, 8), network.dense(30, 6)), 100, known=4,
+        replay_samples=50, replay_bits=4,
+    )  # fmt: skip
+    assert within(plain, plain.file_bytes) is plain
+    less = within(plain, plain.file_bytes - 100)
+    assert plain.file_bytes - 200 < less.file_bytes <= plain.file_bytes - 100
+    assert replace(less, replay_samples=50) == plain
+    with pytest.raises(BudgetError, match="too few"):
+        within(plain, 1000)

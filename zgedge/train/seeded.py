@@ -10,6 +10,7 @@ itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -230,6 +231,24 @@ def roomy(network: Network, names: tuple[str, ...], spare: int, pending: int) ->
             names_bytes=len(names_blob(names, spare=spare)) + features,
         )  # fmt: skip
     return replace(network, pending=pending)
+
+
+def within(network: Network, size: int) -> Network:
+    """The network with no more remembered samples than keep its file within `size` bytes: what was
+    planned is packed anew once it is trained, and rows for spare classes are then in more places.
+
+    Raises BudgetError where not one would be left.
+    """
+    while (over := network.file_bytes - size) > 0:
+        left = network.replay_samples - math.ceil(over / max(1, network.replay_sample_bytes))
+        if left < 1:
+            raise BudgetError(
+                f"{size:,} bytes are too few for what this network learns with.",
+                f"A budget of {network.file_bytes:,} bytes is enough.",
+                smallest=network.file_bytes,
+            )
+        network = replace(network, replay_samples=left)
+    return network
 
 
 def room_for(network: Network, names: tuple[str, ...], spare: int, pending: int) -> int:

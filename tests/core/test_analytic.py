@@ -235,6 +235,22 @@ def test_frozen_it_counts_nothing() -> None:
     assert learner.status()["samples"] == 64
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_another_strategy_changes_nothing_that_it_learns(name: str) -> None:
+    """There is no gradient to forget: layers below this head stay as they are."""
+    network = NETWORKS[name]
+    x, y = nets.samples(network, 60)
+    left = []
+    for strategies in ((), ("rigl", "static", "set")):
+        learner = Learner(Model(nets.buffer(nets.file(network))))
+        for strategy in strategies:
+            learner.configure(strategy=strategy)
+        for row, label in zip(x, y.tolist(), strict=True):
+            learner.learn_one(row, label)
+        left.append(learner.model.arena.section(net.ANALYTIC).tobytes())
+    assert left[0] == left[1]
+
+
 def test_solve_is_for_this_head_alone() -> None:
     model = Model(nets.buffer(nets.file(nets.network())))
     with pytest.raises(UsageError, match="no analytic head"):

@@ -42,6 +42,8 @@ DENSE_ROW, SEEDED, GDUMB = "dense int8", "seeded convolution", "GDumb"
 GUARDED, ANALYTIC = "rewired, rigl, guarded", "analytic head"
 ANCHORS = 104  # samples of the world before that a guarded row is judged by
 TRUNKS = ("seeded", "analytic")
+UNITS = "units"  # random ones below an analytic head, where a convolution means nothing
+UNIT_FAN_IN = 32
 WIDE = 2000  # inputs from which a sample at 4 bits takes too much of a budget
 MANY = 400  # values of a remembered sample from which one bit each is enough in worlds that return
 LOOKED_AT = 256  # samples that set the scales
@@ -153,6 +155,13 @@ class Row:
     network: str = "sparse"
 
 
+# All rows that there are, by their names.
+ROWS = (
+    HEAD, WEIGHTS, *(REWIRED + name for name in arena.STRATEGIES if name != "static"), DENSE_ROW,
+    SEEDED, ANALYTIC, GUARDED, GDUMB,
+)  # fmt: skip
+
+
 def rows_of(stream: Stream) -> tuple[Row, ...]:
     """The rows that mean something for a stream; all strategies that the core has."""
     rows = [Row(HEAD, learn="head"), Row(WEIGHTS)]
@@ -160,6 +169,8 @@ def rows_of(stream: Stream) -> tuple[Row, ...]:
     rows.append(Row(DENSE_ROW, network="dense"))
     if stream.picture and stream.neighbours and min(stream.shape[:2]) >= 20:
         rows += [Row(SEEDED, network="seeded"), Row(ANALYTIC, network="analytic")]
+    else:
+        rows.append(Row(ANALYTIC, network=UNITS))
     if stream.kind == SHIFT:
         rows.append(Row(GUARDED, "rigl", network="guarded"))
     if stream.kind == CLASSES:
@@ -177,6 +188,8 @@ def network_of(stream: Stream, row: Row, budget: int, settings: Settings) -> Net
     layers: tuple[Layer, ...]
     if row.network in TRUNKS:
         return _behind_trunk(stream, row, budget, settings)
+    if row.network == UNITS:
+        return _on_units(stream, budget)
     if row.network == "dense":
         layers = (dense(stream.inputs, k.dense_units), dense(k.dense_units, classes))
     else:
@@ -223,6 +236,25 @@ def _behind_trunk(stream: Stream, row: Row, budget: int, settings: Settings) -> 
     while maps > 1 and of(maps, True).file_bytes > budget:
         maps -= 1
     return _checked(of(maps, True), budget)
+
+
+def _on_units(stream: Stream, budget: int) -> Network:
+    """An analytic head on as many random units as the budget holds."""
+    classes, fan_in = len(stream.classes), min(stream.inputs, UNIT_FAN_IN)
+
+    def of(units: int) -> Network:
+        wide = fan_in == stream.inputs
+        first = dense(fan_in, units) if wide else sparse(stream.inputs, units, fan_in)
+        return Network(
+            shape=stream.shape, classes=classes, layers=(first, dense(units, classes)),
+            names_bytes=_names(classes), groups=1 if stream.picture else stream.inputs,
+            task="picture" if stream.picture else "table", batch=1, head=ANALYTIC_HEAD,
+        )  # fmt: skip
+
+    units = MAX_ANALYTIC
+    while units > 1 and of(units).file_bytes > budget:
+        units -= 1
+    return _checked(of(units), budget)
 
 
 def _checked(network: Network, budget: int) -> Network:

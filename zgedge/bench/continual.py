@@ -31,7 +31,7 @@ from zgedge.bench.streams import CLASSES, SHIFT, Stream, Task
 from zgedge.budget import Task as Planned
 from zgedge.budget import plan
 from zgedge.data import Dataset
-from zgedge.errors import BudgetError
+from zgedge.errors import BudgetError, UsageError
 from zgedge.network import Network
 from zgedge.runtime import Learner, Model
 from zgedge.spec import spec_of
@@ -149,7 +149,7 @@ def measure(
     if row.network == "gdumb":
         return _gdumb(stream, seed, budget, settings, steps or GDUMB_STEPS)
     started = monotonic()
-    if row.network not in contenders.TRUNKS:
+    if row.network not in (*contenders.TRUNKS, contenders.UNITS):
         stream = contenders.coarse(stream, settings)
     network = contenders.network_of(stream, row, budget, settings)
     run = _shifted if stream.kind == SHIFT else _learned
@@ -395,6 +395,29 @@ def learner_digest() -> str:
     return found.hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=1)
+def guard_digest() -> str:
+    """A digest of how the core guards: of the bytes that are left where a class comes new, labels
+    are wrong, and then another world begins."""
+    rng = np.random.default_rng(6)
+    settings = Settings(units=12, fan_in=8, gather=1, bits=4)
+    row = Row("probe", "rigl", network="guarded")
+    probe = Stream("probe", SHIFT, (8, 8, 1), True, ("0", "1", "2", "3"), (), "")
+    network = contenders.network_of(probe, row, 16384, settings)
+    worlds = rng.integers(0, 256, (2, 4, 64))
+    parts = []
+    for world, classes, wrong in ((0, 3, 0.0), (0, 4, 0.0), (0, 4, 0.4), (1, 4, 0.0)):
+        y = rng.integers(0, classes, 1000)
+        x = np.clip(worlds[world][y] + rng.normal(0, 30, (1000, 64)), 0, 255).astype(np.uint8)
+        y[rng.random(1000) < wrong] = 0
+        parts.append((x, y))
+    parameters = contenders.begin(network, parts[0][0], row, settings, 3)
+    learner = Learner(_open(network, parameters))
+    for x, y in parts:
+        _pass(learner, settings, x, y, None)
+    return hashlib.sha256(learner.model.arena.buffer.tobytes()).hexdigest()[:16]
+
+
 def key_of(
     stream: Stream, row: Row, seed: int, budget: int, settings: Settings, steps: int | None
 ) -> str:
@@ -404,6 +427,8 @@ def key_of(
         what += [steps or GDUMB_STEPS, GDUMB_FILE, timing.versions(*PACKAGES)]
     else:
         what.append(learner_digest())
+        if row.network == "guarded":
+            what.append(guard_digest())
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -432,6 +457,8 @@ def collect(
     Ctrl-C ends it, and the table holds what was measured. Raises UsageError for a name that is no
     stream and for a row that there is not, BudgetError where nothing of a stream fits.
     """
+    if rows is not None:
+        _check_rows(rows)
     kept = {name: load(streams.parse(name)[1]) for name in names}
     done = {run.key: run for run in results.read_log(log, Run)}
     runs: list[Run] = []
@@ -441,8 +468,12 @@ def collect(
         for name in names:
             stream = streams.make(name, kept[name], seed, samples=samples, held=held)
             settings = contenders.settings_of(stream)
-            for row in _asked(stream, rows):
-                if (name, row.name) in missing:
+            every = contenders.rows_of(stream)
+            for row in (contenders.Row(asked) for asked in rows or ()):
+                if row.name not in {one.name for one in every}:
+                    missing[name, row.name] = "it means nothing for such a stream"
+            for row in every:
+                if (rows is not None and row.name not in rows) or (name, row.name) in missing:
                     continue
                 key = key_of(stream, row, seed, budget, settings, steps)
                 cells += 1
@@ -483,11 +514,13 @@ def _ignore(done: int, total: int) -> None:
     pass
 
 
-def _asked(stream: Stream, rows: Sequence[str] | None) -> list[Row]:
-    every = contenders.rows_of(stream)
-    if rows is None:
-        return list(every)
-    return [row for row in every if row.name in rows]
+def _check_rows(rows: Sequence[str]) -> None:
+    every = contenders.ROWS
+    for name in rows:
+        if name not in every:
+            raise UsageError(f"{name!r} is no row.", f"There are: {'; '.join(every)}.")
+    if not rows:
+        raise UsageError("There is no row to measure.", f"There are: {'; '.join(every)}.")
 
 
 def summary(table: Table) -> list[dict[str, Any]]:

@@ -391,7 +391,8 @@ uint32_t zge_rewire_end(const zge_model *m, const zge_turn *t, uint32_t total) {
 
 void zge_rewire_restart(const zge_model *m) {
     zge_turn turn = {0};
-    if (zge_turn_of(m, zge_get32(m->learner + ZGE_K_CURSOR), &turn)) {
+    /* Below an analytic head nothing is gathered. */
+    if (m->grad != NULL && zge_turn_of(m, zge_get32(m->learner + ZGE_K_CURSOR), &turn)) {
         memset(m->grad, 0, (size_t)turn.layer->inputs * sizeof *m->grad);
     }
     zge_put32(m->learner + ZGE_K_GATHERED, 0);

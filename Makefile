@@ -60,6 +60,10 @@ slow: .venv/zgedge-all
 	@tools/get_qemu.sh
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m slow
 
+# Strategies that the table of all budgets does not show.
+others := fixed sparse;rewired sparse, hebbian;rewired sparse, three-factor
+others := $(others);rewired sparse, attention;rewired sparse, deepr;rewired sparse, lottery
+
 bench: .venv/zgedge-all
 	@mkdir -p .cache
 	$(bin)/python -m zgedge.bench.speed --out docs/results/speed.md
@@ -69,9 +73,13 @@ bench: .venv/zgedge-all
 	$(bin)/zgedge bench equal-bytes --data digits --budget 4KB,16KB \
 		--log .cache/equal_bytes_digits.jsonl --out docs/results/equal_bytes_digits.md \
 		--plot docs/results/equal_bytes_digits.png
-	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB,48KB,256KB \
+	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB,48KB \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist.md \
 		--plot docs/results/equal_bytes_mnist.png
+	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB --rows "$(others)" \
+		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_strategies.md
+	$(bin)/zgedge bench equal-bytes --data mnist --budget 256KB --seeds 0,1 \
+		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist_256KB.md
 	$(bin)/python -m zgedge.bench.pictures --log .cache/pictures.jsonl --out docs/results/pictures.md
 	$(bin)/python -m zgedge.bench.latency --out docs/results/latency.md
 	rm -f docs/results/choice.md
@@ -85,8 +93,19 @@ bench: .venv/zgedge-all
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
 	$(bin)/python -m zgedge.bench.strategies --out docs/results/strategies.md
 	$(bin)/python tools/draw_strategies.py
-	$(bin)/zgedge bench continual --log .cache/continual.jsonl --out docs/results/continual.md \
-		--plot docs/results/continual.png
+	$(bin)/zgedge bench continual --samples 2000 --log .cache/continual.jsonl \
+		--out docs/results/continual.md --plot docs/results/continual.png
+	$(bin)/zgedge bench continual --stream split-mnist,split-cifar10,permuted-mnist \
+		--rows "weights only;rewired, rigl;dense int8;analytic head" \
+		--log .cache/continual_full.jsonl --out docs/results/continual_full.md
+	$(bin)/python -m zgedge.bench.guard --out docs/results/guard.md
+	$(bin)/python -m zgedge.bench.service --out docs/results/service.md
+	$(bin)/python -m zgedge.bench.crashes --out docs/results/crashes.md
+	$(bin)/python -m zgedge.bench.kills --out docs/results/kills.md
+	$(bin)/python -m zgedge.bench.exports --out docs/results/exports.md
+	$(bin)/python -m zgedge.bench.deploy --out docs/results/deploy.md
+	$(bin)/python tools/fuzz.py --minutes 38 --out docs/results/fuzz.md
+	$(bin)/python tools/systemd_machine.py --out docs/results/systemd.md
 	$(bin)/python -m zgedge.bench.proof --out docs/results/proof.md
 	$(bin)/python -m zgedge.bench.native --out docs/results/native.md
 	$(bin)/python tools/coverage_of_arena.py --results docs/results/bytes_used.md

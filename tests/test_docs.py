@@ -88,6 +88,13 @@ def test_every_make_target_explains_itself() -> None:
         assert re.search(rf"^# make {target}\b", text, re.MULTILINE), target
 
 
+def test_all_pages_of_results_are_made_by_the_bench() -> None:
+    recipe = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
+    made = set(re.findall(r"docs/results/(\w+\.md)", recipe))
+    pages = {path.name for path in (ROOT / "docs" / "results").glob("*.md")}
+    assert pages <= made
+
+
 def test_test_names_in_the_readme_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "README.md").read_text())
     assert len(named) >= 6, "every promise names the tests that hold it"

@@ -10,11 +10,11 @@ from zgedge.bench.accuracy import FIXED, TITLES, Table, summary
 from zgedge.budget import format_size
 from zgedge.errors import MissingExtraError, UsageError
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; each row has a mark and
-# a line of its own besides.
+# Okabe and Ito's colours, which people with any colour vision tell apart; each row has its own mark
+# besides, and rows of one colour have other lines.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p", "d", "8")
+LINES = ("-", "--", ":")
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -42,7 +42,7 @@ def draw(table: Table, kind: str = "png") -> bytes:
     matplotlib.
     """
     records = summary(table)
-    figure = figures(kind, bool(records)).Figure(figsize=(8.5, 5.5), layout="constrained")
+    figure = figures(kind, bool(records)).Figure(figsize=(9.5, 5.5), layout="constrained")
     axis = figure.subplots()
     axis.set_xscale("log", base=2)
     # The best of the largest budget first, as the lines end on the right.
@@ -61,27 +61,28 @@ def draw(table: Table, kind: str = "png") -> bytes:
     axis.set_xlabel("length of the file that predicts, activations included")
     axis.set_ylabel("test accuracy, %")
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, loc="best")
+    figure.legend(frameon=False, loc="outside right upper")
     seeds = {record["seeds"] for record in records}
-    many = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
-    axis.set_title(
-        f"{table.data}: {TITLES[table.name]} (mean ± standard deviation of {many} seeds)",
-        fontsize="medium",
-    )
+    of = "one seed"
+    if max(seeds) > 1:
+        many = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+        of = f"mean ± standard deviation of {many} seeds"
+    axis.set_title(f"{table.data}: {TITLES[table.name]} ({of})", fontsize="medium")
     out = io.BytesIO()
     figure.savefig(out, format=kind, dpi=130)
     return out.getvalue()
 
 
 def _line(axis: Any, records: list[dict[str, Any]], number: int) -> None:
+    spread = [100 * (r["deviation"] or 0.0) for r in records]
     axis.errorbar(
         [r["bytes"] for r in records],
         [100 * r["accuracy"] for r in records],
-        yerr=[100 * (r["deviation"] or 0.0) for r in records],
+        yerr=spread if any(spread) else None,
         label=records[0]["row"],
         color=COLOURS[number % len(COLOURS)],
         marker=MARKS[number % len(MARKS)],
-        linestyle=LINES[number % len(LINES)],
+        linestyle=LINES[number // len(COLOURS) % len(LINES)],
         markersize=6,
         capsize=3,
         linewidth=2.2 if records[0]["row"] == FIXED else 1.5,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,8 +101,56 @@ def test_interrupted_search_goes_on(
 
 @pytest.mark.usefixtures("short")
 def test_time_becomes_steps(pictures: Dataset) -> None:
-    found = search.choose(pictures, 12 * KB, seconds=0.5)
-    assert all(t.steps >= search.FEWEST_STEPS for t in found.considered[0].trials)
+    found = search.choose(pictures, 12 * KB, seconds=20.0)
+    trials = found.considered[0].trials
+    assert trials
+    assert all(t.steps >= search.FEWEST_STEPS for t in trials)
+
+
+@dataclass
+class Clock:
+    """A machine where a trial takes a fixed time and one for each step; `slows` times as long from
+    the third on."""
+
+    fixed: float
+    step: float
+    slows: float = 1.0
+    now: float = 0.0
+    trials: list[int] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def train(
+        self, dataset: Dataset, network: Network, *, steps: int, **options: object
+    ) -> SimpleNamespace:
+        self.trials.append(steps)
+        slows = self.slows if len(self.trials) > len(search.PACE_STEPS) else 1.0
+        self.now += slows * (self.fixed + self.step * steps)
+        return SimpleNamespace(
+            interrupted=False, validation_accuracy=0.5, validation_loss=1 / len(self.trials)
+        )
+
+
+@pytest.mark.parametrize("seconds", [20.0, 60.0, 200.0, 2000.0])
+@pytest.mark.parametrize("clock", [Clock(5.0, 0.05), Clock(0.1, 0.2), Clock(2.0, 0.1, 6.0)])
+def test_a_search_keeps_to_its_time(
+    pictures: Dataset, monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float
+) -> None:
+    clock = replace(clock, trials=[])
+    monkeypatch.setattr(search, "FEWEST_HELD", 10)
+    monkeypatch.setattr(search, "train", clock.train)
+    monkeypatch.setattr(search, "time", clock)
+    monkeypatch.setattr(search, "_work", lambda one: 1.0)
+    found = search.choose(pictures, 12 * KB, seconds=seconds)
+    pace = 2 * clock.fixed + clock.step * sum(search.PACE_STEPS)
+    longest = clock.fixed + clock.step * max(*clock.trials, search.FEWEST_STEPS)
+    assert clock.now <= max(pace, search.OVERRUN * seconds + clock.slows * longest)
+    if seconds == 2000.0:
+        assert sum(bool(one.trials) for one in found.considered) >= 2
+        assert clock.slows > 1 or clock.now > 0.7 * seconds
+    if seconds < 2 * pace:
+        assert "too short for trials" in found.considered[0].verdict
 
 
 @pytest.mark.usefixtures("short")

@@ -47,6 +47,8 @@ SEARCH_SHARE = 0.25
 PACE_STEPS = (4, 24)
 PACE_DOUBT = 4.0  # a step takes at least this part of the second trial's mean step
 FEWEST_STEPS = 30
+# A search that takes so many times its time ends with what it knows.
+OVERRUN = 1.25
 # Work of a layer besides its multiply-adds, in multiply-adds of a sample.
 LAYER_WORK = 50_000
 
@@ -226,6 +228,40 @@ def _held_rows(dataset: Dataset) -> int:
     return min(VALIDATION_MOST, int(VALIDATION_SHARE * len(dataset.x_train)))
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of a trial besides its steps, and of a unit of a step's work."""
+
+    fixed: float
+    unit: float
+
+
+def _rounds(count: int) -> int:
+    return max(1, math.ceil(math.log2(count)))
+
+
+def _trials(count: int) -> int:
+    """Trials of all rounds, of which each leaves half."""
+    return sum(math.ceil(count / 2**r) for r in range(_rounds(count)))
+
+
+def _affordable(tried: Sequence[Considered], cost: _Cost, seconds: float) -> int:
+    """How many of the likeliest have the time for all their trials, of the fewest steps."""
+    for count in range(len(tried), 1, -1):
+        work = max(_work(one) for one in tried[:count])
+        if _trials(count) * (cost.fixed + FEWEST_STEPS * cost.unit * work) <= seconds:
+            return count
+    return 1
+
+
+def _unit(cost: _Cost, one: Considered) -> float:
+    """Seconds of a unit of work by the trials of a candidate."""
+    return max(
+        max(t.seconds - cost.fixed, t.seconds / PACE_DOUBT) / (t.steps * _work(one))
+        for t in one.trials
+    )
+
+
 class _Search:
     """Successive halving over candidates, from short trainings that a file remembers."""
 
@@ -248,27 +284,48 @@ class _Search:
         self.done = self.total = 0
 
     def run(self, tried: list[Considered], seconds: float | None) -> list[Considered]:
-        """The candidates, the best first. `seconds` bounds the search where it is given."""
-        rounds = max(1, math.ceil(math.log2(len(tried))))
-        alive = list(tried)
-        out: list[Considered] = []
-        self.total = sum(math.ceil(len(tried) / 2**r) for r in range(rounds))
-        pace = None if seconds is None else self._pace(alive[0])
+        """The candidates, the best first. `seconds` bounds the search where it is given: as many
+        of the likeliest are tried as it has room for, and a round that takes too long is broken
+        off, in which those that were best before come first."""
+        began = time.monotonic()
+        cost = left = None
+        alive, out = list(tried), []
+        if seconds is not None:
+            cost = self._cost(alive[0])
+            left = max(0.0, seconds - (time.monotonic() - began))
+            count = _affordable(alive, cost, left)
+            alive, out = alive[:count], alive[count:]
+            for one in out:
+                one.verdict = "no time for a trial"
+        if len(alive) == 1:
+            alive[0].verdict = "likeliest by the prior; the time is too short for trials"
+            return [*alive, *out]
+        among, rounds = len(alive), _rounds(len(alive))
+        self.total = _trials(len(alive))
         for r in range(rounds):
-            for one, steps in zip(alive, self._steps(alive, r, rounds, seconds, pace), strict=True):
+            late: list[Considered] = []
+            for one, steps in zip(alive, self._steps(alive, r, rounds, left, cost), strict=True):
+                over = seconds is not None and time.monotonic() - began > OVERRUN * seconds
+                if over and one is not alive[0]:
+                    one.verdict = "no time for a longer trial" if r else "no time for a trial"
+                    late.append(one)
+                    continue
                 one.trials.append(self.trial(one.network, steps))
+            alive = [one for one in alive if one not in late]
             alive.sort(key=lambda one: one.trials[-1].loss)
-            last = r + 1 == rounds
+            last = bool(late) or r + 1 == rounds
             keep = 1 if last else math.ceil(len(alive) / 2)
             for one in alive[keep:]:
                 one.verdict = f"behind after {one.trials[-1].steps:,} steps"
-            out = alive[keep:] + out
+            out = alive[keep:] + late + out
             alive = alive[:keep]
-            if pace is not None:  # the pace of each is known from now on
-                pace = max(t.seconds / (t.steps * _work(one)) for one in alive for t in one.trials)
+            if last:
+                break
+            if cost is not None:  # what a step of each takes is known from now on
+                cost = replace(cost, unit=max(_unit(cost, one) for one in alive))
         best = alive[0]
         best.verdict = (
-            f"best of {len(tried)} in short trainings: {best.accuracy:.1%} of the held-out rows "
+            f"best of {among} in short trainings: {best.accuracy:.1%} of the held-out rows "
             f"after {best.trials[-1].steps:,} steps"
         )
         return [best, *out]
@@ -279,21 +336,22 @@ class _Search:
         r: int,
         rounds: int,
         seconds: float | None,
-        pace: float | None,
+        cost: _Cost | None,
     ) -> list[int]:
         """Steps of each in round r: equal ones, or as many as fit into equal times."""
-        if seconds is None or pace is None:
+        if seconds is None or cost is None:
             return [FIRST_STEPS * 2**r] * len(alive)
-        each = seconds / rounds / len(alive)
-        return [max(FEWEST_STEPS, int(each / (pace * _work(one)))) for one in alive]
+        each = seconds / rounds / len(alive) - cost.fixed
+        return [max(FEWEST_STEPS, int(each / (cost.unit * _work(one)))) for one in alive]
 
-    def _pace(self, one: Considered) -> float:
-        """Seconds of a unit of work, from two trials of few steps: what is fixed drops out. The
-        first of them may be slow for reasons of its own, such as threads that start, and their
-        difference then says nothing; so no less than a share of what the second took counts."""
+    def _cost(self, one: Considered) -> _Cost:
+        """What trials take, from two of few steps. The first of them may be slow for reasons of
+        its own, such as threads that start, and their difference then says nothing; so a step
+        takes no less than a share of what the second took."""
         short, long = (self.trial(one.network, steps) for steps in PACE_STEPS)
         step = (long.seconds - short.seconds) / (PACE_STEPS[1] - PACE_STEPS[0])
-        return max(step, long.seconds / PACE_STEPS[1] / PACE_DOUBT) / _work(one)
+        step = max(step, long.seconds / PACE_STEPS[1] / PACE_DOUBT)
+        return _Cost(max(0.0, long.seconds - PACE_STEPS[1] * step), step / _work(one))
 
     def trial(self, network: Network, steps: int) -> Trial:
         """Train for so many steps, or remember it. Raises KeyboardInterrupt at Ctrl-C."""

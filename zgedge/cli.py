@@ -67,6 +67,9 @@ side_option = click.option(
     help="Longer side that pictures are scaled to [default: theirs, at most 64].",
 )  # fmt: skip
 hop_option = click.option("--hop", type=int, metavar="M", help="Rows between two windows.")
+held_out_option = click.option(
+    "--held-out", is_flag=True, help="Only rows that train kept back for testing."
+)
 network_option = click.option(
     "--network", metavar="SPEC", help="Take this network (docs/planner.md), not the planner's."
 )
@@ -767,16 +770,23 @@ def _say_predictions(
 @main.command("eval", epilog=ENDS)
 @file_argument
 @click.argument("data")
+@held_out_option
 @hop_option
 @label_option
 @data_dir_option
 @json_option
 def evaluate(
-    file: str, data: str, hop: int | None, label: str | None, data_dir: str | None, as_json: bool
+    file: str,
+    data: str,
+    held_out: bool,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    as_json: bool,
 ) -> None:
     """Measure the accuracy on labelled DATA. A named data set gives its test part."""
     model = Model.open(file)
-    x, y = _labelled(model, data, hop, label, data_dir)
+    x, y = _labelled(model, data, hop, label, data_dir, held_out=held_out)
     found, _ = model.predict_index(x)
     accuracy = float((found == y).mean())
     right = Counter(y[found == y].tolist())
@@ -829,6 +839,29 @@ def _inputs(
         )  # fmt: skip
 
 
+def _held_out(
+    model: Model, data: str, hop: int | None, label: str | None, data_dir: str | None
+) -> tuple[npt.NDArray[Any], list[str] | None]:
+    """The rows that `train` keeps back for testing."""
+    from zgedge import data as sources
+
+    network = model.arena.network
+    picture, series = (network.task == kind for kind in ("picture", "series"))
+    with _reading() as progress:
+        dataset = sources.load(
+            data, data_dir=data_dir, label=label, hop=hop,
+            window=network.shape[0] if series else None,
+            side=max(network.shape[:2]) if picture and os.path.isdir(data) else None,
+            say=_note, progress=progress,
+        )  # fmt: skip
+    if dataset.features != model.inputs:
+        raise DataError(
+            f"{data} has {dataset.features:,} inputs, {model.name} takes {model.inputs:,}.",
+            "Give the data that it was trained on.",
+        )
+    return dataset.x_test, [dataset.classes[i] for i in dataset.y_test]
+
+
 def _labelled(
     model: Model,
     data: str,
@@ -836,9 +869,13 @@ def _labelled(
     label: str | None,
     data_dir: str | None,
     part: str = "test",
+    held_out: bool = False,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Rows and class numbers. Raises DataError for no labels, or labels the model has not."""
-    x, y = _inputs(model, data, hop, label, data_dir, part)
+    if held_out:
+        x, y = _held_out(model, data, hop, label, data_dir)
+    else:
+        x, y = _inputs(model, data, hop, label, data_dir, part)
     if y is None:
         raise DataError(
             f"{data} has no labels.", f"Give one column more than the model's {model.inputs:,}."
@@ -861,6 +898,7 @@ def _labelled(
 @main.command(epilog=ENDS)
 @file_argument
 @click.option("--data", metavar="DATA", help="Measure on these labelled rows; show mistakes.")
+@held_out_option
 @click.option("--log", metavar="TRAIN_LOG", help="Show the training that wrote this log.")
 @click.option("--before", metavar="OLDER", help="Compare the wires with those of an older file.")
 @click.option(
@@ -873,6 +911,7 @@ def _labelled(
 def report(
     file: str,
     data: str | None,
+    held_out: bool,
     log: str | None,
     before: str | None,
     out: str,
@@ -885,6 +924,8 @@ def report(
     and TRAIN_LOG its accuracy, confusions, worst mistakes and training. It needs no network."""
     from zgedge.report import page, page_facts
 
+    if held_out and data is None:
+        raise UsageError("--held-out means nothing without --data.", "Give --data DATA.")
     _check_writable(out)
     read = [path for path in (file, log, before) if path is not None and os.path.exists(path)]
     if os.path.exists(out) and any(os.path.samefile(path, out) for path in read):
@@ -894,9 +935,10 @@ def report(
     older = None if before is None else Model.open(before)
     measured = None
     if data is not None:
-        x, y = _labelled(model, data, hop, label, data_dir)
+        x, y = _labelled(model, data, hop, label, data_dir, held_out=held_out)
         with _steps("measuring", quiet=as_json) as progress:
-            measured = page_facts.measure(model, data, x, y, progress)
+            source = f"{data}, rows held out" if held_out else data
+            measured = page_facts.measure(model, source, x, y, progress)
     text = page.build(page.Subject(model, measured, history, older)).encode()
     files.replace_file(out, text)
     given = {"data": data, "log": log, "before": before}

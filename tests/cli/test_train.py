@@ -214,3 +214,43 @@ def test_mnist_is_found_in_a_data_folder(tmp_path: Path) -> None:
     )
     assert found["accuracy"] is not None
     assert json.loads(run("eval", out, "mnist", "--data-dir", tmp_path, "--json").stdout)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "table", "windows"])
+def test_rows_held_out_are_those_of_training(kind: str, tmp_path: Path) -> None:
+    """What train says of the rows that it kept back, eval and report say of the same rows again."""
+    options: tuple[str, ...] = ()
+    if kind == "pictures":
+        source = tmp_path / "photos"
+        rng = np.random.default_rng(0)
+        for name, low in (("dark", 0), ("light", 60)):
+            (source / name).mkdir(parents=True)
+            for i in range(40):
+                pixels = rng.integers(low, low + 150, (20, 30 if i % 2 else 20, 3), np.uint8)
+                Image.fromarray(pixels).save(source / name / f"{i}.png")
+    else:
+        source = tmp_path / "t.csv"
+        rows = table(240)
+        if kind == "windows":  # the rows of a window have one label
+            rows = np.repeat(rows, 4, axis=0)
+            options = ("--window", "4")
+        source.write_text(csv_text(rows))
+    out = tmp_path / "m.zge"
+    label = () if kind == "pictures" else ("--label", "kind")
+    given = ("--budget", "8KB", "--steps", "20", *label, *options, "--out", out)
+    made = run_json("train", source, *given)
+    whole = run_json("eval", out, source, *label)
+    part = run_json("eval", out, source, *label, "--held-out")
+    assert part["samples"] == round(0.2 * whole["samples"])
+    assert part["accuracy"] == pytest.approx(made["accuracy"])
+    page = tmp_path / "r.html"
+    told = run_json("report", out, "--data", source, *label, "--held-out", "--out", page)
+    assert (told["samples"], told["accuracy"]) == (part["samples"], part["accuracy"])
+    assert "rows held out" in page.read_text()
+
+
+def test_rows_held_out_are_of_some_data(tmp_path: Path) -> None:
+    out = tmp_path / "m.zge"
+    run("train", *TRAIN, "--out", out)
+    assert "--data" in run_json("report", out, "--held-out", code=2)["hint"]
+    assert run_json("eval", out, "digits", "--held-out") == run_json("eval", out, "digits")

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from zgedge.data import check, load, load_inputs
+from zgedge.data.sources import pictures
 from zgedge.errors import DataError, MissingExtraError, UsageError
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -208,6 +211,43 @@ def test_large_pictures_are_scaled_and_a_new_one_alike(photos: Path) -> None:
     # But for the edge in the middle, which a coarser grid blurs more.
     apart = np.any(x[0] != data.x_train[0].reshape(1, -1), axis=0).reshape(48, 64, 3)
     assert np.unique(np.nonzero(apart)[1]).tolist() in ([], [31], [32], [31, 32])
+
+
+@settings(max_examples=300, deadline=None)
+@example(size=(132, 58), to=(28, 28))
+@example(size=(58, 132), to=(28, 28))
+@given(
+    size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    to=st.tuples(st.integers(1, 256), st.integers(1, 256)),
+)
+def test_the_middle_lies_inside_the_picture(size: tuple[int, int], to: tuple[int, int]) -> None:
+    (width, height), scale = size, min(size[0] / to[0], size[1] / to[1])
+    left, top, right, bottom = pictures._middle(*size, *to)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert np.allclose((right - left, bottom - top), (scale * to[0], scale * to[1]))
+    # But for what roundings put outside, it is what it always was: files give the same bytes.
+    if (plain := (width - scale * to[0]) / 2) >= 0:
+        assert left == plain
+
+
+@pytest.mark.parametrize("side", [28, 50, 60, 64])
+def test_healthy_pictures_of_any_size_are_read(tmp_path: Path, side: int) -> None:
+    rng = np.random.default_rng(side)
+    sizes = [(132, 58), *map(tuple, rng.integers(side // 4, 400, (120, 2)).tolist())]
+    path = tmp_path / "x.bmp"
+    for size in sizes:
+        Image.new("L", size, 77).save(path)
+        x, _ = load_inputs(path, features=side * side, shape=(side, side, 1))
+        assert np.unique(x).tolist() == [77]
+
+
+def test_a_mistake_of_ours_is_not_called_a_damaged_file(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_middle", lambda *sizes: (-1.0, 0.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="negative"):
+        load(photos)
 
 
 def test_side_asks_for_another_size(photos: Path) -> None:

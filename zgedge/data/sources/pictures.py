@@ -203,33 +203,43 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> Array:
 
     height, width, channels = shape
     with _opened(path) as picture:
-        try:
+        with _decoding(path):
             # Of a JPEG a coarser picture is enough, and decoded several times as fast.
             picture.draft(None, (2 * max(height, width),) * 2)
             picture.load()
-            if _wide(picture):
-                values = np.asarray(picture).astype(np.int64) >> 8
-                seen = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-            else:
-                seen = picture
-            if picture.format != "TIFF" and (way := _UPRIGHT.get(_orientation(picture))):
-                seen = seen.transpose(Image.Transpose[way])
-            if _is_transparent(seen):
+        if _wide(picture):
+            values = np.asarray(picture).astype(np.int64) >> 8
+            seen = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+        else:
+            seen = picture
+        if picture.format != "TIFF" and (way := _UPRIGHT.get(_orientation(picture))):
+            seen = seen.transpose(Image.Transpose[way])
+        if _is_transparent(seen):
+            with _decoding(path):
                 seen = seen.convert("RGBA")
-                white = Image.new("RGBA", seen.size, "white")
-                seen = Image.alpha_composite(white, seen)
+            white = Image.new("RGBA", seen.size, "white")
+            seen = Image.alpha_composite(white, seen)
+        with _decoding(path):
             seen = seen.convert("L" if channels == 1 else "RGB")
-            if seen.size != (width, height):
-                box = _middle(*seen.size, width, height)
-                seen = seen.resize((width, height), Image.Resampling.BILINEAR, box=box)
-            return np.asarray(seen).reshape(shape)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file brings out anything in a decoder
-            raise DataError(
-                f"{_text(path)} cannot be decoded: {error}.",
-                "It may be cut or damaged; save it again, or leave it out.",
-            ) from error
+        if seen.size != (width, height):
+            box = _middle(*seen.size, width, height)
+            seen = seen.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(seen).reshape(shape)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """What a decoder raises is the file's fault. Only what follows the file's own bytes belongs in
+    here: a mistake of ours must not be called a damaged picture."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file brings out anything in a decoder
+        raise DataError(
+            f"{_text(path)} cannot be decoded: {error}.",
+            "It may be cut or damaged; save it again, or leave it out.",
+        ) from error
 
 
 def _middle(
@@ -237,7 +247,9 @@ def _middle(
 ) -> tuple[float, float, float, float]:
     """The largest part of a picture around its middle that has the form of another."""
     scale = min(width / to_width, height / to_height)
-    left, top = (width - scale * to_width) / 2, (height - scale * to_height) / 2
+    # The side that fits exactly may come out a rounding longer than the picture.
+    left = max(0.0, (width - scale * to_width) / 2)
+    top = max(0.0, (height - scale * to_height) / 2)
     return left, top, width - left, height - top
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from zgedge.budget import (
     named,
     parse_size,
     plan,
+    smallest_budget,
     sparse_plan,
 )
 from zgedge.errors import BudgetError, UsageError
@@ -92,15 +94,90 @@ def test_past_saturation_the_file_is_shorter_and_says_so() -> None:
     assert any("saturated" in why for _, why in big.reasons)
 
 
-def test_budget_too_small_names_the_smallest_that_works() -> None:
+def _of_shape(shape: tuple[int, int, int], classes: int, kind: str = "picture") -> Task:
+    inputs = shape[0] * shape[1] * shape[2]
+    groups = 1 if kind == "picture" else inputs
+    return Task(shape, classes, 6 * classes, groups, kind, 40 * classes)
+
+
+OF_MANY_FORMS = {
+    "digits": DIGITS,
+    "mnist": MNIST,
+    "table": TABLE,
+    "wide table": _of_shape((1, 3000, 1), 4, "table"),
+    "series": _of_shape((64, 40, 1), 4, "series"),
+    "grey 28": _of_shape((28, 28, 1), 4),
+    "colour 32": _of_shape((32, 32, 3), 10),
+    "grey 64": _of_shape((64, 64, 1), 2),
+    "colour 64": _of_shape((64, 64, 3), 4),
+    "colour 64, many classes": _of_shape((64, 64, 3), 300),
+    "colour 96": _of_shape((96, 96, 3), 4),
+    "colour 128": _of_shape((128, 128, 3), 4),
+    "colour 20 x 45": _of_shape((20, 45, 3), 4),
+    "colour 48 x 64": _of_shape((48, 64, 3), 1000),
+    "colour 5": _of_shape((5, 5, 3), 1000),
+    "no room for windows": _of_shape((3, 2000, 1), 4),
+}
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["learning", "no-learning"])
+@pytest.mark.parametrize("task", OF_MANY_FORMS.values(), ids=OF_MANY_FORMS.keys())
+def test_budget_too_small_names_the_smallest_that_works(task: Task, learning: bool) -> None:
+    smallest = smallest_budget(task, learning=learning)
+    if smallest > 2 * KB:
+        for budget in (2 * KB, (2 * KB + smallest) // 2, smallest - 1):
+            with pytest.raises(BudgetError) as e:
+                plan(task, budget, learning=learning)
+            assert e.value.smallest == smallest
+            assert f"works is {smallest:,} bytes" in str(e.value.hint)
+            without = f"or {smallest_budget(task, learning=False):,} with --no-learning"
+            assert (without in str(e.value.hint)) == learning
+            assert not candidates(task, budget, learning=learning)
+    # Nor does a larger one that a network without a trunk does not reach.
+    for more in (0, 1, 100, 800, 3000):
+        budget = smallest + more
+        chosen = plan(task, budget, learning=learning)
+        assert chosen.bytes <= budget
+        if budget < 32 * KB:  # where sections are aligned alike
+            spec = spec_of(chosen.network)
+            assert named(task, budget, spec, learning=learning).network == chosen.network
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["learning", "no-learning"])
+def test_the_smallest_budget_is_that_of_a_convolution_where_one_fits_in_less(
+    learning: bool,
+) -> None:
+    task = OF_MANY_FORMS["colour 64"]
+    assert plan(task, smallest_budget(task, learning=learning), learning=learning).network.trunk
     with pytest.raises(BudgetError) as e:
-        plan(MNIST, 2048)
-    smallest = e.value.smallest
-    assert smallest is not None
-    assert f"{smallest:,}" in str(e.value)
-    assert plan(MNIST, smallest).bytes <= smallest
-    with pytest.raises(BudgetError):
-        plan(MNIST, smallest - 1)
+        sparse_plan(task, 2 * KB, learning=learning)
+    assert (e.value.smallest or 0) > 3 * smallest_budget(task, learning=learning)
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["learning", "no-learning"])
+def test_the_search_takes_the_smallest_budget_and_names_it(learning: bool) -> None:
+    from zgedge.data.dataset import Dataset
+    from zgedge.train.search import choose
+
+    x = np.zeros((40, 64 * 64 * 3), np.uint8)
+    y = np.arange(40, dtype=np.int64) % 4
+    dataset = Dataset(
+        "photos", x, y, x[:4], y[:4], ("a", "b", "c", "d"), False, (64, 64, 3), "picture"
+    )
+    smallest = smallest_budget(Task.of(dataset), learning=learning)
+    for latency in (None, 1e-3):
+
+        def ask(budget: int, most: float | None = latency) -> int:
+            found = choose(
+                dataset, budget, learning=learning, trials=False, most_latency=most,
+                latency=None if most is None else lambda network: most,
+            )  # fmt: skip
+            return found.plan.bytes
+
+        assert ask(smallest) <= smallest
+        with pytest.raises(BudgetError) as e:
+            ask(smallest - 1)
+        assert e.value.smallest == smallest
 
 
 def test_no_learning_leaves_out_what_only_learning_needs() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -184,9 +185,13 @@ def _network(
         task=task.kind,
         learning=learning,
         batch=batch if learning else 1,
-        align=64 if budget >= WIDE_ALIGN_FROM else 8,
+        align=_align(budget),
         trunk=trunk,
     )
+
+
+def _align(budget: int) -> int:
+    return 64 if budget >= WIDE_ALIGN_FROM else 8
 
 
 def _most_units(task: Task, budget: int, share: int, learning: bool, batch: int, limit: int) -> int:
@@ -358,15 +363,24 @@ def candidates(
     """Networks with a trunk for pictures, each of at most `budget` bytes, the likeliest first.
 
     None where the pictures or the budget are too small for a convolution, or the data no pictures.
+    Where a network without a trunk does not fit either, there is one from `least_trunk` on: what is
+    asked of a trunk would else leave out some budgets above others that work.
     """
     if task.kind != "picture" or task.groups != 1:
         return ()
+    least = None
+    if _smallest(task, learning).file_bytes > budget:
+        least = least_trunk(task, learning=learning)
+        if least is None or budget < least[0]:
+            return ()
     found: dict[str, tuple[float, Candidate]] = {}
     for family in likely(task.shape):
         candidate = fitted(task, budget, family, learning=learning, most_operations=most_operations)
         if candidate is not None and _worth_it(candidate.network):
             error = expected_error(candidate.network, family)
             found.setdefault(candidate.spec, (error, candidate))
+    if not found and least is not None and least[1].network.operations <= most_operations:
+        return (_in_budget(task, budget, least[1]),)
     # Sums of logarithms may differ in their last bit from one library to the next.
     ranked = sorted(found.items(), key=lambda item: (round(item[1][0], 6), item[0]))
     return tuple(candidate for _, (_, candidate) in ranked)
@@ -375,6 +389,90 @@ def candidates(
 def _worth_it(network: Network) -> bool:
     weights = sum(layer.weights for layer in network.trunk)
     return weights >= FEWEST_TRUNK_WEIGHTS[network.learning]
+
+
+@lru_cache(maxsize=256)
+def least_trunk(task: Task, *, learning: bool = True) -> tuple[int, Candidate] | None:
+    """The least budget that a network with a trunk is planned for, and that network."""
+    best: tuple[int, Candidate] | None = None
+    for family in likely(task.shape):
+        network = _narrowest(task, family, learning)
+        if network is not None and (best is None or network.file_bytes < best[1].bytes):
+            best = _budget_for(task, network), Candidate(network, family)
+    if best is None:
+        return None
+    if best[0] >= WIDE_ALIGN_FROM:
+        network = replace(best[1].network, align=_align(best[0]))
+        best = _budget_for(task, network), replace(best[1], network=network)
+    best = best[0], _in_budget(task, *best)
+    # `fitted` puts extra channels where they still fit, which may do in fewer bytes.
+    for family in likely(task.shape):
+
+        def made(budget: int, family: Family = family) -> Candidate | None:
+            candidate = fitted(task, budget, family, learning=learning)
+            return candidate if candidate and _worth_it(candidate.network) else None
+
+        if best[0] > SMALLEST and made(best[0] - 1) is not None:
+            budgets = range(SMALLEST, best[0] - 1)
+            budget = SMALLEST + bisect_left(budgets, True, key=lambda b: made(b) is not None)
+            candidate = made(budget)
+            assert candidate is not None
+            best = budget, candidate
+    return best
+
+
+def _narrowest(task: Task, family: Family, learning: bool) -> Network | None:
+    """The network of fewest bytes that is worth its trunk, over the widths of a family.
+
+    Widths grow as in `fitted`: by the family's growth, then the last stages first.
+    """
+    most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
+    best: Network | None = None
+    for width in range(1, MOST_WIDTH + 1):
+        plain = channels = family.channels(width)
+        if width > 1 and plain == family.channels(width - 1):
+            continue
+        steps = [channels]
+        for more in (CHANNELS,) if learning or family.hidden else (CHANNELS, 1):
+            for i in reversed(range(len(channels))):
+                for _ in range(MOST_EXTRA):
+                    channels = [*channels[:i], channels[i] + more, *channels[i + 1 :]]
+                    steps.append(channels)
+        for channels in steps:
+            try:
+                trunk = family.trunk(task.shape, channels)
+                if sum(layer.weights for layer in trunk) < FEWEST_TRUNK_WEIGHTS[learning]:
+                    continue
+                layers = _behind(task, family, trunk, FEWEST_UNITS, learning)
+                network = _network(task, SMALLEST, learning, 1, layers, trunk)
+            except ValueError:  # no room for a sparse layer, or wider than the format
+                continue
+            if network.operations > MOST_OPERATIONS or network.connections > most_weights:
+                break
+            if best is None or network.file_bytes < best.file_bytes:
+                best = network
+            break
+        if channels == plain:  # all further ones are wider
+            return best
+    return best
+
+
+def _budget_for(task: Task, network: Network) -> int:
+    """The least budget that holds a network, and its share for the replay where it learns."""
+    if not network.learning:
+        return network.file_bytes
+    room = range(2 * network.file_bytes)
+    return bisect_left(room, network.file_bytes, key=lambda b: b - _replay_bytes(task, b))
+
+
+def _in_budget(task: Task, budget: int, candidate: Candidate) -> Candidate:
+    """A candidate of a smaller budget, aligned and with replay as in this one."""
+    network = replace(candidate.network, replay_samples=0, replay_bits=0)
+    aligned = replace(network, align=_align(budget))
+    network = aligned if aligned.file_bytes <= budget else network
+    if network.learning:
+        network, _ = _with_replay(task, budget, network)
+    return replace(candidate, network=network)
 
 
 def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
@@ -497,10 +595,39 @@ def plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
         return picture_plan(
             found[0], task, budget, (str(found[0].family), "likeliest by the prior")
         )
-    planned = sparse_plan(task, budget, learning=learning)
+    try:
+        planned = sparse_plan(task, budget, learning=learning)
+    except BudgetError:
+        raise too_small(task, budget, learning=learning) from None
     if task.kind != "picture":
         return planned
     return replace(planned, reasons=(("no convolution", _why_no_trunk(task)), *planned.reasons))
+
+
+def smallest_budget(task: Task, *, learning: bool = True) -> int:
+    """The least budget that `plan` takes, with or without a trunk: it takes all larger ones too."""
+    smallest = _smallest(task, learning).file_bytes
+    if task.kind == "picture" and task.groups == 1 and smallest > SMALLEST:
+        least = least_trunk(task, learning=learning)
+        smallest = smallest if least is None else min(smallest, least[0])
+    return max(smallest, SMALLEST)
+
+
+def too_small(task: Task, budget: int, *, learning: bool = True) -> BudgetError:
+    """The error for a budget that no network fits in; it names the smallest that works."""
+    without = smallest_budget(task, learning=False) if learning else None
+    return _too_small(task, budget, smallest_budget(task, learning=learning), without)
+
+
+def _too_small(task: Task, budget: int, smallest: int, without: int | None) -> BudgetError:
+    hint = f"The smallest budget that works is {smallest:,} bytes"
+    if without is not None and without < smallest:
+        hint += f", or {without:,} with --no-learning"
+    return BudgetError(
+        f"{budget:,} bytes are too few for {task.inputs:,} inputs and {task.classes:,} classes.",
+        hint + ".",
+        smallest=smallest,
+    )
 
 
 def _why_no_trunk(task: Task) -> str:
@@ -512,20 +639,13 @@ def _why_no_trunk(task: Task) -> str:
 def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
     """The network without a trunk: a sparse hidden layer and a dense head, or one layer.
 
-    Raises BudgetError, with the smallest budget that works, where none fits.
+    Raises BudgetError, with the smallest budget that works without a trunk, where none fits.
     """
-    smallest = _smallest(task, learning).file_bytes
-    if smallest > budget:
-        hint = f"The smallest budget that works is {max(smallest, SMALLEST):,} bytes"
-        if learning:
-            without = _smallest(task, False).file_bytes
-            hint += f", or {max(without, SMALLEST):,} with --no-learning"
-        raise BudgetError(
-            f"{budget:,} bytes are too few for {task.inputs:,} inputs and "
-            f"{task.classes:,} classes.",
-            hint + ".",
-            smallest=max(smallest, SMALLEST),
+    if _smallest(task, learning).file_bytes > budget:
+        smallest, without = (
+            max(SMALLEST, _smallest(task, x).file_bytes) for x in (learning, False)
         )
+        raise _too_small(task, budget, smallest, without if learning else None)
     block = block_for(task)
     fan_in = fan_in_for(task.inputs, block)
     most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)

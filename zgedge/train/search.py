@@ -28,6 +28,7 @@ from zgedge.budget import (
     named,
     picture_plan,
     sparse_plan,
+    too_small,
 )
 from zgedge.data.dataset import Dataset
 from zgedge.errors import BudgetError, ZgedgeError
@@ -177,7 +178,7 @@ def _candidates(task: Task, budget: int, learning: bool) -> list[Considered]:
         found.append(Considered(sparse_plan(task, budget, learning=learning).network, None))
     except BudgetError:
         if not found:
-            raise
+            raise too_small(task, budget, learning=learning) from None
     return found
 
 

@@ -452,6 +452,30 @@ def test_cut_picture(tmp_path: Path) -> None:
     fails(tmp_path, "1.png cannot be decoded")
 
 
+def test_more_pixels_than_are_read(folder: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(folder / "dog" / "0.png")
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    path = folder / "dog" / "0.png"
+    most = 2 * Image.MAX_IMAGE_PIXELS
+    assert caught.value.message == (f"{path} has 400,000,000 pixels; at most {most:,} are read.")
+    assert "Save it smaller" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", ["it is broken..", "it is broken", ""])
+def test_words_of_a_decoder_end_with_one_full_stop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError(text)
+
+    monkeypatch.setattr(Image, "open", broken)
+    fails(folder, f"as a picture: {text.rstrip('.') or 'ValueError'}.")
+    with pytest.raises(DataError) as caught:
+        load_inputs(folder / "dog" / "0.png", features=20, shape=(4, 5, 1))
+    assert not caught.value.message.endswith("..")
+
+
 def test_pixels_of_32_bits(folder: Path) -> None:
     save(folder / "dog" / "0.tif", mode="F")
     fails(folder, "0.tif has 32-bit pixels")

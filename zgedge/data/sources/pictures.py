@@ -11,6 +11,7 @@ what it predicts on is scaled by the same rule, and nothing else need be remembe
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import unicodedata
 import warnings
@@ -134,6 +135,8 @@ def _opened(path: Path) -> Iterator[Any]:
             picture = Image.open(path)
         except MemoryError:
             raise
+        except Image.DecompressionBombError as error:
+            raise _too_large(path, error) from error
         except Exception as error:  # a damaged file brings out anything in a decoder
             raise DataError(
                 f"{_text(path)} cannot be read as a picture: {_why(path, error)}.",
@@ -143,12 +146,31 @@ def _opened(path: Path) -> Iterator[Any]:
             yield picture
 
 
+def _too_large(path: Path, error: Exception) -> DataError:
+    """The fault of a picture that Pillow takes for a trap: a small file may hold any size."""
+    from PIL import Image
+
+    # The size stands in the text alone: the file is given up before there is a picture.
+    has = re.search(r"\((\d+) pixels\)", str(error))
+    most = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+    return DataError(
+        f"{_text(path)} has {f'{int(has[1]):,}' if has else 'too many'} pixels"
+        + ("." if most is None else f"; at most {most:,} are read."),
+        f"Save it smaller: a model sees {SIDE} pixels a side, or what --side asks for.",
+    )
+
+
 def _why(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if path.stat().st_size == 0:
         return "the file is empty"
-    return "it has the form of none" if "cannot identify" in str(error) else str(error)
+    return "it has the form of none" if "cannot identify" in str(error) else _said(error)
+
+
+def _said(error: Exception) -> str:
+    """What an error says, to go into a sentence; its kind where it says nothing."""
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def _wide(picture: Any) -> bool:
@@ -231,13 +253,17 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> Array:
 def _decoding(path: Path) -> Iterator[None]:
     """What a decoder raises is the file's fault. Only what follows the file's own bytes belongs in
     here: a mistake of ours must not be called a damaged picture."""
+    from PIL import Image
+
     try:
         yield
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
     except Exception as error:  # a damaged file brings out anything in a decoder
         raise DataError(
-            f"{_text(path)} cannot be decoded: {error}.",
+            f"{_text(path)} cannot be decoded: {_said(error)}.",
             "It may be cut or damaged; save it again, or leave it out.",
         ) from error
 

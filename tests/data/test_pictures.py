@@ -515,6 +515,37 @@ def test_bad_pictures_are_named_together(folder: Path) -> None:
     fails(folder, "2 pictures cannot be used", "cat/1.png", "dog/2.png", "the file is empty")
 
 
+def test_all_that_is_wrong_is_named_at_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    folder = folder.rename(tmp_path / "all" / "train")
+    save(tmp_path / "all" / "test" / "cat" / "t.png")
+    for path in (folder / "dog" / "2.png", tmp_path / "all" / "test" / "cat" / "t.png"):
+        path.write_bytes(path.read_bytes()[:44])  # the header is whole
+    (folder / "cat" / "1.png").write_bytes(b"")
+    (folder / "cat" / "7.png").symlink_to(folder / "nowhere.png")
+    (folder / "emu").mkdir()
+    bad = ("cat/1.png", "dog/2.png", "cat/7.png", "train/emu", "cat/t.png")
+    fails(tmp_path / "all", "5 files and folders cannot be used", *bad)
+    report = check(tmp_path / "all")
+    assert {error.value for error in report.errors} == {path.split("/")[1] for path in bad}
+    assert report.error_count == 5
+    # Also where there is no picture to go on with.
+    for path in folder.glob("*/*.png"):
+        path.unlink()
+        path.write_bytes(b"")
+    fails(tmp_path / "all", "12 files and folders cannot be used", "train/emu", "dog/4.png")
+
+
+def test_many_bad_pictures_are_counted_and_the_check_is_named(folder: Path) -> None:
+    for i in range(30):
+        (folder / "cat" / f"bad {i:02}.png").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    assert "30 pictures cannot be used" in caught.value.message
+    assert "bad 19.png and 10 more. The first: " in caught.value.message
+    assert "zgedge data check" in str(caught.value.hint)
+
+
 def test_damaged_pictures_never_bring_out_another_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (24, 30, 3), dtype=np.uint8))

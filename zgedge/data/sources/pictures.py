@@ -32,6 +32,11 @@ from zgedge.network import MAX_INPUTS
 SIDE = 64
 # A picture that would have to be enlarged more than this shows nothing.
 MOST_ENLARGED = 8
+# Files that a sentence lists.
+SHOWN = 20
+
+# What is wrong, by the file or folder.
+Faults = dict[Path, DataError]
 
 _SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".tif", ".tiff",
@@ -77,7 +82,8 @@ def _text(path: Path) -> str:
 
 
 def _some(paths: Sequence[Path]) -> str:
-    return ", ".join(map(_text, paths[:8])) + (" and more" if len(paths) > 8 else "")
+    more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(_text, paths[:SHOWN])) + more
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -93,7 +99,9 @@ def _pictures_in(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if _is_picture(path)]
 
 
-def _below(folder: Path, request: Request, seen: frozenset[str] = frozenset()) -> list[Path]:
+def _below(
+    folder: Path, request: Request, faults: Faults, seen: frozenset[str] = frozenset()
+) -> list[Path]:
     """Every picture in a folder and the folders in it; a link that leads back is not followed."""
     place = os.path.realpath(folder)
     if place in seen:
@@ -103,15 +111,13 @@ def _below(folder: Path, request: Request, seen: frozenset[str] = frozenset()) -
     for path in _entries(folder):
         if path.is_dir():
             if path.name != _LEFT_BY_ARCHIVERS:
-                found += _below(path, request, seen | {place})
+                found += _below(path, request, faults, seen | {place})
         elif _kind_of(path) in _FOREIGN:
             foreign.append(path)
         elif _is_picture(path):
             found.append(path)
         elif path.is_symlink() and _kind_of(path) in _SUFFIXES:
-            request.findings.error(
-                f"{_text(path)} is a link to nothing.", "Remove the link.", value=path.name
-            )
+            faults[path] = DataError(f"{_text(path)} is a link to nothing.", "Remove the link.")
     if foreign:
         kinds = ", ".join(sorted({_kind_of(path) for path in foreign}))
         request.findings.note(
@@ -279,22 +285,22 @@ def _middle(
     return left, top, width - left, height - top
 
 
-def _labelled(folder: Path, request: Request) -> list[tuple[Path, str]]:
+def _labelled(folder: Path, request: Request, faults: Faults) -> list[tuple[Path, str]]:
     """(picture, class) of every picture in and below the class folders of `folder`."""
     found: list[tuple[Path, str]] = []
     for class_folder in _folders_in(folder):
         name = unicodedata.normalize("NFC", class_folder.name)
         if not name.isprintable():
-            request.findings.error(
+            faults[class_folder] = DataError(
                 f"The name of the folder {_text(class_folder)} is no readable text.",
                 "Rename it; classes are called as their folders.",
             )
-        paths = _below(class_folder, request)
-        if not paths:
-            request.findings.error(
+        known = len(faults)
+        paths = _below(class_folder, request, faults)
+        if not paths and len(faults) == known:
+            faults[class_folder] = DataError(
                 f"{_text(class_folder)} holds no picture.",
                 f"Pictures are files such as {', '.join(sorted(_SUFFIXES))}.",
-                value=class_folder.name,
             )
         found += [(path, label_text(name)) for path in paths]
     if found and (beside := _pictures_in(folder)):
@@ -305,29 +311,29 @@ def _labelled(folder: Path, request: Request) -> list[tuple[Path, str]]:
     return found
 
 
-def _report(faults: dict[Path, DataError], request: Request) -> None:
-    """Report faults of single pictures; when strict, all in one error."""
+def _report(faults: Faults, request: Request) -> None:
+    """Report all that is wrong with files and folders; when strict, in one error."""
     if request.findings.strict and len(faults) > 1:
         first = next(iter(faults.values()))
+        what = "files and folders" if any(path.is_dir() for path in faults) else "pictures"
+        listed = len(faults) > SHOWN
         raise DataError(
-            f"{len(faults)} pictures cannot be used: {_some(list(faults))}. "
+            f"{len(faults):,} {what} cannot be used: {_some(list(faults))}. "
             f"The first: {first.message}",
-            first.hint,
+            "`zgedge data check` says what is wrong with each." if listed else first.hint,
         )
     for path, fault in faults.items():
-        request.findings.error(fault.message, fault.hint, value=path.name)
+        request.findings.error(fault.message, fault.hint, value=_text(Path(path.name)))
 
 
-def _heads(paths: Sequence[Path], request: Request) -> dict[Path, _Head]:
-    """The headers of the pictures that can be read; the others are reported."""
+def _heads(paths: Sequence[Path], faults: Faults) -> dict[Path, _Head]:
+    """The headers of the pictures that can be read; the others are faults."""
     heads: dict[Path, _Head] = {}
-    faults: dict[Path, DataError] = {}
     for path in paths:
         try:
             heads[path] = _head(path)
         except DataError as error:
             faults[path] = error
-    _report(faults, request)
     if not heads:
         raise DataError(f"None of the pictures beside {_text(paths[0])} can be read.")
     return heads
@@ -379,9 +385,10 @@ def _shape_of_model(heads: dict[Path, _Head], request: Request) -> tuple[int, in
     return head.height, head.width, request.features // area
 
 
-def _stack(heads: dict[Path, _Head], shape: tuple[int, int, int], request: Request) -> Array:
-    """(n, height, width, channels) uint8 of the pictures, in their order."""
-    faults: dict[Path, DataError] = {}
+def _stack(
+    heads: dict[Path, _Head], shape: tuple[int, int, int], request: Request, faults: Faults
+) -> Array:
+    """(n, height, width, channels) uint8 of the pictures, in their order; a faulty one is black."""
     stack = np.zeros((len(heads), *shape), np.uint8)
     for i, (path, head) in enumerate(heads.items()):
         if max(shape[1] / head.width, shape[0] / head.height) > MOST_ENLARGED:
@@ -397,7 +404,6 @@ def _stack(heads: dict[Path, _Head], shape: tuple[int, int, int], request: Reque
             faults[path] = error
         if request.progress is not None:
             request.progress(i + 1, len(heads))
-    _report(faults, request)
     return stack
 
 
@@ -428,16 +434,20 @@ def _announce(heads: dict[Path, _Head], shape: tuple[int, int, int], request: Re
 
 def _part(
     found: list[tuple[Path, str]], heads: dict[Path, _Head], shape: tuple[int, int, int],
-    request: Request,
+    request: Request, faults: Faults,
 ) -> Part:  # fmt: skip
-    """A labelled part; what could not be read was reported and is left out."""
-    return Part(_stack(heads, shape, request), [label for path, label in found if path in heads])
+    """A labelled part; what has no readable header is left out."""
+    return Part(
+        _stack(heads, shape, request, faults), [label for path, label in found if path in heads]
+    )
 
 
-def _train(train: list[tuple[Path, str]], test: list[tuple[Path, str]], request: Request) -> Raw:
-    heads = _heads([path for path, _ in train], request)
+def _train(
+    train: list[tuple[Path, str]], test: list[tuple[Path, str]], request: Request, faults: Faults
+) -> Raw:
+    heads = _heads([path for path, _ in train], faults)
     shape = _shape_for(heads, request.side)
-    part = _part(train, heads, shape, request)
+    part = _part(train, heads, shape, request, faults)
     x = part.x
     if shape[2] == 3 and (x[..., :1] == x).all():
         # Every colour is a grey: a third of the values say the same.
@@ -446,13 +456,13 @@ def _train(train: list[tuple[Path, str]], test: list[tuple[Path, str]], request:
     _announce(heads, shape, request)
     if not test:
         return Raw(part)
-    test_heads = _heads([path for path, _ in test], request)
-    return Raw(part, _part(test, test_heads, shape, request))
+    test_heads = _heads([path for path, _ in test], faults)
+    return Raw(part, _part(test, test_heads, shape, request, faults))
 
 
-def _rows(found: Sequence[tuple[Path, str | None]], request: Request) -> Raw:
+def _rows(found: Sequence[tuple[Path, str | None]], request: Request, faults: Faults) -> Raw:
     """Pictures for a model."""
-    heads = _heads([path for path, _ in found], request)
+    heads = _heads([path for path, _ in found], faults)
     shape = _shape_of_model(heads, request)
     if request.shape is None and {(h.width, h.height) for h in heads.values()} != {shape[1::-1]}:
         sizes = sorted({f"{h.width} x {h.height}" for h in heads.values()})
@@ -462,7 +472,7 @@ def _rows(found: Sequence[tuple[Path, str | None]], request: Request) -> Raw:
         )
     _announce(heads, shape, request)
     labels = [label for path, label in found if path in heads and label is not None]
-    x = _stack(heads, shape, request)
+    x = _stack(heads, shape, request, faults)
     return Raw(Part(x, labels or None, [_text(path) for path, _ in found if path in heads]))
 
 
@@ -505,20 +515,34 @@ def _read(request: Request) -> Raw:
 
 
 def _read_folder(request: Request) -> Raw:
+    # Of all stages, so that a person who mends what is named is not told of more then.
+    faults: Faults = {}
+    try:
+        raw = _found(request, faults)
+    except DataError:
+        _report(faults, request)
+        raise
+    _report(faults, request)
+    return raw
+
+
+def _found(request: Request, faults: Faults) -> Raw:
     root = Path(request.spec)
     if root.is_file():
-        return _rows([(root, None)], request)
+        return _rows([(root, None)], request, faults)
     root = _top(root)
     if (parts := _own_parts(root, request)) is not None:
-        train, test = (_labelled(folder, request) if folder else [] for folder in parts)
+        train, test = (_labelled(folder, request, faults) if folder else [] for folder in parts)
         if request.training and train:
-            return _train(train, test, request)
+            return _train(train, test, request, faults)
         if chosen := train if request.part == "train" else test:
-            return _rows(chosen, request)
-    elif found := _labelled(root, request):
-        return _train(found, [], request) if request.training else _rows(found, request)
+            return _rows(chosen, request, faults)
+    elif found := _labelled(root, request, faults):
+        if request.training:
+            return _train(found, [], request, faults)
+        return _rows(found, request, faults)
     elif not request.training and (paths := _pictures_in(root)):
-        return _rows([(path, None) for path in paths], request)
+        return _rows([(path, None) for path in paths], request, faults)
     raise DataError(
         f"{request.spec} holds no folders with pictures.",
         "Make one folder per class, named as the class, with its pictures in it.",

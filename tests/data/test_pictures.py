@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +335,51 @@ def test_turned_as_the_camera_noted(tmp_path: Path, kind: str) -> None:
     assert data.shape == (40, 20, 3)
     pixels = data.x_train[0].reshape(40, 20, 3).astype(int)
     assert np.abs(pixels - upright)[[0, 5, 20, 39]].max() < 12
+
+
+def test_notes_say_what_was_done(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for kind in ("jpg", "png", "tif"):
+        Image.new("L", (5, 4), 7).save(folder / "cat" / f"turned.{kind}", exif=exif)
+    save(folder / "cat" / "deep.png", 0x1280, mode="I;16")
+    colour = b"P6 5 4 65535\n" + b"\x12\x80" * 60
+    (folder / "cat" / "deep.ppm").write_bytes(colour)
+    header = struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x12\x80" * 15) * 4)
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    (folder / "cat" / "deep colour.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+            for name, body in chunks
+        )
+    )
+    for kind in ("tif", "jpg"):
+        Image.new("CMYK", (5, 4), (0, 255, 255, 0)).save(folder / "cat" / f"print.{kind}")
+    Image.new("LAB", (5, 4), (100, 9, 9)).save(folder / "cat" / "lab.tif")
+    text = said(folder)
+    assert "3 pictures are turned upright as the camera noted." in text
+    assert "3 pictures have 16 bits a value; the high 8 are kept." in text
+    assert "3 pictures in CMYK and LAB are converted to RGB." in text
+    notes: list[str] = []
+    load_inputs(folder / "cat" / "deep.ppm", features=60, shape=(4, 5, 3), say=notes.append)
+    assert notes == ["1 pictures have 16 bits a value; the high 8 are kept."]
+
+
+def test_no_note_of_what_loses_nothing(folder: Path) -> None:
+    Image.new("1", (5, 4), 1).save(folder / "cat" / "bits.png")
+    Image.new("RGB", (5, 4), "red").save(folder / "cat" / "red.jpg")
+    picture = Image.new("P", (5, 4), 1)
+    picture.putpalette([9, 9, 9, 80, 90, 100])
+    picture.save(folder / "cat" / "palette.png")
+    assert said(folder) == ""
+
+
+def test_notes_count_the_test_part(folder: Path, tmp_path: Path) -> None:
+    folder = folder.rename(tmp_path / "train")
+    save(tmp_path / "test" / "cat" / "t.png", 77, size=(10, 8))
+    assert "1 of 11 pictures are scaled to 5 x 4 pixels." in said(tmp_path)
 
 
 def test_first_picture_of_a_film(folder: Path) -> None:

@@ -55,17 +55,26 @@ _UPRIGHT = {
     6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
 }  # fmt: skip
 _SIDEWAYS = (5, 6, 7, 8)
+# Modes of Pillow with colours that RGB does not hold exactly.
+_SPACES = ("CMYK", "HSV", "LAB", "YCbCr")
 
 
 @dataclass(frozen=True)
 class _Head:
-    """What a picture's header says: its size as it is to be seen, and how it is stored."""
+    """What a picture's header says: its size as it is to be seen, and how it is stored.
+
+    `space` is a space of colours that is no RGB, such as CMYK; `deep` where values have 16 bits,
+    `turned` where the camera was not held upright.
+    """
 
     width: int
     height: int
     colour: bool
     transparent: bool
     film: bool
+    space: str | None
+    deep: bool
+    turned: bool
 
 
 def _kind_of(path: Path) -> str:
@@ -186,6 +195,20 @@ def _wide(picture: Any) -> bool:
     )
 
 
+def _deep(picture: Any) -> bool:
+    """Whether values have 16 bits: colours that have come out of Pillow with 8, and only how they
+    are to be decoded tells."""
+    if _wide(picture):
+        return True
+    for *_, said in picture.tile:
+        for item in said if isinstance(said, tuple) else (said,):
+            if isinstance(item, str) and ";16" in item:
+                return True
+            if picture.format == "PPM" and isinstance(item, int) and item > 255:
+                return True
+    return False
+
+
 def _orientation(picture: Any) -> int:
     """How the camera was held (EXIF, 1 to 8); 1 where that is not told, or is damaged."""
     try:
@@ -207,7 +230,13 @@ def _head(path: Path) -> _Head:
         if told and _orientation(picture) in _SIDEWAYS:
             width, height = height, width
         grey = picture.mode in ("1", "L", "LA", "La") or _wide(picture)
-        return _Head(width, height, not grey, _is_transparent(picture), _is_film(picture))
+        return _Head(
+            width, height, not grey, _is_transparent(picture), _is_film(picture),
+            # A JPEG's YCbCr is undone by its decoder.
+            space=picture.mode if picture.mode in _SPACES else None,
+            deep=_deep(picture),
+            turned=_orientation(picture) in _UPRIGHT if told or picture.format == "TIFF" else False,
+        )  # fmt: skip
 
 
 def _is_film(picture: Any) -> bool:
@@ -424,6 +453,13 @@ def _announce(heads: dict[Path, _Head], shape: tuple[int, int, int], request: Re
             "A model scales what it predicts on in the same way; --side asks for another size."
             if request.training else None,
         )  # fmt: skip
+    if turned := sum(head.turned for head in heads.values()):
+        note(f"{turned:,} pictures are turned upright as the camera noted.")
+    if deep := sum(head.deep for head in heads.values()):
+        note(f"{deep:,} pictures have 16 bits a value; the high 8 are kept.")
+    spaces = sorted({head.space for head in heads.values() if head.space})
+    if foreign := sum(head.space is not None for head in heads.values()):
+        note(f"{foreign:,} pictures in {' and '.join(spaces)} are converted to RGB.")
     if clear := sum(head.transparent for head in heads.values()):
         note(f"{clear:,} pictures with transparency are put on white.")
     if films := sum(head.film for head in heads.values()):
@@ -453,10 +489,10 @@ def _train(
         # Every colour is a grey: a third of the values say the same.
         shape = (*shape[:2], 1)
         part = Part(x[..., :1], part.labels)
-    _announce(heads, shape, request)
+    test_heads = _heads([path for path, _ in test], faults) if test else {}
+    _announce({**heads, **test_heads}, shape, request)
     if not test:
         return Raw(part)
-    test_heads = _heads([path for path, _ in test], faults)
     return Raw(part, _part(test, test_heads, shape, request, faults))
 
 

@@ -257,8 +257,11 @@ def test_side_asks_for_another_size(photos: Path) -> None:
     assert load(photos, side=120).shape == (90, 120, 3)
     assert said(photos, side=120) == ""
     fails(photos, "300 x 225 with 3 channels", "202,500", "65,536", side=300)
-    with pytest.raises(UsageError, match="side of 0"):
-        load(photos, side=0)
+    for side in (0, -3):
+        with pytest.raises(UsageError, match=f"side of {side}") as caught:
+            load(photos, side=side)
+        assert str(caught.value.hint).startswith("Use 1 or more")
+    assert load(photos, side=1).shape == (1, 1, 3)  # as the hint says
 
 
 def test_mixed_sizes_become_a_square_with_the_middle_kept(photos: Path) -> None:

@@ -220,7 +220,9 @@ def _check_options(
     if hop is not None and window is None:
         raise UsageError("A hop needs a window.", "Give the window's rows too.")
     if side is not None and side < 1:
-        raise UsageError(f"Pictures of a side of {side} pixels are none.", "Use 8 or more.")
+        raise UsageError(
+            f"Pictures of a side of {side} pixels are none.", "Use 1 or more; 64 is usual."
+        )
     if not 0 < test_fraction < 1:
         raise UsageError(f"A test fraction of {test_fraction} is not between 0 and 1.")
 

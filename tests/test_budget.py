@@ -108,6 +108,7 @@ OF_MANY_FORMS = {
     "series": _of_shape((64, 40, 1), 4, "series"),
     "grey 28": _of_shape((28, 28, 1), 4),
     "colour 32": _of_shape((32, 32, 3), 10),
+    "colour 64, few samples": Task((64, 64, 3), 4, 24, 1, "picture", 32),
     "grey 64": _of_shape((64, 64, 1), 2),
     "colour 64": _of_shape((64, 64, 3), 4),
     "colour 64, many classes": _of_shape((64, 64, 3), 300),
@@ -152,6 +153,14 @@ def test_the_smallest_budget_is_that_of_a_convolution_where_one_fits_in_less(
     with pytest.raises(BudgetError) as e:
         sparse_plan(task, 2 * KB, learning=learning)
     assert (e.value.smallest or 0) > 3 * smallest_budget(task, learning=learning)
+
+
+def test_the_smallest_budget_holds_nothing_back_that_no_sample_needs() -> None:
+    task = OF_MANY_FORMS["colour 64, few samples"]
+    smallest = smallest_budget(task)
+    chosen = plan(task, smallest)
+    assert chosen.bytes == smallest
+    assert chosen.network.replay_samples == task.samples
 
 
 @pytest.mark.parametrize("learning", [True, False], ids=["learning", "no-learning"])

@@ -397,8 +397,10 @@ def least_trunk(task: Task, *, learning: bool = True) -> tuple[int, Candidate] |
     best: tuple[int, Candidate] | None = None
     for family in likely(task.shape):
         network = _narrowest(task, family, learning)
-        if network is not None and (best is None or network.file_bytes < best[1].bytes):
-            best = _budget_for(task, network), Candidate(network, family)
+        if network is not None:
+            budget = _budget_for(task, network)
+            if best is None or budget < best[0]:
+                best = budget, Candidate(network, family)
     if best is None:
         return None
     if best[0] >= WIDE_ALIGN_FROM:
@@ -458,11 +460,14 @@ def _narrowest(task: Task, family: Family, learning: bool) -> Network | None:
 
 
 def _budget_for(task: Task, network: Network) -> int:
-    """The least budget that holds a network, and its share for the replay where it learns."""
+    """The least budget that holds a network, and where it learns its replay: the share that is
+    meant for it, or less where that holds every sample."""
     if not network.learning:
         return network.file_bytes
     room = range(2 * network.file_bytes)
-    return bisect_left(room, network.file_bytes, key=lambda b: b - _replay_bytes(task, b))
+    shared = bisect_left(room, network.file_bytes, key=lambda b: b - _replay_bytes(task, b))
+    held = min(task.samples, MAX_REPLAY_SAMPLES)
+    return min(shared, replace(network, replay_bits=4, replay_samples=held).file_bytes)
 
 
 def _in_budget(task: Task, budget: int, candidate: Candidate) -> Candidate:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -206,26 +206,25 @@ def train(
             )
         _train_analytic(dataset, size, out, spare_classes, pending, seed, as_json)
         return
-    from zgedge.train.seeded import room_for, roomy, within
+    from zgedge.train.seeded import roomy, within
 
-    share, names, room = size, dataset.classes, 0
-    for _ in range(4):
-        try:
-            chosen = _choose(
-                dataset, share, not no_learning, network, latency, seconds, seed, rewire,
+    names = dataset.classes
+
+    def choose(text: str | None, latency: str | None) -> Choice:
+        return _with_room(
+            lambda share: _choose(
+                dataset, share, not no_learning, text, latency, seconds, seed, rewire,
                 memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
-            )  # fmt: skip
-        except BudgetError as error:
-            if not room or error.smallest is None:
-                raise
-            raise _no_room(size, spare_classes, pending, error.smallest + room) from error
-        planned = chosen.plan
-        room = room_for(planned.network, names, spare_classes, pending)
-        if planned.network.file_bytes + room <= size:
-            break
-        share = min(share - 1, size - room)
-    else:
-        raise _no_room(size, spare_classes, pending, planned.network.file_bytes + room)
+            ), size, names, spare_classes, pending,
+        )  # fmt: skip
+
+    chosen = choose(network, latency)
+    text = _text_again(chosen.plan) if network is None else network
+    planned = chosen.plan
+    if network is None and (spare_classes or pending):
+        # The room that is left for them can differ by a sample where the network is named.
+        with suppress(BudgetError):
+            planned = replace(planned, network=choose(text, None).plan.network)
     if seconds is not None:
         seconds = max(1.0, seconds - chosen.seconds)
     if not as_json:
@@ -244,6 +243,15 @@ def train(
         parameters.learner = replace(parameters.learner, keep=remember)
     blob = files.write(made, parameters)
     files.replace_file(out, blob)
+    words = _given(
+        {"--budget": budget, "--network": text, "--steps": result.planned_steps, "--seed": seed,
+         "--rewire": rewire, "--spare-classes": spare_classes, "--pending": pending,
+         "--remember": remember, "--window": window, "--hop": hop, "--label": label,
+         "--side": side},
+        {"--rewire": "rigl", "--spare-classes": 0, "--pending": 0, "--remember": "fade"},
+    )  # fmt: skip
+    flags = {"--teacher": teacher, "--no-learning": no_learning, "--unknown": unknown}
+    again = shlex.join([*words, *(flag for flag, is_on in flags.items() if is_on)])
     if as_json:
         print_json({
             "path": out, "bytes": len(blob), "budget": size, "accuracy": result.accuracy,
@@ -253,8 +261,8 @@ def train(
             "rewired": result.rewired, "epochs": len(result.history), "steps": result.steps,
             "planned_steps": result.planned_steps, "threads": result.threads,
             "validation_accuracy": result.validation_accuracy, "seed": seed,
-            "interrupted": result.interrupted, "network": chosen.spec,
-            "reproduce": _again(chosen.spec, result.planned_steps, seed),
+            "interrupted": result.interrupted, "network": spec_of(planned.network),
+            "reproduce": None if result.interrupted else again,
         })  # fmt: skip
         return
     if result.interrupted:
@@ -270,7 +278,7 @@ def train(
             f"In {format_duration(seconds)} on {result.threads} "
             f"{'thread' if result.threads == 1 else 'threads'} there was time for "
             f"{result.planned_steps:,} steps. The same bytes again: "
-            f"{_again(chosen.spec, result.planned_steps, seed)}"
+            f"{again}"
         )
     to.line()
     to.line("What next:", "bold")
@@ -290,6 +298,28 @@ def train(
         to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
 
 
+def _with_room(
+    choose: Callable[[int], Choice], size: int, names: tuple[str, ...], spare: int, pending: int
+) -> Choice:
+    """What is chosen for `size` bytes less what more classes and waiting samples take of them."""
+    from zgedge.train.seeded import room_for
+
+    share, room = size, 0
+    for _ in range(4):
+        try:
+            chosen = choose(share)
+        except BudgetError as error:
+            if not room or error.smallest is None:
+                raise
+            raise _no_room(size, spare, pending, error.smallest + room) from error
+        planned = chosen.plan.network
+        room = room_for(planned, names, spare, pending)
+        if planned.file_bytes + room <= size:
+            return chosen
+        share = min(share - 1, size - room)
+    raise _no_room(size, spare, pending, planned.file_bytes + room)
+
+
 def _no_room(size: int, spare: int, pending: int, enough: int) -> BudgetError:
     return BudgetError(
         f"{size:,} bytes are too few for {spare:,} spare classes and {pending:,} samples that "
@@ -299,9 +329,12 @@ def _no_room(size: int, spare: int, pending: int, enough: int) -> BudgetError:
     )
 
 
-def _again(spec: str, steps: int, seed: int) -> str:
-    """The options that give the same bytes again, whatever chose the network and the time."""
-    return f"--network {shlex.quote(spec)} --steps {steps} --seed {seed}"
+def _text_again(planned: Plan) -> str:
+    """The text that plans this network again. A replay that is fitted at the end is left out: a
+    text that names it would hold it to what was planned."""
+    if not planned.fit_replay:
+        return spec_of(planned.network)
+    return spec_of(replace(planned.network, replay_samples=0, replay_bits=0, replay_pool=0))
 
 
 def _train_analytic(
@@ -1826,7 +1859,7 @@ def _plot_kind(out: str | None, plot: str | None, log: str | None) -> str:
     return kind
 
 
-def _given(options: dict[str, Any], usual: dict[str, str]) -> list[str]:
+def _given(options: dict[str, Any], usual: dict[str, Any]) -> list[str]:
     """The words of options that were given and are not the usual ones."""
     return [
         word for option, value in options.items() if value not in (None, usual.get(option))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,47 @@ def test_too_small_for_new_classes_names_what_is_enough(tmp_path: Path) -> None:
     found = run_json("train", "--budget", "2KB", *options, code=5)
     assert found["error"].startswith("2,048 bytes are too few for 20 spare classes")
     assert run_json("train", "--budget", found["smallest"], *options)["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--teacher", "--rewire", "set", "--seed", 3),
+        ("--no-learning", "--unknown"),
+        ("--spare-classes", 2, "--pending", 5, "--remember", "reservoir"),
+        ("--network", "s136:20/4 b4 r99"),
+        ("--budget", "64KB", "--train-time", "3s"),
+    ],
+    ids=lambda options: " ".join(map(str, options)) or "none",
+)
+def test_what_it_says_gives_the_same_bytes_again(tmp_path: Path, options: tuple[object]) -> None:
+    first, second = tmp_path / "a.zge", tmp_path / "b.zge"
+    length = () if "--train-time" in options else ("--epochs", 2)
+    found = run_json("train", "--budget", "16KB", *length, *options, "--out", first)
+    run("train", *shlex.split(found["reproduce"]), "--out", second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_options_of_the_data_are_said_again(tmp_path: Path) -> None:
+    data, files = tmp_path / "gait.csv", [tmp_path / "a.zge", tmp_path / "b.zge"]
+    data.write_text(stream(600, 0).replace("gait", "what"))
+    options = ("--window", 16, "--hop", 4, "--label", "what", "--budget", "4KB", "--epochs", 2)
+    found = run_json("train", data, *options, "--out", files[0])
+    run("train", data, *shlex.split(found["reproduce"]), "--out", files[1])
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_side_is_said_again(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        (tmp_path / "shots" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 256, (12, 12)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "shots" / name / f"{i}.png")
+    options = ("--side", 8, "--budget", "4KB", "--epochs", 1)
+    found = run_json("train", tmp_path / "shots", *options, "--out", tmp_path / "m.zge")
+    assert "--side 8" in found["reproduce"]
 
 
 @pytest.mark.parametrize("strategy", ["rigl", "set", "static"])

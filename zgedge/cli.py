@@ -460,14 +460,11 @@ def _epochs(quiet: bool) -> Iterator[Callable[[Epoch], None] | None]:
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, text="first epoch")
-        rewired = 0
 
         def show(epoch: Epoch) -> None:
-            nonlocal rewired
-            rewired += sum(epoch.rewired)
             text = (
                 f"{epoch.epoch}/{epoch.epochs}  accuracy [bold]{epoch.accuracy:.2%}[/]  "
-                f"loss {epoch.loss:.3f}  rewired {rewired:,}"
+                f"loss {epoch.loss:.3f}  rewired {epoch.rewired_so_far:,}"
             )
             bar.update(task, total=epoch.epochs, completed=epoch.epoch, text=text)
 
@@ -476,15 +473,12 @@ def _epochs(quiet: bool) -> Iterator[Callable[[Epoch], None] | None]:
 
 def _lines() -> Callable[[Epoch], None]:
     """A callback that prints some ten of all epochs, a line each."""
-    rewired = 0
 
     def show(epoch: Epoch) -> None:
-        nonlocal rewired
-        rewired += sum(epoch.rewired)
         if epoch.epoch in (1, epoch.epochs) or epoch.epoch % max(1, epoch.epochs // 10) == 0:
             click.echo(
                 f"  epoch {epoch.epoch:>4} of {epoch.epochs}: accuracy {epoch.accuracy:7.2%}, "
-                f"loss {epoch.loss:.3f}, rewired so far {rewired:,}",
+                f"loss {epoch.loss:.3f}, rewired so far {epoch.rewired_so_far:,}",
                 err=True,
             )
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,35 @@ def test_a_run_that_was_killed_beside_its_teacher_goes_on(
         with pytest.raises(_StopError):
             train(digits, TRUNK, checkpoint=file, **options)
     assert _bytes(train(digits, TRUNK, checkpoint=file, **options)) == _bytes(whole)
+
+
+def _events(log: Path) -> list[dict[str, Any]]:
+    """What a log tells, but for times."""
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    return [{key: e[key] for key in e if key != "seconds"} for e in events]
+
+
+@pytest.mark.parametrize("options", [{}, {"teacher": True}, {"strategy": "lottery"}], ids=str)
+def test_log_of_a_run_that_was_killed_is_whole(
+    digits: Dataset, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"steps": 160, **options}
+    whole, part, file = (tmp_path / name for name in ("whole.jsonl", "part.jsonl", "run.state"))
+    told: list[int] = []
+    train(digits, PLAIN, log=whole, progress=lambda e: told.append(e.rewired_so_far), **options)
+    again: list[int] = []
+    for step in (90, 50, None):
+        with monkeypatch.context() as patch:
+            if step is not None:
+                _killed_in(patch, step)
+            with pytest.raises(_StopError) if step is not None else nullcontext():
+                train(
+                    digits, PLAIN, log=part, checkpoint=file,
+                    progress=lambda e: again.append(e.rewired_so_far), **options,
+                )  # fmt: skip
+    assert _events(part) == _events(whole)
+    assert [e["when"] for e in _events(part) if e["event"] == "wires"] == ["start", "end"]
+    assert list(dict.fromkeys(again)) == list(dict.fromkeys(told))
 
 
 COMMAND = ("train", "digits", "--budget", "4KB", "--no-learning", "--epochs", "15", "--json")

@@ -25,7 +25,7 @@ from zgedge.data.dataset import Dataset
 from zgedge.errors import UsageError, ZgedgeError
 from zgedge.network import Network
 
-MARK = "zgedge checkpoint 2"
+MARK = "zgedge checkpoint 3"
 EVERY_SECONDS = 60.0
 
 State = dict[str, Any]

@@ -535,6 +535,7 @@ class _Training:
         self.early: list[Tensor] | None = None
         self.head_errors: Tensor | None = None
         self.history: list[Epoch] = []
+        self.first_wires: dict[str, list[int]] = {}  # those that training began with
         self.best: _Snapshot | None = None
         self.top_accuracy = 0.0
         self.place = _Place(1, 0, [0] * len(network.layers))
@@ -571,14 +572,18 @@ class _Training:
         )
         if self.started and self.step == 0:
             self._keep_start()
-        self._log_wires(log, "start", self.net.integers()[0])
+        if not self.first_wires:
+            self.first_wires = self._wires(self.net.integers()[0])
+        log.write("wires", when="start", **self.first_wires)
+        for epoch in self.history:  # of the process before, where there was one
+            self._log_epoch(log, epoch)
         interrupted = False
         try:
             self.loop(progress, log, whole)
         except KeyboardInterrupt:
             interrupted = True
         best = self.best or self._snapshot(0, [self.codes[: self.batch]])
-        self._log_wires(log, "end", best.layers[0])
+        log.write("wires", when="end", **self._wires(best.layers[0]))
         return self._result(best, self.task.strategy, log, unknown, interrupted)
 
     def _keep_start(self) -> None:
@@ -620,6 +625,7 @@ class _Training:
             "generator": self.generator.get_state(),
             "rng": self.epoch_rng,
             "early": self.early,
+            "wires": self.first_wires,
             "step": self.step,
             "place": asdict(self.place),
             "losses": float(self.losses),
@@ -644,7 +650,8 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.rng.bit_generator.state = self.epoch_rng = state["rng"]
-        self.early = state.get("early")
+        self.early = state["early"]
+        self.first_wires = state["wires"]
         self.step = state["step"]
         self.place = _Place(**state["place"])
         self.losses.fill_(state["losses"])
@@ -747,22 +754,27 @@ class _Training:
             self.recipe.rate_at(self.step - 1, self.total),
             tuple(place.rewired),
             time.monotonic() - self.began,
+            sum(place.rewired) + (self.history[-1].rewired_so_far if self.history else 0),
         )
         self.history.append(epoch)
         self.place = _Place(number + 1, 0, [0] * len(self.network.layers))
         self.losses.zero_()
         self.epoch_rng = self.rng.bit_generator.state
+        self._log_epoch(log, epoch)
+        if progress is not None:
+            progress(epoch)
+
+    @staticmethod
+    def _log_epoch(log: TrainingLog, epoch: Epoch) -> None:
         log.write(
             "epoch",
-            epoch=number,
+            epoch=epoch.epoch,
             accuracy=epoch.accuracy,
             loss=epoch.loss,
             rate=epoch.rate,
             rewired=list(epoch.rewired),
             seconds=epoch.seconds,
         )
-        if progress is not None:
-            progress(epoch)
 
     def _loss(self, codes: Tensor, labels: Tensor, observe: bool) -> Tensor:
         codes = self._moved(codes, self.step)
@@ -857,7 +869,8 @@ class _Training:
             self.net.restore(present)
         return snapshot
 
-    def _log_wires(self, log: TrainingLog, when: str, first: LayerParameters) -> None:
+    def _wires(self, first: LayerParameters) -> dict[str, list[int]]:
+        """Wires on each input of the first layer, as the log has them."""
         trunk, layer = self.network.trunk, self.network.layers[0]
         if first.indices is None:
             counts = np.full(layer.inputs, layer.outputs)
@@ -865,7 +878,7 @@ class _Training:
             blocks = np.bincount(first.indices.reshape(-1), minlength=layer.inputs // layer.block)
             counts = np.repeat(blocks, layer.block)
         shape = trunk[-1].out_shape if trunk else self.dataset.shape
-        log.write("wires", when=when, shape=list(shape), counts=counts.tolist())
+        return {"shape": list(shape), "counts": counts.tolist()}
 
     def _shadow_logits(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the float network makes of rows of codes: float32 [n, classes]."""

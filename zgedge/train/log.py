@@ -9,6 +9,8 @@
      "seconds", "interrupted"}
 
 Accuracies are shares, 0..1; `rewired` are connections for each layer; seconds are since the start.
+A run that goes on from its checkpoint writes the whole log anew: the checkpoint holds all epochs,
+and the wires that training began with.
 """
 
 from __future__ import annotations

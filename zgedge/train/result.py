@@ -18,7 +18,8 @@ class Epoch:
     loss      mean cross-entropy of the training steps, in nats
     rate      learning rate at the end of the epoch
     rewired   connections (weights) replaced in this epoch, for each layer
-    seconds   since training began
+    seconds   since training began, without the time between two processes where it was interrupted
+    rewired_so_far  connections replaced in this epoch and all before it, in all layers
     """
 
     epoch: int
@@ -28,6 +29,7 @@ class Epoch:
     rate: float
     rewired: tuple[int, ...]
     seconds: float
+    rewired_so_far: int
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,10 @@ class Commands(Group):
         except MemoryError:
             _fail(ctx, ZgedgeError("This machine has not enough memory for that."))
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
+            if ctx.meta["zgedge.json"] and not ctx.meta.get("zgedge.printed"):
+                print_json({"error": "Interrupted.", "hint": None, "exit_code": int(INTERRUPTED)})
+            else:
+                click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader has gone, as `head` does; there is nobody to tell.
@@ -101,4 +104,7 @@ optional_file_argument = click.argument(
 
 
 def print_json(found: dict[str, Any]) -> None:
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta["zgedge.printed"] = True  # a Ctrl-C after it adds no second object
     click.echo(json.dumps(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -389,4 +390,27 @@ def test_interrupted_adaptation_changes_nothing(model: Path) -> None:
     assert child.returncode == 130
     assert "Traceback" not in said
     assert model.read_bytes() == before
+    assert [p.name for p in model.parent.iterdir()] == [model.name]
+
+
+@pytest.mark.parametrize("verb", ["train", "adapt", "prove"])
+def test_interrupted_with_json_prints_one_object(model: Path, verb: str) -> None:
+    args: dict[str, tuple[object, ...]] = {
+        # Its first epoch takes long, so that there is nothing to keep.
+        "train": ("digits", "--budget", "4MB", "--network", "c7x200 c7x200 d", "--out", "m.zge"),
+        "adapt": (model, "digits", "--steps", 100_000_000),
+        "prove": (model, "--steps", 100_000_000),
+    }
+    child = process(verb, *args[verb], "--json", cwd=model.parent, start_new_session=True)
+    processes = [psutil.Process(child.pid)]
+    while sum(sum(p.cpu_times()[:2]) for p in processes) < 4:
+        assert child.poll() is None
+        time.sleep(0.1)
+        processes = [processes[0], *processes[0].children()]
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: `prove` has a process of its own
+    told, said = child.communicate(timeout=100)
+    assert child.returncode == 130
+    assert told.count("\n") == 1
+    assert json.loads(told) == {"error": "Interrupted.", "hint": None, "exit_code": 130}
+    assert "Traceback" not in said
     assert [p.name for p in model.parent.iterdir()] == [model.name]

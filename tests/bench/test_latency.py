@@ -72,3 +72,23 @@ def test_boards_are_slower_where_their_clock_and_vectors_are() -> None:
     assert latency.board_factor(pi4, "avx2", 3.0) == pytest.approx(4.0)
     assert latency.factor_of("rpi4") > 0
     assert core.variant()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (9.996e-4, "1 ms"), (0.99996, "1 s"), (3.9213e-6, "3.93 us"),
+        (3.92 * 1e-6, "3.92 us"), (300 * 1e-6, "300 us"), (1e-3, "1 ms"), (1.0, "1 s"),
+        (1234.0, "1240 s"), (999.9, "1000 s"), (0.0, "0 us"), (4.5e-10, "0.00045 us"),
+    ],
+)  # fmt: skip
+def test_a_time_is_rounded_up_in_its_unit(seconds: float, text: str) -> None:
+    assert format_latency(seconds) == text
+
+
+def test_a_time_that_is_written_is_accepted_as_the_most() -> None:
+    rng = np.random.default_rng(0)
+    for seconds in 10.0 ** rng.uniform(-7, 1, 2000):
+        text = format_latency(seconds)
+        assert seconds <= latency.parse_latency(text) <= 1.01 * seconds
+        assert "e" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from zgedge.errors import UsageError
@@ -32,7 +33,16 @@ def format_duration(seconds: float) -> str:
 
 
 def format_latency(seconds: float) -> str:
-    """A time as people write it: 0.0042 -> "4.2 ms"."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} us"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    """A time as people write it, in three digits: 0.0042 -> "4.2 ms".
+
+    Rounded up, so that what takes so long is within the time that is written.
+    """
+    if seconds <= 0.0:
+        return "0 us"
+    unit = 10.0 ** (math.floor(math.log10(seconds)) - 2)
+    # What a product or a power of ten has in its last bits is no part of a time.
+    seconds = math.ceil(round(seconds / unit, 6)) * unit
+    for size, name in ((1e-6, "us"), (1e-3, "ms")):
+        if round(seconds / size, 6) < 1e3:
+            return f"{seconds / size:.3g} {name}"
+    return f"{seconds:.3g} s" if seconds < 1e3 else f"{seconds:.0f} s"

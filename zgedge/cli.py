@@ -266,7 +266,9 @@ def train(
         })  # fmt: skip
         return
     if result.interrupted:
-        to.line(f"Interrupted: the best of {len(result.history)} epochs is kept.", "yellow")
+        to.line(
+            f"Interrupted: epoch {result.best_epoch} of {len(result.history)} is kept.", "yellow"
+        )
         if checkpoint is not None:
             to.line("The same command goes on where it stopped.", "yellow")
     spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
@@ -1344,7 +1346,7 @@ def import_command(
     if as_json:
         print_json(about)
     else:
-        _say_import(to, about)
+        _say_import(to, about, result.best_epoch)
 
 
 def _numbers(name: str, text: str | None) -> list[float] | None:
@@ -1358,12 +1360,12 @@ def _numbers(name: str, text: str | None) -> list[float] | None:
         ) from None
 
 
-def _say_import(to: Screen, about: dict[str, Any]) -> None:
+def _say_import(to: Screen, about: dict[str, Any], kept: int) -> None:
     def shown(accuracy: float | None) -> str:
         return "-" if accuracy is None else f"{accuracy:.2%}"
 
     if about["interrupted"]:
-        to.line(f"Interrupted: the best of {about['epochs']} epochs is kept.", "yellow")
+        to.line(f"Interrupted: epoch {kept} of {about['epochs']} is kept.", "yellow")
     rows = [
         ("float, as it came", f"{about['onnx_bytes']:,}", shown(about["float_accuracy"])),
         ("cut to fit", f"{about['bytes']:,}", shown(about["pruned_accuracy"])),

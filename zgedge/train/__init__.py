@@ -60,9 +60,10 @@ def train(
     fit_replay  choose at the end how remembered values are coded: the most samples in the bytes of
                 the planned replay that the trained network still tells apart
 
-    A tenth of the training rows, at most 5,000, is held out; the epoch that is best on them is
-    returned. The test rows are looked at once, at the end. Ctrl-C ends training early and the best
-    epoch so far is returned, with `interrupted` set.
+    A tenth of the training rows, at most 5,000, is held out. The latest epoch that is within one
+    standard error of the highest accuracy on them is returned: they cannot tell these apart, and
+    the later one is more settled. The test rows are looked at once, at the end. Ctrl-C ends
+    training early and that epoch of those so far is returned, with `interrupted` set.
 
     Raises MissingExtraError without torch, UsageError for an unknown strategy, a length below 1 or
     two of them, and a checkpoint of another run, DataError where data and network do not fit each

@@ -42,7 +42,8 @@ class TrainResult:
     validation_loss      its mean cross-entropy on them, in nats
     shadow_accuracy      of the float network behind it on the test rows
     history              every epoch that was completed
-    best_epoch           the epoch whose network this is; 0: none was completed
+    best_epoch           the epoch whose network this is, the latest of those that the held-out rows
+                         cannot tell from the best; 0: none was completed
     steps                optimizer steps up to the end of that epoch
     planned_steps        steps of the whole schedule: `steps=planned_steps` trains the same bytes
     threads              threads that torch summed with; another number may give other bytes

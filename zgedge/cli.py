@@ -260,7 +260,8 @@ def train(
             "inference_bytes": result.network.inference_bytes, "saturated": planned.saturated,
             "rewired": result.rewired, "epochs": len(result.history), "steps": result.steps,
             "planned_steps": result.planned_steps, "threads": result.threads,
-            "validation_accuracy": result.validation_accuracy, "seed": seed,
+            "validation_accuracy": result.validation_accuracy if result.held_out else None,
+            "held_out": result.held_out, "seed": seed,
             "interrupted": result.interrupted, "network": spec_of(planned.network),
             "reproduce": None if result.interrupted else again,
         })  # fmt: skip
@@ -271,6 +272,11 @@ def train(
         )
         if checkpoint is not None:
             to.line("The same command goes on where it stopped.", "yellow")
+    if not result.held_out:
+        to.line(
+            "The rows are too few to hold some out: the epoch was chosen on those that it was "
+            "trained on.", "yellow",
+        )  # fmt: skip
     spans = [("Wrote ", ""), (out, "bold"), (f": {len(blob):,} of {size:,} bytes", "")]
     if result.accuracy is not None:
         spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
@@ -465,12 +471,17 @@ def _epochs(quiet: bool) -> Iterator[Callable[[Epoch], None] | None]:
 
         def show(epoch: Epoch) -> None:
             text = (
-                f"{epoch.epoch}/{epoch.epochs}  accuracy [bold]{epoch.accuracy:.2%}[/]  "
+                f"{epoch.epoch}/{epoch.epochs}  {_measured(epoch)} [bold]{epoch.accuracy:.2%}[/]  "
                 f"loss {epoch.loss:.3f}  rewired {epoch.rewired_so_far:,}"
             )
             bar.update(task, total=epoch.epochs, completed=epoch.epoch, text=text)
 
         yield show
+
+
+def _measured(epoch: Epoch) -> str:
+    """What an epoch's accuracy is of."""
+    return "accuracy" if epoch.held_out else "accuracy on training rows"
 
 
 def _lines() -> Callable[[Epoch], None]:
@@ -479,8 +490,9 @@ def _lines() -> Callable[[Epoch], None]:
     def show(epoch: Epoch) -> None:
         if epoch.epoch in (1, epoch.epochs) or epoch.epoch % max(1, epoch.epochs // 10) == 0:
             click.echo(
-                f"  epoch {epoch.epoch:>4} of {epoch.epochs}: accuracy {epoch.accuracy:7.2%}, "
-                f"loss {epoch.loss:.3f}, rewired so far {epoch.rewired_so_far:,}",
+                f"  epoch {epoch.epoch:>4} of {epoch.epochs}: {_measured(epoch)} "
+                f"{epoch.accuracy:7.2%}, loss {epoch.loss:.3f}, "
+                f"rewired so far {epoch.rewired_so_far:,}",
                 err=True,
             )
 
@@ -1333,7 +1345,9 @@ def import_command(
     about = {
         "path": out, "bytes": len(blob), "budget": size, "onnx_bytes": found.float_bytes,
         "float_accuracy": found.float_accuracy, "pruned_accuracy": found.pruned_accuracy,
-        "accuracy": result.accuracy, "validation_accuracy": result.validation_accuracy,
+        "accuracy": result.accuracy,
+        "validation_accuracy": result.validation_accuracy if result.held_out else None,
+        "held_out": result.held_out,
         "scaling": scaling.name, "scaling_accuracy": found.scaling_accuracy,
         "mean": scaling.mean.tolist(), "std": scaling.std.tolist(),
         "channels": found.channels, "moved": list(found.moved),

@@ -205,6 +205,22 @@ def test_folder_of_pictures(tmp_path: Path) -> None:
     assert [a.split("\t")[0] for a in answers] == ["right"] * 30
 
 
+@pytest.mark.parametrize(("rows", "held"), [(12, 0), (60, 3)])
+def test_rows_that_are_held_out_are_counted(tmp_path: Path, rows: int, held: int) -> None:
+    data, log = tmp_path / "kinds.csv", tmp_path / "log.jsonl"
+    data.write_text(csv_text(table(rows)))
+    args = ("train", data, "--label", "kind", "--budget", "2KB", "--epochs", 2, "--log", log)
+    found = run_json(*args, "--out", tmp_path / "m.zge")
+    assert found["held_out"] == held
+    assert (found["validation_accuracy"] is None) == (held == 0)
+    start, *_, end = (json.loads(line) for line in log.read_text().splitlines())
+    assert start["held_out"] == held
+    assert end["validation_accuracy"] == found["validation_accuracy"]
+    said = run(*args, "--out", tmp_path / "m.zge")
+    assert ("accuracy on training rows" in said.stderr) == (held == 0)
+    assert ("too few to hold some out" in " ".join(said.stdout.split())) == (held == 0)
+
+
 def stream(rows: int, seed: int) -> str:
     """A sensor that swings slowly or fast, a quarter of the rows at a time."""
     rng = np.random.default_rng(seed)

@@ -499,6 +499,7 @@ class _Training:
         codes = self.coding.encode(dataset.x_train)
         kept, held = split_validation(dataset.y_train, self.rng)
         self.held_codes, self.held_labels = codes[held], dataset.y_train[held]
+        self.held_out = len(codes) - len(kept)  # 0 where the rows to train on stand for them
         self.codes = torch.from_numpy(codes[kept])
         self.labels = torch.from_numpy(dataset.y_train[kept])
         wiring = [
@@ -567,6 +568,7 @@ class _Training:
             steps=self.total,
             batch=self.batch,
             threads=torch.get_num_threads(),
+            held_out=self.held_out,
             trunk=_trunk_log(self.network),
             layers=_layers_log(self.network),
         )
@@ -755,6 +757,7 @@ class _Training:
             tuple(place.rewired),
             time.monotonic() - self.began,
             sum(place.rewired) + (self.history[-1].rewired_so_far if self.history else 0),
+            self.held_out,
         )
         self.history.append(epoch)
         self.place = _Place(number + 1, 0, [0] * len(self.network.layers))
@@ -944,7 +947,7 @@ class _Training:
             "end",
             best_epoch=best.epoch,
             accuracy=accuracy,
-            validation_accuracy=best.accuracy,
+            validation_accuracy=best.accuracy if self.held_out else None,
             shadow_accuracy=shadow_accuracy,
             steps=best.step + self.spent,
             seconds=seconds,
@@ -956,6 +959,7 @@ class _Training:
             accuracy=accuracy,
             validation_accuracy=best.accuracy,
             validation_loss=best.loss,
+            held_out=self.held_out,
             shadow_accuracy=shadow_accuracy,
             history=self.history,
             best_epoch=best.epoch,

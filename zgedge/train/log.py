@@ -1,14 +1,16 @@
 """The training log: JSON lines, from which pictures of a training are drawn.
 
-    {"event": "start", "data", "strategy", "seed", "epochs", "steps", "batch", "threads", "trunk",
-     "layers"}
+    {"event": "start", "data", "strategy", "seed", "epochs", "steps", "batch", "threads",
+     "held_out", "trunk", "layers"}
     {"event": "teacher", "steps", "trunk", "layers"}   before it, where there is one
     {"event": "wires", "when": "start" | "end", "shape", "counts"}   wires on each input, or feature
     {"event": "epoch", "epoch", "accuracy", "loss", "rate", "rewired", "seconds"}
     {"event": "end", "best_epoch", "accuracy", "validation_accuracy", "shadow_accuracy", "steps",
      "seconds", "interrupted"}
 
-Accuracies are shares, 0..1; `rewired` are connections for each layer; seconds are since the start.
+`held_out` are the rows that an epoch's accuracy is of; where they are 0, it is of training rows,
+and `validation_accuracy` is null. Accuracies are shares, 0..1; `rewired` are connections for each
+layer; seconds are since the start.
 A run that goes on from its checkpoint writes the whole log anew: the checkpoint holds all epochs,
 and the wires that training began with.
 """

@@ -14,12 +14,13 @@ class Epoch:
     """One pass over the training rows.
 
     epoch     1..epochs
-    accuracy  of the integer network on the held-out rows, 0..1
+    accuracy  of the integer network on the held-out rows, 0..1; on the training rows where none is
     loss      mean cross-entropy of the training steps, in nats
     rate      learning rate at the end of the epoch
     rewired   connections (weights) replaced in this epoch, for each layer
     seconds   since training began, without the time between two processes where it was interrupted
     rewired_so_far  connections replaced in this epoch and all before it, in all layers
+    held_out  rows that are held out
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class Epoch:
     rewired: tuple[int, ...]
     seconds: float
     rewired_so_far: int
+    held_out: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class TrainResult:
     accuracy             of the integer network on the test rows; None where there are none
     validation_accuracy  of the same on the held-out rows
     validation_loss      its mean cross-entropy on them, in nats
+    held_out             how many these are; 0: so few rows were given that none is held out, and
+                         both figures are of the rows that were trained on
     shadow_accuracy      of the float network behind it on the test rows
     history              every epoch that was completed
     best_epoch           the epoch whose network this is, the latest of those that the held-out rows
@@ -55,6 +59,7 @@ class TrainResult:
     accuracy: float | None
     validation_accuracy: float
     validation_loss: float
+    held_out: int
     shadow_accuracy: float | None
     history: Sequence[Epoch]
     best_epoch: int

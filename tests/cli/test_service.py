@@ -98,6 +98,19 @@ def test_run_answers_each_row(model: Path) -> None:
     assert "20 predicted" in err
 
 
+def test_an_answer_has_the_number_of_its_line(model: Path) -> None:
+    """Whatever stands between: a header, empty lines, and lines that are refused in any way."""
+    good = rows(1).strip()
+    text = [
+        ",".join([*(f"p{i}" for i in range(64)), "label"]), good, "", "1,2,3", good, "x" * 70_000,
+        good[:-1] + "never seen", good.replace(",", ",nan,", 1).rsplit(",", 1)[0], good[:-1], good,
+    ]  # fmt: skip
+    done = process("run", model, "--source", "-", "--answers", stdin=subprocess.PIPE)
+    out, err = done.communicate("\n".join(text))
+    assert done.returncode == 0, err
+    assert [json.loads(line)["row"] for line in out.splitlines()] == [2, 5, 9, 10]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_a_commit(model: Path, served: Served, number: int) -> None:
     assert served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))["ok"]

@@ -50,7 +50,7 @@ READY, COMMITTED = 1, 2
 class Endless:
     """Samples over and over; which comes next follows from how many were learned."""
 
-    spec, ended, pushes, fd, dropped = "samples", False, False, None, 0
+    spec, ended, pushes, fd, dropped, number = "samples", False, False, None, 0, 0
 
     def __init__(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> None:
         self.x, self.y = x, y

@@ -33,6 +33,7 @@ class Mqtt:
         self.spec = _public(spec)
         self.ended = False
         self.dropped = 0
+        self.number = 0
         self.state = "connecting"
         host, port, user, password, topic = _parts(spec)
         self._topic = topic
@@ -94,6 +95,7 @@ class Mqtt:
                 if not self._inbox:
                     return False
                 continue
+            self.number += 1
             if len(payload) > self._limit:
                 raise LineError("too long", f"A message has more than {self._limit:,} bytes.")
             if self._reader.read(payload, row):

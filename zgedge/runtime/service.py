@@ -290,8 +290,8 @@ class Service:
                 try:
                     if not source.take(self._row, now):
                         break
-                    self._rows[i] += 1
                     self._use(self._row, i)
+                    self._rows[i] += 1
                 except DataError as e:
                     self._refused_rows[i] += 1
                     self._refuse(e, source.spec)
@@ -330,7 +330,7 @@ class Service:
                 self._from_source = source
 
     def _told(self, row: Row, predicted: Any, source: int) -> dict[str, Any]:
-        told: dict[str, Any] = {"row": self._rows[source], "predicted": predicted}
+        told: dict[str, Any] = {"row": self.sources[source].number, "predicted": predicted}
         if row.label is not None:
             told["label"] = row.label
         if row.name is not None:

@@ -63,11 +63,13 @@ class Row:
 class Lines:
     """Cuts bytes into lines, of at most `limit` bytes; what is longer is thrown away, once told.
 
-    The bytes lie in one buffer that is there from the start and never another one.
+    The bytes lie in one buffer that is there from the start and never another one. `number` is that
+    of the line that was given or told of last, from 1 on, and goes on through `clear` and `skip`.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.number = 0
         self._data = bytearray(limit + 1 + CHUNK)
         self._view = memoryview(self._data)
         self._at = 0
@@ -99,12 +101,14 @@ class Lines:
                 first, self._skip = not self._skip, True
                 self._at = self._end = 0
                 if first:
+                    self.number += 1
                     raise LineError("too long", f"A line has more than {self.limit:,} bytes.")
             return None
         at, self._at = self._at, end + 1
         if self._skip:
             self._skip = False
             return self.next()
+        self.number += 1
         if end - at > self.limit:
             raise LineError("too long", f"A line has more than {self.limit:,} bytes.")
         return bytes(self._view[at:end]).removesuffix(b"\r")
@@ -117,6 +121,7 @@ class Lines:
     def rest(self) -> bytes:
         """What stands behind the last end of line, which is forgotten."""
         rest = b"" if self._skip else bytes(self._view[self._at : self._end])
+        self.number += bool(rest)
         self.clear()
         return rest
 
@@ -284,6 +289,10 @@ class Source(Protocol):
     dropped: int  # rows that were lost because there was none
 
     @property
+    def number(self) -> int:
+        """Of the line, message or sample that `take` read last, good or bad, from 1 on."""
+
+    @property
     def fd(self) -> int | None:
         """What becomes readable when there may be a row."""
 
@@ -319,6 +328,10 @@ class Pipe:
             self._waitable = True
         except OSError:
             self._waitable = False
+
+    @property
+    def number(self) -> int:
+        return self._lines.number
 
     @property
     def fd(self) -> int | None:
@@ -368,6 +381,10 @@ class Followed:
         self._offset = 0
         self._next = 0.0
         self._open(begin=begin)
+
+    @property
+    def number(self) -> int:
+        return self._lines.number
 
     def _open(self, begin: bool) -> None:
         try:
@@ -465,6 +482,7 @@ class Watched:
         self.spec = path
         self.ended = False
         self.fd = None
+        self.number = 0
         self._load = load
         self._seen: dict[int, None] = {}
         self._waiting: dict[int, float] = {}
@@ -529,6 +547,7 @@ class Watched:
             except DataError as e:
                 raise LineError("file", f"{path}: {e.message}") from e
         at, self._at = self._at, self._at + 1
+        self.number += 1
         row.name = None
         row.label = self._label if self._labels is None else self._labels[at]
         with np.errstate(over="ignore"):

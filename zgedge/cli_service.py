@@ -24,7 +24,7 @@ from zgedge.cli_common import (
 )
 from zgedge.cli_deploy import Asker, asker_of, far_options
 from zgedge.errors import DataError, UsageError, ZgedgeError
-from zgedge.report.screen import Screen, screen
+from zgedge.report.screen import Screen, clean, screen
 from zgedge.runtime import Model
 
 ACTIONS = ("on", "freeze", "status", "accept", "rollback")
@@ -205,10 +205,15 @@ def _goodbye(found: dict[str, Any]) -> str:
     kept = ""
     if found["store"] is not None:
         kept = f"; {found['store']['commits']:,} commits in {found['store']['folder']}"
-    return (
+    told = (
         f"Stopped ({found['stopped']}): {found['samples']:,} samples learned, "
-        f"{found['predictions']:,} predicted{kept}."
+        f"{found['predictions']:,} predicted"
     )
+    refused = sum(found["refused"].values())
+    if refused:
+        told += f", {refused:,} refused"
+        kept += f". The last that was refused: {found['last_refused'].rstrip('.')}"
+    return clean(f"{told}{kept}.")
 
 
 # ---- learn ----

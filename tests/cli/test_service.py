@@ -111,6 +111,25 @@ def test_an_answer_has_the_number_of_its_line(model: Path) -> None:
     assert [json.loads(line)["row"] for line in out.splitlines()] == [2, 5, 9, 10]
 
 
+def test_run_says_how_many_were_refused_and_why_the_last_was(model: Path) -> None:
+    good = rows(2)
+    text = good + "1,2,3\n" * 9 + good + "x" * 130 + "\n"
+    for as_json in ((), ("--json",)):
+        done = process("run", model, "--source", "-", *as_json, stdin=subprocess.PIPE)
+        out, err = done.communicate(text)
+        assert done.returncode == 0, err
+        if as_json:
+            found = json.loads(out)
+            assert found["refused"] == {"width": 10}
+            assert found["last_refused"].startswith("-, line 14: A row has 1 values")
+            (event,) = [e for e in found["events"] if e["kind"] == "bad input"][-1:]
+            assert event["text"].startswith("-, line 3: A row has 3 values")
+        else:
+            last = err.splitlines()[-1]
+            assert "4 samples learned, 0 predicted, 10 refused; " in last
+            assert last.endswith("refused: -, line 14: A row has 1 values; the model takes 64.")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_a_commit(model: Path, served: Served, number: int) -> None:
     assert served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))["ok"]

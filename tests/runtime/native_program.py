@@ -35,6 +35,7 @@ class Served:
         env: dict[str, str] | None = None,
         file_limit: int | None = None,
         start: bool = True,
+        as_json: bool = True,
     ) -> None:
         self.path = str(folder / "socket")
         self.state = folder / "state"
@@ -49,8 +50,8 @@ class Served:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
 
         self.process = subprocess.Popen(
-            [*command, "--json", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, preexec_fn=limit,
+            [*command, *(["--json"] if as_json else []), *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
             # Bytecode that the limit cuts would stay, and break what imports it next.
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
                  **(env or {})},

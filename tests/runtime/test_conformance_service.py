@@ -152,8 +152,9 @@ def test_same_replies_same_arena(kind: str, tmp_path: Path, native: str, serve: 
     assert states[0] == states[1]
     python, own = finals
     assert set(python) == set(own)
-    for name in set(python) - VOLATILE - {"store", "refused", "learner"}:
+    for name in set(python) - VOLATILE - {"store", "refused", "last_refused", "learner"}:
         assert python[name] == own[name], name
+    assert (python["last_refused"] is None) == (own["last_refused"] is None)
     assert python["refused"] == own["refused"]
     assert _close(python["learner"], own["learner"])
     assert python["queue"] == own["queue"]
@@ -301,6 +302,25 @@ def test_what_was_never_kept_is_said_at_the_end(native: str, model: Path, serve:
     out, _ = run.process.communicate(timeout=60)
     assert run.process.returncode == 1
     assert json.loads(out.splitlines()[1])["hint"] == "What was learned since is lost."
+
+
+def last_words(run: Served) -> str:
+    """What a service says to a person when it is stopped."""
+    run.process.terminate()
+    _, error = run.process.communicate(timeout=60)
+    assert run.process.returncode == 0, error
+    return str(error.splitlines()[-1])
+
+
+def test_what_was_refused_is_said_at_the_end(runtime: str, model: Path, serve: Serve) -> None:
+    run = serve(runtime, model, as_json=False)
+    run.learn(X[:2], Y[:2])
+    run.send([b"\x1b[2J", b'{"op": "predict", "x": [1, 2]}'])
+    said = last_words(run)
+    assert said.startswith("Stopped (SIGTERM): 2 samples learned, 0 predicted, 2 refused; 1 commit")
+    assert said.endswith(". The last that was refused: socket: 2 values; the model takes 24.")
+    run = serve(runtime, model, "b", as_json=False)
+    assert " refused" not in last_words(run)
 
 
 def test_a_service_beside_whose_name_is_alike_is_not_in_the_way(

@@ -83,6 +83,10 @@ class Mqtt:
     def fd(self) -> int | None:
         return self._read
 
+    @property
+    def place(self) -> str:
+        return f"message {self.number:,}"
+
     def take(self, row: Row, now: float) -> bool:
         while True:
             try:

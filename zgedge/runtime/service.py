@@ -173,6 +173,7 @@ class Service:
         self._guarded = self._judged()
         self._accepted = False  # the state as it is now
         self.refused: dict[str, int] = {}
+        self.last_refused: str | None = None  # where it was, and why
         self._logged: dict[str, float] = {}
         self._before = (0, 0, 0, 0)  # samples, correct, rewired, drifts at the last second
         self._next_second = self._started + 1
@@ -294,7 +295,7 @@ class Service:
                     self._rows[i] += 1
                 except DataError as e:
                     self._refused_rows[i] += 1
-                    self._refuse(e, source.spec)
+                    self._refuse(e, _where(source))
                 except OSError as e:
                     self.event("source", f"{source.spec}: {e.strerror}")
                     source.ended = True
@@ -535,7 +536,8 @@ class Service:
     def _refuse(self, e: DataError, where: str) -> None:
         why = e.why if isinstance(e, LineError) else "other"
         self.refused[why] = self.refused.get(why, 0) + 1
-        self.event("bad input", f"{where}: {e.message}", value=self.refused[why])
+        self.last_refused = f"{where}: {e.message}"
+        self.event("bad input", self.last_refused, value=self.refused[why])
 
     def request(self, line: bytes | LineError) -> dict[str, Any]:
         """Answer a request of the socket, an object with `op` and what that needs as JSON, or what
@@ -674,6 +676,7 @@ class Service:
             "accuracy": self.rolling.accuracy,
             "window": self.rolling.count,
             "refused": dict(self.refused),
+            "last_refused": self.last_refused,
             "queue": {
                 "waiting": self.queue.count,
                 "room": self.queue.room,
@@ -710,6 +713,13 @@ class Service:
 
 def _failed(e: ZgedgeError) -> dict[str, Any]:
     return {"ok": False, "error": e.message, "hint": e.hint, "exit_code": e.exit_code}
+
+
+def _where(source: Source) -> str:
+    """The place of what a source read last, short: an event has 80 bytes."""
+    name = source.spec if "://" in source.spec else os.path.basename(source.spec.rstrip("/"))
+    place = getattr(source, "place", "")
+    return f"{name or source.spec}, {place}" if place else name or source.spec
 
 
 def _nothing(mask: int) -> None:

@@ -334,6 +334,10 @@ class Pipe:
         return self._lines.number
 
     @property
+    def place(self) -> str:
+        return f"line {self.number:,}"
+
+    @property
     def fd(self) -> int | None:
         return self._fd if self._waitable and not self.ended else None
 
@@ -385,6 +389,10 @@ class Followed:
     @property
     def number(self) -> int:
         return self._lines.number
+
+    @property
+    def place(self) -> str:
+        return f"line {self.number:,}"
 
     def _open(self, begin: bool) -> None:
         try:
@@ -462,6 +470,12 @@ class Followed:
             self._file = None
 
 
+def _without(path: str, message: str) -> str:
+    """A message about a file without the file, which is told beside it."""
+    rest = message.removeprefix(path).lstrip(" ,:")
+    return rest if rest and message.startswith(path) else message
+
+
 # Reads a file of samples: values [n, inputs], and their labels or None. Raises DataError.
 Loader = Callable[[str], tuple[npt.NDArray[Any], list[Any] | None]]
 
@@ -487,11 +501,13 @@ class Watched:
         self._seen: dict[int, None] = {}
         self._waiting: dict[int, float] = {}
         self._ready: list[tuple[str, str | None]] = []
+        self._name = ""
         self._x: npt.NDArray[Any] | None = None
         self._labels: list[Any] | None = None
         self._label: str | None = None
         self._at = 0
         self._next = 0.0
+        self.place = ""  # of the last sample, or of the file that none could be read from
         if not begin:
             self._seen = dict.fromkeys(key for key, _, _ in self._scan())
 
@@ -542,12 +558,15 @@ class Watched:
                     return False
             path, self._label = self._ready.pop(0)
             self._at = 0
+            self._name = os.path.relpath(path, self.spec)
+            self.place = self._name
             try:
                 self._x, self._labels = self._load(path)
             except DataError as e:
-                raise LineError("file", f"{path}: {e.message}") from e
+                raise LineError("file", _without(path, e.message)) from e
         at, self._at = self._at, self._at + 1
         self.number += 1
+        self.place = f"{self._name}, row {self._at:,}"
         row.name = None
         row.label = self._label if self._labels is None else self._labels[at]
         with np.errstate(over="ignore"):

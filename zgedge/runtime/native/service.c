@@ -96,6 +96,7 @@ static struct service {
     uint64_t rss, rss_first, rss_most;
     int64_t started, next_second, metrics_at;
     char metrics_failure[300];
+    char last_refused[160]; /* where it was, and why */
     zgn_rolling rolling;
     zgn_times times;
     zgn_history history;
@@ -141,10 +142,9 @@ static void event(int kind, const char *text, uint64_t value) {
 }
 
 static void refuse(why reason, const char *where, const char *text) {
-    char told[160];
     it.refused[reason]++;
-    (void)snprintf(told, sizeof told, "%.20s: %.120s", where, text);
-    event(ZGN_BAD_INPUT, told, it.refused[reason]);
+    (void)snprintf(it.last_refused, sizeof it.last_refused, "%.20s: %.120s", where, text);
+    event(ZGN_BAD_INPUT, it.last_refused, it.refused[reason]);
 }
 
 static void drifted(uint32_t drift) {
@@ -324,7 +324,9 @@ static void put_status(zgn_out *out, bool history) {
             first = false;
         }
     }
-    zgn_put(out, "}, \"queue\": {\"waiting\": %u, \"room\": %u, \"dropped\": %llu}", it.queue.count, it.queue.room,
+    zgn_put(out, "}, \"last_refused\": ");
+    zgn_put_string(out, it.last_refused[0] == 0 ? NULL : it.last_refused);
+    zgn_put(out, ", \"queue\": {\"waiting\": %u, \"room\": %u, \"dropped\": %llu}", it.queue.count, it.queue.room,
             (unsigned long long)it.queue.dropped);
     zgn_put(out, ", \"ticks\": {\"count\": %llu", (unsigned long long)it.times.count);
     put_time(out, "p50", 0.5);
@@ -1205,10 +1207,26 @@ static void goodbye(void) {
         (void)fwrite(out.text, 1, out.bytes, stdout);
         return;
     }
+    uint64_t refused = 0;
+    for (int i = 0; i < WHYS; i++) {
+        refused += it.refused[i];
+    }
     (void)fprintf(stderr, "Stopped (%s): %llu samples learned, %llu predicted", it.stopping,
                   (unsigned long long)it.samples, (unsigned long long)it.predictions);
+    if (refused != 0) {
+        (void)fprintf(stderr, ", %llu refused", (unsigned long long)refused);
+    }
     if (it.kept) {
         (void)fprintf(stderr, "; %llu commits in %s", (unsigned long long)it.store.wear.commits, it.state);
+    }
+    if (refused != 0) {
+        (void)fprintf(stderr, ". The last that was refused: ");
+        size_t n = strlen(it.last_refused);
+        n -= n > 0 && it.last_refused[n - 1] == '.';
+        for (size_t i = 0; i < n; i++) { /* a client's words steer no terminal */
+            const uint8_t c = (uint8_t)it.last_refused[i];
+            (void)fputc(c < 32 || c >= 127 ? '?' : c, stderr);
+        }
     }
     (void)fprintf(stderr, ".\n");
 }

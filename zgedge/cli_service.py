@@ -205,10 +205,13 @@ def _goodbye(found: dict[str, Any]) -> str:
     kept = ""
     if found["store"] is not None:
         kept = f"; {found['store']['commits']:,} commits in {found['store']['folder']}"
-    told = (
-        f"Stopped ({found['stopped']}): {found['samples']:,} samples learned, "
-        f"{found['predictions']:,} predicted"
-    )
+    told = f"Stopped ({found['stopped']}): "
+    scored, learned = found["scored"], found["samples"] - found["scored"]
+    if learned or not scored:
+        told += f"{learned:,} samples learned, "
+    if scored:
+        told += f"{scored:,} samples scored while it was frozen, "
+    told += f"{found['predictions']:,} predicted"
     refused = sum(found["refused"].values())
     if refused:
         told += f", {refused:,} refused"

@@ -323,6 +323,19 @@ def test_what_was_refused_is_said_at_the_end(runtime: str, model: Path, serve: S
     assert " refused" not in last_words(run)
 
 
+def test_a_frozen_one_does_not_say_that_it_learned(runtime: str, model: Path, serve: Serve) -> None:
+    """Neither where it was started so, nor where it has kept it; and what was learned is told."""
+    run = serve(runtime, model, "a", "--freeze", as_json=False)
+    run.learn(X[:3], Y[:3])
+    assert ": 3 samples scored while it was frozen, 0 predicted" in last_words(run)
+    run = serve(runtime, model, "a", as_json=False)
+    run.learn(X[:2], Y[:2])
+    assert run.ask(op="status")["scored"] == 2
+    run.ask(op="control", do="on")
+    run.learn(X[:4], Y[:4])
+    assert ": 4 samples learned, 2 samples scored while it was frozen, 0" in last_words(run)
+
+
 def test_a_service_beside_whose_name_is_alike_is_not_in_the_way(
     runtime: str, model: Path, tmp_path: Path, serve: Serve
 ) -> None:

@@ -169,6 +169,7 @@ class Service:
         self._resident = Resident()
         self._rss = self._rss_first = self._rss_most = self._resident.read()
         self.predictions = self.samples = self.correct = self.rewired = self.drifts = 0
+        self.scored = 0  # of the samples: not learned, because learning was frozen
         self._watched = self.learner is not None and self.model.arena.network.watch
         self._guarded = self._judged()
         self._accepted = False  # the state as it is now
@@ -349,6 +350,7 @@ class Service:
         if self.frozen:
             predicted = self.model.predict_one(x)
             right = int(predicted == label)
+            self.scored += 1
         else:
             try:
                 if key is None:
@@ -671,6 +673,7 @@ class Service:
             "learning": self.learning,
             "predictions": self.predictions,
             "samples": self.samples,
+            "scored": self.scored,
             "correct": self.correct,
             "drifts": self.drifts,
             "accuracy": self.rolling.accuracy,

@@ -92,6 +92,7 @@ static struct service {
     char from[40];
     const char *stopping;
     bool learning, frozen, watched, guarded, accepted, dirty, failing;
+    uint64_t scored; /* of the samples: not learned, because learning was frozen */
     uint64_t predictions, samples, correct, rewired, drifts, dropped, refused[WHYS], before[4];
     uint64_t rss, rss_first, rss_most;
     int64_t started, next_second, metrics_at;
@@ -202,6 +203,7 @@ static void tick(void) {
             refuse(FROZEN, "an id", "A label came while learning is frozen.");
         } else {
             (void)zge_model_predict_f32(m, x, 1, &was, NULL);
+            it.scored++;
             learned(was == (int32_t)y);
         }
     } else {
@@ -312,9 +314,9 @@ static void put_status(zgn_out *out, bool history) {
     zgn_put(out, ", \"bytes\": %zu, \"budget\": ", model->bytes);
     zgn_put_number(out, budget == 0 ? (double)NAN : budget);
     zgn_put(out, ", \"started_from\": \"%s\", \"uptime\": %.3f, \"learning\": \"%s\"", it.from, uptime(), learning());
-    zgn_put(out, ", \"predictions\": %llu, \"samples\": %llu, \"correct\": %llu, \"drifts\": %llu, \"accuracy\": ",
-            (unsigned long long)it.predictions, (unsigned long long)it.samples, (unsigned long long)it.correct,
-            (unsigned long long)it.drifts);
+    zgn_put(out, ", \"predictions\": %llu, \"samples\": %llu, \"scored\": %llu, \"correct\": %llu, \"drifts\": %llu, \"accuracy\": ",
+            (unsigned long long)it.predictions, (unsigned long long)it.samples, (unsigned long long)it.scored,
+            (unsigned long long)it.correct, (unsigned long long)it.drifts);
     zgn_put_number(out, accuracy());
     zgn_put(out, ", \"window\": %u, \"refused\": {", it.rolling.count);
     bool first = true;
@@ -1211,8 +1213,14 @@ static void goodbye(void) {
     for (int i = 0; i < WHYS; i++) {
         refused += it.refused[i];
     }
-    (void)fprintf(stderr, "Stopped (%s): %llu samples learned, %llu predicted", it.stopping,
-                  (unsigned long long)it.samples, (unsigned long long)it.predictions);
+    (void)fprintf(stderr, "Stopped (%s): ", it.stopping);
+    if (it.samples > it.scored || it.scored == 0) {
+        (void)fprintf(stderr, "%llu samples learned, ", (unsigned long long)(it.samples - it.scored));
+    }
+    if (it.scored != 0) {
+        (void)fprintf(stderr, "%llu samples scored while it was frozen, ", (unsigned long long)it.scored);
+    }
+    (void)fprintf(stderr, "%llu predicted", (unsigned long long)it.predictions);
     if (refused != 0) {
         (void)fprintf(stderr, ", %llu refused", (unsigned long long)refused);
     }

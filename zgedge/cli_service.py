@@ -23,7 +23,7 @@ from zgedge.cli_common import (
     print_json,
 )
 from zgedge.cli_deploy import Asker, asker_of, far_options
-from zgedge.errors import DataError, UsageError, ZgedgeError
+from zgedge.errors import UsageError, ZgedgeError, refused
 from zgedge.report.screen import Screen, clean, screen
 from zgedge.runtime import Model
 
@@ -212,9 +212,9 @@ def _goodbye(found: dict[str, Any]) -> str:
     if scored:
         told += f"{scored:,} samples scored while it was frozen, "
     told += f"{found['predictions']:,} predicted"
-    refused = sum(found["refused"].values())
-    if refused:
-        told += f", {refused:,} refused"
+    bad = sum(found["refused"].values())
+    if bad:
+        told += f", {bad:,} refused"
         kept += f". The last that was refused: {found['last_refused'].rstrip('.')}"
     return clean(f"{told}{kept}.")
 
@@ -311,13 +311,13 @@ def _service(
 
 
 def _asked(path: str, *requests: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Replies of a running service. Raises ZgedgeError for one that says no."""
+    """Replies of a running service. Raises ZgedgeError, that of its exit code, for one that says
+    no."""
     from zgedge.runtime.sockets import ask
 
     for reply in ask(path, iter(requests)):
         if not reply.pop("ok"):
-            kind = UsageError if reply["exit_code"] == DataError.exit_code else ZgedgeError
-            raise kind(reply["error"], reply["hint"])
+            raise refused(reply.get("exit_code", 1), reply["error"], reply.get("hint"))
         yield reply
 
 

@@ -80,6 +80,13 @@ class RemoteError(ZgedgeError):
         self.reason = reason
 
 
+def refused(code: int, message: str, hint: str | None = None) -> ZgedgeError:
+    """The error for what a service refused with an exit code, with which a command ends too."""
+    kinds = (UsageError, DataError, ModelError)
+    kind = next((kind for kind in kinds if kind.exit_code == code), ZgedgeError)
+    return kind(message, hint)
+
+
 class MissingExtraError(ZgedgeError, ImportError):
     """A part of zgedge needs packages that are not installed."""
 

@@ -268,6 +268,12 @@ def test_learn_freezes_and_lets_learn(model: Path, served: Served) -> None:
     assert run_json("learn", "status", model)["learner"]["steps"] == 1
 
 
+def test_what_a_service_refuses_ends_with_its_exit_code(model: Path, served: Served) -> None:
+    reply = served.ask(op="control", do="accept")
+    assert reply["exit_code"] == 4
+    assert reply["error"] in refused("learn", "accept", model, code=4)
+
+
 def test_nobody_to_speak_to(model: Path) -> None:
     assert "No service answers at" in refused("learn", "on", model, code=1)
     assert "No service answers at" in refused("top", model, "--once", code=1)

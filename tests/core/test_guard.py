@@ -271,6 +271,12 @@ def test_frozen_watches_and_judges_nothing() -> None:
     assert before == [model.arena.section(kind).tobytes() for kind in kinds]
 
 
+def caught(call: Any) -> ModelError:
+    with pytest.raises(ModelError) as error:
+        call()
+    return error.value
+
+
 def test_a_file_without_them_says_so() -> None:
     network = nets.network((1, 24, 1), (sparse(24, 9, 8),), 4)
     learner = Learner(Model(nets.buffer(nets.file(network))))
@@ -278,6 +284,11 @@ def test_a_file_without_them_says_so() -> None:
     for call in (learner.accept, learner.rollback):
         with pytest.raises(ModelError, match="no anchors and no accepted state"):
             call()
+    assert "larger budget" in str(caught(learner.accept))
+    analytic = nets.network((1, 24, 1), (sparse(24, 9, 8),), 4, head="analytic")
+    other = Learner(Model(nets.buffer(nets.file(analytic))))
+    for call in (other.accept, other.rollback):
+        assert "analytic head have no guard" in str(caught(call))
     assert learner.watch(x[0]) == learner.model.predict_one(x[0])
     assert learner.tick.drift == 0
     assert "guard" not in learner.status()

@@ -47,6 +47,7 @@ MODELS: dict[str, Callable[[], bytes]] = {
     "names": named,
     "pending": lambda: nets.file(LATE),
     "guard": lambda: start(guarded.NETWORKS["sparse-b1"]).to_bytes(),
+    "analytic": lambda: nets.file(nets.network(head="analytic", batch=4)),
     "predict-only": lambda: nets.file(nets.network(learning=False, batch=1)),
 }
 
@@ -149,6 +150,9 @@ def test_same_replies_same_arena(kind: str, tmp_path: Path, native: str, serve: 
         assert settled(one) == settled(other), (line[:200], one, other)
         if not one["ok"]:
             assert (one["hint"] is None) == (other["hint"] is None), (line[:200], one, other)
+        if b"rollback" in line and not one["ok"]:
+            assert one["hint"] == other["hint"]
+            assert ("analytic" in (one["hint"] or "")) == (kind == "analytic")
     assert states[0] == states[1]
     python, own = finals
     assert set(python) == set(own)

@@ -14,7 +14,7 @@ from zgedge.devices import deploy, keys, profiles
 from zgedge.devices.agent import Agent, DeployError, Transport
 from zgedge.devices.cross import Say
 from zgedge.devices.deploy import Target
-from zgedge.errors import ModelError, UsageError, ZgedgeError
+from zgedge.errors import ModelError, UsageError, ZgedgeError, refused
 from zgedge.runtime import Model
 from zgedge.runtime.store import Header, digest
 
@@ -56,7 +56,7 @@ def _only(target: Target, names: Sequence[str]) -> str:
 
 def ask(agent: Agent, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Replies of the service to requests, in order. Raises DeployError where it does not answer,
-    ZgedgeError for a request that it refuses."""
+    the ZgedgeError of its exit code for a request that it refuses."""
     out: list[dict[str, Any]] = []
     lines = [json.dumps(request).encode() + b"\n" for request in requests]
     while lines:
@@ -71,8 +71,12 @@ def ask(agent: Agent, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]
         out += [json.loads(reply) for reply in replies]
     for reply in out:
         if not reply.pop("ok"):
-            hint = reply.get("hint")
-            raise ZgedgeError(str(reply.get("error") or "It was refused."), hint and str(hint))
+            hint, code = reply.get("hint"), reply.get("exit_code")
+            raise refused(
+                code if isinstance(code, int) else ZgedgeError.exit_code,
+                str(reply.get("error") or "It was refused."),
+                hint and str(hint),
+            )
     return out
 
 

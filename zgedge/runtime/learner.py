@@ -428,11 +428,20 @@ class Learner:
 
     def accept(self) -> None:
         """Take the present state as the accepted one. Raises ModelError without anchors."""
-        core.check(core.lib.zge_learner_accept(self.model._handle), self.model.name)
+        self._decide(core.lib.zge_learner_accept(self.model._handle))
 
     def rollback(self) -> None:
         """Go back to the state accepted last. Raises ModelError in a file without anchors."""
-        core.check(core.lib.zge_learner_rollback(self.model._handle), self.model.name)
+        self._decide(core.lib.zge_learner_rollback(self.model._handle))
+
+    def _decide(self, status: int) -> None:
+        if status == core.E_NO_GUARD and self.model.arena.network.head == "analytic":
+            raise ModelError(
+                f"{self.model.name}: {core.status_text(status)}.",
+                "Files with an analytic head have no guard: train it with --head softmax.",
+                status=status,
+            )
+        core.check(status, self.model.name)
 
     def status(self) -> dict[str, Any]:
         """Counters and settings, as the arena holds them.

@@ -104,8 +104,11 @@ int zgn_model_error(const zgn_model *model, zge_status status, zgn_error *e) {
     case ZGE_E_NO_LEARNING:
         return zgn_fail(e, ZGN_MODEL, "Train it without --no-learning.", "%s: %s.", model->path, text);
     case ZGE_E_NO_GUARD:
-        return zgn_fail(e, ZGN_MODEL, "Train it to a larger budget: small ones have no anchors.", "%s: %s.",
-                        model->path, text);
+        return zgn_fail(e, ZGN_MODEL,
+                        model->m.analytic != NULL
+                            ? "Files with an analytic head have no guard: train it with --head softmax."
+                            : "Train it to a larger budget: small ones have no anchors.",
+                        "%s: %s.", model->path, text);
     default:
         return zgn_fail(e, ZGN_USAGE, NULL, "%s: %s.", model->path, text);
     }

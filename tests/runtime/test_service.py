@@ -254,7 +254,10 @@ def test_too_many_clients_are_told_so(started: Any) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(run.path)
-        assert b"too many clients" in sock.recv(1000)
+        refusal = json.loads(sock.recv(1000))
+        assert "too many clients" in refusal["error"]
+        assert refusal["hint"]
+        assert refusal["exit_code"] == 1
     for sock in held:
         sock.close()
     for _ in range(100):
@@ -263,6 +266,24 @@ def test_too_many_clients_are_told_so(started: Any) -> None:
                 break
         time.sleep(0.01)
     assert run.wait(clients=1)
+
+
+def test_a_label_that_is_no_class_is_told_the_classes(started: Any) -> None:
+    run = started()
+    x = X[0].tolist()
+    for label in (99, -1, "99"):
+        reply = run.ask(op="learn", x=x, y=label)
+        assert reply["error"].startswith(f"The label {label!r} is not a class of ")
+        assert reply["hint"] == "Its classes are 0, 1, 2, 3."
+
+
+@pytest.mark.parametrize("watch", ["maybe", "", 0, 1, None, []])
+def test_watch_is_a_boolean(started: Any, watch: Any) -> None:
+    run = started()
+    reply = run.ask(op="predict", x=X[0].tolist(), watch=watch)
+    assert (reply["ok"], reply["exit_code"]) == (False, 3)
+    assert "true or false" in reply["error"]
+    assert run.ask(op="predict", x=X[0].tolist(), watch=False)["ok"]
 
 
 # ---- learning on request ----

@@ -180,7 +180,7 @@ class Learner:
         if self._plain and y.dtype.kind in "iu":
             # Seen without its sign a negative label is a large one: one pass checks both ends.
             if len(y) and int(y.astype(np.uint64).max()) >= len(self._index):
-                self._no_class(y[(y < 0) | (y >= len(self._index))][0])
+                self._no_class(y[(y < 0) | (y >= len(self._index))][0].item())
             small: npt.NDArray[np.uint16] = y.astype(np.uint16)
             return small
         numbers = np.empty(len(y), np.uint16)

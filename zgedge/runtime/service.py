@@ -533,7 +533,7 @@ class Service:
         try:
             return int(self.learner.label_numbers([label])[0])
         except DataError as e:
-            raise LineError("label", e.message) from e
+            raise LineError("label", e.message, e.hint) from e
 
     def _refuse(self, e: DataError, where: str) -> None:
         why = e.why if isinstance(e, LineError) else "other"
@@ -562,7 +562,9 @@ class Service:
 
     def _predict(self, asked: dict[str, Any]) -> dict[str, Any]:
         self._row.set(asked.get("x"))
-        watch = bool(asked.get("watch", True))
+        watch = asked.get("watch", True)
+        if not isinstance(watch, bool):
+            raise LineError("request", '"watch" is true or false.')
         label = self.predict(self._row.x, asked.get("id"), watch=watch)
         return {"label": label, "score": self.model._score.value / 32768}
 

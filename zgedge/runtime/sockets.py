@@ -25,6 +25,12 @@ UNREAD = 64 * 1024  # bytes of replies beyond which no more requests are read
 MODE = 0o660
 LONGEST = 107  # bytes of a socket's path (unix(7))
 
+TOO_MANY = {
+    "ok": False, "error": "There are too many clients.",
+    "hint": "Ask again when another one has closed its connection.",
+    "exit_code": ZgedgeError.exit_code,
+}  # fmt: skip
+
 # Gets each line, or why it could not be read, and gives what is replied as JSON.
 Handler = Callable[[bytes | LineError], dict[str, Any]]
 
@@ -98,7 +104,7 @@ class Server:
             self.refused += 1
             with contextlib.suppress(OSError):
                 sock.setblocking(False)
-                sock.send(_line({"ok": False, "error": "There are too many clients."}))
+                sock.send(_line(TOO_MANY))
             sock.close()
             return
         try:

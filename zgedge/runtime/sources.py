@@ -26,8 +26,8 @@ FORMS = ("csv", "json")
 class LineError(DataError):
     """A line that cannot be used. `why` is a word or two to count it by."""
 
-    def __init__(self, why: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, why: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
         self.why = why
 
 

@@ -504,6 +504,22 @@ static int sample(answer *a, const zgn_request *r) {
     return ZGN_OK;
 }
 
+/* The hint for a label that is no class: the first of those that are. */
+static void name_classes(zgn_error *e) {
+    const uint32_t most = it.model.m.known < 20 ? it.model.m.known : 20;
+    size_t at = (size_t)snprintf(e->hint, sizeof e->hint, "Its classes are ");
+    for (uint32_t i = 0; i < most; i++) {
+        size_t bytes;
+        const char *name = zgn_model_name(&it.model, (int32_t)i, &bytes);
+        if (at + bytes + sizeof ", ..." > sizeof e->hint) {
+            at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s...", i == 0 ? "" : ", ");
+            break;
+        }
+        at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s%.*s", i == 0 ? "" : ", ", (int)bytes, name);
+    }
+    (void)snprintf(e->hint + at, sizeof e->hint - at, ".");
+}
+
 static int class_of(answer *a, const zgn_value *y, uint32_t *number) {
     if (y->kind != ZGN_TEXT && y->kind != ZGN_WHOLE && y->kind != ZGN_REAL) {
         return fault(a, LABEL, "%s is no label.",
@@ -514,8 +530,10 @@ static int class_of(answer *a, const zgn_value *y, uint32_t *number) {
     }
     const int32_t found = y->broken ? -1 : zgn_model_class(&it.model, y);
     if (found < 0) {
-        return fault(a, LABEL, "The label %.*s is not a class of %s.", y->bytes < 60 ? (int)y->bytes : 60, y->text,
-                     it.model.path);
+        (void)fault(a, LABEL, "The label %.*s is not a class of %s.", y->bytes < 60 ? (int)y->bytes : 60, y->text,
+                    it.model.path);
+        name_classes(&a->error);
+        return a->code;
     }
     *number = (uint32_t)found;
     return ZGN_OK;
@@ -569,6 +587,9 @@ static int predict(answer *a, const zgn_request *r, zgn_out *out) {
     if (sample(a, r) != ZGN_OK) {
         return a->code;
     }
+    if (r->watch.kind != ZGN_ABSENT && r->watch.kind != ZGN_TRUE && r->watch.kind != ZGN_FALSE) {
+        return fault(a, REQUEST, "\"watch\" is true or false.");
+    }
     if (r->id.kind != ZGN_ABSENT && r->id.kind != ZGN_NULL && !it.frozen) {
         uint64_t key;
         if (!it.learning) {
@@ -593,7 +614,7 @@ static int predict(answer *a, const zgn_request *r, zgn_out *out) {
         return core_error(a, status);
     }
     it.predictions++;
-    if (it.watched && !it.frozen && (r->watch.kind == ZGN_ABSENT || truth(&r->watch))) {
+    if (it.watched && !it.frozen && r->watch.kind != ZGN_FALSE) {
         uint32_t drift = 0;
         int32_t label;
         (void)zge_learner_watch_f32(m, it.x, &label, &drift);
@@ -878,7 +899,9 @@ static void take_client(void) {
             return;
         }
     }
-    static const char full[] = "{\"ok\": false, \"error\": \"There are too many clients.\"}\n";
+    static const char full[] = "{\"ok\": false, \"error\": \"There are too many clients.\", "
+                               "\"hint\": \"Ask again when another one has closed its connection.\", "
+                               "\"exit_code\": 1}\n";
     (void)send(fd, full, sizeof full - 1, MSG_NOSIGNAL);
     (void)close(fd);
 }

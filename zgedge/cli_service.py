@@ -194,9 +194,12 @@ def _hello(service: Any, path: str) -> str:
     told = f"Serving {service.path} at {path}, from {service.started_from}"
     if service.learner is None:
         return f"{told}; it was written to predict only."
-    for slot in service.store.slots:
-        if slot.startswith("damaged"):
-            told += f"; a slot is {slot}"
+    told = "; ".join([told, *service.store.damages])
+    if service.store.damages:
+        told += (
+            "; learning begins anew" if service.store.loaded is None
+            else "; the other slot's state is taken"
+        ) + ", and the next commits mend it"  # fmt: skip
     failure = service.store.failure
     return f"{told}." + (f" {failure} Learning goes on in memory." if failure else "")
 

@@ -248,21 +248,39 @@ def test_state_of_another_model_is_refused_and_left_alone(
     assert {p.name: p.read_bytes() for p in run.state.iterdir()} == before
 
 
-def test_a_damaged_slot_and_both(model: Path, native: str, serve: Serve) -> None:
+def test_a_damaged_slot_and_both(runtime: str, model: Path, serve: Serve) -> None:
     for i in range(2):
-        run = serve(native, model)
+        run = serve(runtime, model)
         run.learn(X[i : i + 1], Y[i : i + 1])
         run.stop()
     flip(run.state / "slot-b", 5000)
-    run = serve(native, model)
+    run = serve(runtime, model, as_json=False)
     status = run.ask(op="status")
     assert status["started_from"] == "commit 1"
-    assert "damaged: its state is torn" in [event["text"] for event in status["events"]]
+    assert "slot-b is damaged: its state is torn" in [e["text"] for e in status["events"]]
     assert status["store"]["slots"] == ["whole", "damaged: its state is torn"]
-    run.kill()
+    run.process.kill()
+    assert (
+        "from commit 1; slot-b is damaged: its state is torn; the other slot's state is"
+        in (run.process.communicate()[1])
+    )
     flip(run.state / "slot-a", 5000)
     flip(run.state / "slot-b", 10)
-    status = serve(native, model).ask(op="status")
+    run = serve(runtime, model, as_json=False)
+    status = run.ask(op="status")
+    run.process.kill()
+    assert (
+        run.process.communicate()[1]
+        .strip()
+        .endswith(
+            "from the deployed model; slot-a is damaged: its state is torn; "
+            "slot-b is damaged: its header is torn; learning begins anew, and the next "
+            "commits mend it."
+        )
+    )
+    assert [e["text"] for e in status["events"] if e["kind"] == "slot damaged"][-2:] == [
+        "slot-a is damaged: its state is torn", "slot-b is damaged: its header is torn",
+    ]  # fmt: skip
     assert status["started_from"] == "the deployed model"
     assert status["store"]["slots"] == [
         "damaged: its state is torn", "damaged: its header is torn",

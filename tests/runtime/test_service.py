@@ -673,7 +673,7 @@ def test_a_damaged_slot_and_both(started: Any, tmp_path: Path) -> None:
     run = started()
     status = run.ask(op="status")
     assert status["started_from"] == "commit 1"
-    assert "damaged: its state is torn" in [event["text"] for event in status["events"]]
+    assert "slot-b is damaged: its state is torn" in [event["text"] for event in status["events"]]
     assert status["store"]["slots"][1].startswith("damaged")
     run.stop()
     flip(tmp_path / "state" / "slot-a", 5000)

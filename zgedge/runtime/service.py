@@ -206,9 +206,8 @@ class Service:
         """Serve until `stop`, or until the last of its sources has ended. Returns the last status,
         with `stopped`: why. Signals are the caller's (`stopped_by_signals`)."""
         if self.store is not None:
-            for slot in self.store.slots:
-                if slot.startswith("damaged"):
-                    self.event("slot damaged", slot)
+            for damage in self.store.damages:
+                self.event("slot damaged", damage)
             self.event("started", f"from {self.started_from}")
         self._rehearse()
         gc.collect()

@@ -531,6 +531,15 @@ class Store:
         """What was found in each slot: "empty", "whole" or "damaged: why"."""
         return [EMPTY, EMPTY] if self._slots is None else list(self._slots.found)
 
+    @property
+    def damages(self) -> list[str]:
+        """Which slot is damaged, and why, of each that is."""
+        return [
+            f"{name} is {found}"
+            for name, found in zip(NAMES, self.slots, strict=True)
+            if found.startswith(DAMAGED)
+        ]
+
     # ---- committing ----
 
     @property

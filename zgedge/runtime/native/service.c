@@ -1205,6 +1205,8 @@ static int open_all(const zgn_options *o, zgn_error *e) {
     return code == ZGN_OK ? listen_at(socket, e) : code;
 }
 
+static bool damaged(int slot) { return strncmp(it.store.found[slot], "damaged", 7) == 0; }
+
 static void hello(void) {
     (void)fprintf(stderr, "Serving %s at %s, from %s", it.model.path, it.socket, it.from);
     if (!it.learning) {
@@ -1212,9 +1214,13 @@ static void hello(void) {
         return;
     }
     for (int i = 0; i < 2; i++) {
-        if (strncmp(it.store.found[i], "damaged", 7) == 0) {
-            (void)fprintf(stderr, "; a slot is %s", it.store.found[i]);
+        if (damaged(i)) {
+            (void)fprintf(stderr, "; slot-%c is %s", 'a' + i, it.store.found[i]);
         }
+    }
+    if (damaged(0) || damaged(1)) {
+        (void)fprintf(stderr, "; %s, and the next commits mend it",
+                      it.store.loaded < 0 ? "learning begins anew" : "the other slot's state is taken");
     }
     (void)fprintf(stderr, ".%s%s%s\n", it.store.failure[0] != 0 ? " " : "", it.store.failure,
                   it.store.failure[0] != 0 ? " Learning goes on in memory." : "");
@@ -1323,8 +1329,10 @@ int zgn_serve(const zgn_options *o, zgn_error *e) {
     }
     if (it.kept) {
         for (int i = 0; i < 2; i++) {
-            if (strncmp(it.store.found[i], "damaged", 7) == 0) {
-                event(ZGN_SLOT_DAMAGED, it.store.found[i], 0);
+            if (damaged(i)) {
+                char text[220];
+                (void)snprintf(text, sizeof text, "slot-%c is %s", 'a' + i, it.store.found[i]);
+                event(ZGN_SLOT_DAMAGED, text, 0);
             }
         }
         char from[60];

@@ -182,6 +182,30 @@ def test_run_follows_a_file_and_watches_a_folder(model: Path, tmp_path: Path) ->
     assert made.end()[0] == 0
 
 
+def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with a name of some length" / "inbox"
+    folder.mkdir(parents=True)
+    (folder / "bad.npz").write_text("no array at all")
+    made = Served(model, "--source", folder, "--from-start")
+    for _ in range(1000):
+        status = made.ask(op="status")
+        if status["refused"]:
+            break
+        time.sleep(0.01)
+    said = "inbox, bad.npz: is neither an .npy nor an .npz file. Python objects are not loaded"
+    assert status["last_refused"].startswith(said)
+    (text,) = [e["text"] for e in status["events"] if e["kind"] == "bad input"]
+    assert said.startswith(text[:60])
+    np.savez(folder / "half.npz", x=np.vstack([X[:2], np.full((1, 64), 17.0)]), y=[1, 99, 2])
+    for _ in range(1000):
+        status = made.ask(op="status")
+        if len(status["refused"]) > 1:
+            break
+        time.sleep(0.01)
+    assert status["last_refused"].startswith("inbox, half.npz, row 2: The label '99' is not a")
+    made.end()
+
+
 def test_run_a_file_that_only_predicts(fixed: Path) -> None:
     done = process("run", fixed, "--source", "-", "--json", stdin=subprocess.PIPE)
     out, err = done.communicate(rows(20))
@@ -215,7 +239,9 @@ def test_run_refuses(model: Path, fixed: Path, tmp_path: Path, served: Served) -
     assert "no folder" in refused("run", model, *state, "--source", "/none/x.csv", code=2)
     assert "no MQTT source" in refused("run", model, *state, "--source", "mqtt://x", code=2)
     assert "means nothing" in refused("run", model, *state, "--erase-block", "5000", code=2)
-    assert "means nothing" in refused("run", model, *state, "--commit-every", "-1", code=2)
+    said = refused("run", model, *state, "--commit-every", "-1", code=2)
+    assert "means nothing" in said
+    assert "0 seconds or more" in said
     assert "give one" in run_json("run", model, *state, "--answers", code=2)["error"]
     served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))
     served.end()

@@ -277,6 +277,15 @@ def test_pickle_named_npz(tmp_path: Path) -> None:
     fails(str(path), "Python objects")
 
 
+def test_text_under_another_name(tmp_path: Path) -> None:
+    """numpy says of whatever it does not know that it is a pickle."""
+    for name in ("a.npz", "a.npy"):
+        (tmp_path / name).write_text("no array at all\n")
+        fails(str(tmp_path / "a.npz"), "a.npz is neither an .npy nor an .npz file")
+    (tmp_path / "x.npy").write_text("nor here\n")
+    fails(str(tmp_path), "x.npy is neither an .npy nor an .npz file")
+
+
 def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"PK\3\4 not really")
     fails(str(tmp_path / "a.npz"), "cannot be read")

@@ -372,7 +372,9 @@ class Store:
                 f"Take a power of two from {PAGE} on.",
             )
         if not interval >= 0:
-            raise UsageError(f"An interval of {interval} seconds means nothing.")
+            raise UsageError(
+                f"An interval of {interval} seconds means nothing.", "Take 0 seconds or more."
+            )
         view = memoryview(model).cast("B")
         store = cls(os.fspath(folder), view, **options)
         try:

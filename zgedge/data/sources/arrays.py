@@ -35,12 +35,20 @@ READ_ERRORS = (
 
 def unreadable(where: str, error: BaseException) -> DataError:
     """The error for an array file that numpy refuses. `where` names the file and the array."""
-    if "pickle" in str(error) or "Python objects" in str(error):
+    said = str(error)
+    # numpy takes whatever it does not know for a pickle.
+    if "pickle" in said and "Object arrays" not in said:
+        return DataError(
+            f"{where} is neither an .npy nor an .npz file. Python objects are not loaded, because "
+            "they can run code.",
+            _SAVE_HINT,
+        )
+    if "pickle" in said or "Python objects" in said:
         return DataError(
             f"{where} holds Python objects, which are not loaded because they can run code.",
             _SAVE_HINT,
         )
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    reason = " ".join(said.split()).rstrip(".") or type(error).__name__
     return DataError(f"{where} cannot be read: {reason}.", _SAVE_HINT)
 
 

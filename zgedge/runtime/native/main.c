@@ -73,7 +73,7 @@ static int seconds(const char *name, const char *text, double *value, zgn_error 
     }
     *value = strtod(text, &end);
     if (end == text || *end != 0 || !(*value >= 0)) {
-        return zgn_fail(e, ZGN_USAGE, NULL, "%s: %s is no number of seconds.", name, text);
+        return zgn_fail(e, ZGN_USAGE, "Take 0 seconds or more.", "%s: %s is no number of seconds.", name, text);
     }
     return ZGN_OK;
 }

@@ -113,7 +113,7 @@ def run(
     service = Service(
         file, state=folder or None, socket=path, sources=made, answers=say,
         commit_every=commit_every, queue=queue, erase=parse_erase(erase_block),
-        metrics_file=metrics_file,
+        metrics_file=metrics_file, say=None if as_json else _tell,
     )  # fmt: skip
     if freeze and service.learner is not None:
         service.control("freeze")
@@ -188,6 +188,10 @@ def _loader(model: Model) -> Any:
 def _answer(told: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
+
+
+def _tell(line: str) -> None:
+    click.echo(clean(line), err=True)
 
 
 def _hello(service: Any, path: str) -> str:

@@ -182,6 +182,30 @@ def test_run_follows_a_file_and_watches_a_folder(model: Path, tmp_path: Path) ->
     assert made.end()[0] == 0
 
 
+def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
+    model: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    made = Served(model, "--source", log)
+    for _ in range(1000):
+        status = made.ask(op="status")
+        if len(status["events"]) > 1:
+            break
+        time.sleep(0.01)
+    assert status["events"][-1]["text"].startswith(f"{log} is not there yet"[:80])
+    assert "0 rows, waits for the file" in run("top", model, "--once").stdout
+    log.write_text(rows(3))
+    for _ in range(1000):
+        status = made.ask(op="status")
+        if status["samples"] == 3:
+            break
+        time.sleep(0.01)
+    assert status["sources"][0]["state"] is None
+    code, _, err = made.end()
+    assert code == 0
+    assert f"{log} is not there yet, and is waited for.\n{log} is there now.\n" in err
+
+
 def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a folder with a name of some length" / "inbox"
     folder.mkdir(parents=True)

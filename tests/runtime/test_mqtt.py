@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +121,39 @@ def broker() -> Iterator[Broker]:
     made = Broker()
     yield made
     made.close()
+
+
+def test_a_broker_that_cannot_be_reached_is_told_of_once(tmp_path: Path) -> None:
+    path = tmp_path / "m.zge"
+    path.write_bytes(nets.file(NET))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    source = Mqtt(f"mqtt://127.0.0.1:{port}/a/b", Reader(24))
+    said: list[str] = []
+    service = Service(str(path), state=str(tmp_path / "s"), sources=[source], say=said.append)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        _until(lambda: bool(said))
+        assert source.state == "cannot connect"
+        time.sleep(1.5)  # it is tried again after a second
+        assert said == [f"mqtt://127.0.0.1:{port}/a/b cannot connect; it is tried again."]
+        source.trouble = None  # as it is when it has connected
+        _until(lambda: len(said) > 1)
+        assert said[1] == f"mqtt://127.0.0.1:{port}/a/b has connected."
+    finally:
+        service.stop("the end")
+        thread.join(10)
+    texts = [e["text"] for e in service.status()["events"] if e["kind"] == "source"]
+    assert texts[0] == said[0][:80].rstrip(".")
+
+
+def _until(so: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("never")
 
 
 def rows(source: Mqtt, n: int) -> list[tuple[list[float], object] | str]:

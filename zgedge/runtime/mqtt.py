@@ -35,6 +35,8 @@ class Mqtt:
         self.dropped = 0
         self.number = 0
         self.state = "connecting"
+        self.trouble: str | None = None  # why there is no connection, once that is known
+        self.well = "has connected"
         host, port, user, password, topic = _parts(spec)
         self._topic = topic
         self._reader = reader
@@ -45,6 +47,7 @@ class Mqtt:
         self._poll = select.poll()
         self._client = paho.Client(CallbackAPIVersion.VERSION2)
         self._client.on_connect = self._connected
+        self._client.on_connect_fail = self._failed
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._message
         if user is not None:
@@ -60,9 +63,14 @@ class Mqtt:
     def _connected(self, client: Any, userdata: Any, flags: Any, code: Any, more: Any) -> None:
         if code.is_failure:
             self.state = f"refused: {code}"
+            self.trouble = f"is {self.state}; it is tried again"
             return
         client.subscribe(self._topic, qos=1)
-        self.state = "connected"
+        self.state, self.trouble = "connected", None
+
+    def _failed(self, client: Any, userdata: Any) -> None:
+        self.state = "cannot connect"
+        self.trouble = "cannot connect; it is tried again"
 
     def _disconnected(self, client: Any, userdata: Any, flags: Any, code: Any, more: Any) -> None:
         self.state = "connecting"

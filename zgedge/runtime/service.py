@@ -101,6 +101,7 @@ class Service:
     commit_every  least seconds between two commits
     queue         learning samples that may wait; None: as many as a megabyte holds, 1,024 at most
     metrics_file  file to write metrics to, each `metrics_every` seconds
+    say           called with a line for a person: of a source that brings nothing, and why
 
     Raises ModelError for a file that is no model or state of another one, ZgedgeError where the
     folder or the socket is in use or cannot be had, UsageError for options that mean nothing.
@@ -121,8 +122,10 @@ class Service:
         metrics_every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         store: Store | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.path = model
+        self._say = say
         self._clock = clock
         self._started = clock()
         self._answers = answers
@@ -184,6 +187,7 @@ class Service:
         self._from_source: int | None = None  # number of the source's row in the queue
         self._rows = [0] * len(self.sources)
         self._refused_rows = [0] * len(self.sources)
+        self._troubles: list[str | None] = [None] * len(self.sources)
         for source in self.sources:
             if source.fd is not None:
                 self._selector.register(source.fd, selectors.EVENT_READ, _nothing)
@@ -302,6 +306,19 @@ class Service:
                     break
             if source.ended:
                 self._end(source, fd)
+            else:
+                self._trouble(i, source)
+
+    def _trouble(self, i: int, source: Source) -> None:
+        """Say once that a source cannot bring anything, and when it can again."""
+        trouble: str | None = getattr(source, "trouble", None)
+        before, self._troubles[i] = self._troubles[i], trouble
+        if trouble == before:
+            return
+        told = f"{source.spec} {trouble or getattr(source, 'well', '')}"
+        self.event("source", told)
+        if self._say is not None:
+            self._say(f"{told}.")
 
     def _end(self, source: Source, fd: int | None) -> None:
         if fd is not None:
@@ -495,7 +512,7 @@ class Service:
         if self.store is None:
             return
         now, key = self._clock(), f"{kind} {text}"
-        if kind in ("bad input", "dropped", "source", "client"):
+        if kind in ("bad input", "dropped", "client"):
             key = kind
         if now - self._logged.get(key, -SAME_EVENT) < SAME_EVENT:
             return

@@ -373,6 +373,7 @@ class Followed:
     EVERY = 0.25
     pushes = False
     dropped = 0
+    well = "is there now"
 
     def __init__(self, path: str, reader: Reader, *, begin: bool = False) -> None:
         self.spec = path
@@ -393,6 +394,14 @@ class Followed:
     @property
     def place(self) -> str:
         return f"line {self.number:,}"
+
+    @property
+    def trouble(self) -> str | None:
+        return "is not there yet, and is waited for" if self._file is None else None
+
+    @property
+    def state(self) -> str | None:
+        return None if self._file is not None or self.ended else "waits for the file"
 
     def _open(self, begin: bool) -> None:
         try:

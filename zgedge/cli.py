@@ -49,7 +49,7 @@ from zgedge.network import SPARSE
 from zgedge.report import bytemap
 from zgedge.report.screen import Screen, clean, screen, table
 from zgedge.runtime import Learner, Model
-from zgedge.spec import spec_of
+from zgedge.spec import check_words, spec_of
 
 if TYPE_CHECKING:
     from zgedge.report.diff import Answers, LayerDiff
@@ -187,6 +187,7 @@ def train(
             "--head analytic, --spare-classes and --pending are for learning on a device.",
             "Leave out --no-learning.",
         )
+    _check_words(network, latency)
     _check_writable(out)
     if checkpoint is not None:
         _check_writable(checkpoint)
@@ -229,6 +230,8 @@ def train(
         seconds = max(1.0, seconds - chosen.seconds)
     if not as_json:
         _say_plan(to, planned)
+        if teacher:
+            click.echo(_teacher_line(planned.network), err=True)
     with _epochs(quiet=as_json) as progress:
         result = run(
             dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
@@ -285,8 +288,8 @@ def train(
         to.line(
             f"In {format_duration(seconds)} on {result.threads} "
             f"{'thread' if result.threads == 1 else 'threads'} there was time for "
-            f"{result.planned_steps:,} steps. The same bytes again: "
-            f"{again}"
+            f"{result.planned_steps:,} {'step' if result.planned_steps == 1 else 'steps'}. "
+            f"The same bytes again: {again}"
         )
     to.line()
     to.line("What next:", "bold")
@@ -300,10 +303,24 @@ def train(
     if any(layer.kind == SPARSE for layer in result.network.layers) and not no_learning:
         # A proof needs connections that move.
         hints.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
+    told = f" --log {shlex.quote(log)}" if log else ""
+    what = "all of it as one page" if log else "a page of it; train with --log for more"
+    hints.append((what, f"zgedge report {path} --data {source}{told}"))
     width = max(len(command) for _, command in hints)
     beside = 2 + width + 2 + max(len(what) for what, _ in hints) <= to.width
     for what, command in hints:
         to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
+
+
+def _teacher_line(network: net.Network) -> str:
+    from zgedge.train.teacher import teacher_of
+
+    made = teacher_of(network)
+    weights = sum(x.weights for x in made.trunk) + sum(x.inputs * x.outputs for x in made.layers)
+    line = f"Teacher: a float network of {weights:,} weights, which trains first."
+    if not made.trunk and len(made.layers) == 1:
+        line += " It has no hidden units, as the network itself has none: little is to be learned."
+    return line
 
 
 def _with_room(
@@ -401,6 +418,16 @@ def _choose(
             strategy=rewire, memory=memory,
             progress=lambda done, total, what: comparing(done, total),
         )  # fmt: skip
+
+
+def _check_words(network: str | None, latency: str | None) -> None:
+    """Raise before the data are read what they have no say in."""
+    if network is not None:
+        check_words(network)
+    if latency is not None:
+        from zgedge.bench.latency import parse_latency
+
+        parse_latency(latency)
 
 
 def _check_writable(out: str) -> None:
@@ -547,6 +574,7 @@ def plan_command(
     seconds = None if train_time is None else parse_duration(train_time)
     if board is not None and board not in cost.BOARDS:
         raise UsageError(f"{board!r} is no board.", f"Choose from {', '.join(cost.BOARDS)}.")
+    _check_words(network, latency)
     with _reading(quiet=as_json) as reading:
         dataset = sources.load(
             data, data_dir=data_dir, label=label, window=window, hop=hop, side=side,

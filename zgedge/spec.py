@@ -71,6 +71,14 @@ def parse(text: str, shape: tuple[int, int, int], classes: int) -> Spec:
     return Spec(tuple(reader.trunk), tuple(reader.layers), reader.batch, reader.replay)
 
 
+def check_words(text: str) -> None:
+    """Raise UsageError where an item of a text is none, whatever the data are."""
+    forms = (_CONV, _DEPTHWISE, _POOL, _SPARSE, _DENSE, _BATCH, _REPLAY)
+    for i, item in enumerate(text.split(), 1):
+        if item != "m" and not any(form.fullmatch(item) for form in forms):
+            raise UsageError(f"Item {i} of the network, {item!r}: it is no layer.", GRAMMAR)
+
+
 class _Reader:
     """Takes items one by one. `width` is what comes out so far, None behind the head."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import TRAIN, csv_text, run, run_json, table
+from tests.cli.conftest import TRAIN, csv_text, refused, run, run_json, table
 from zgedge import arena
 from zgedge import network as net
 from zgedge.report import pictures
@@ -133,6 +133,34 @@ def test_side_is_said_again(tmp_path: Path) -> None:
     options = ("--side", 8, "--budget", "4KB", "--epochs", 1)
     found = run_json("train", tmp_path / "shots", *options, "--out", tmp_path / "m.zge")
     assert "--side 8" in found["reproduce"]
+
+
+@pytest.mark.parametrize("verb", ["train", "plan"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--latency", "5"), ("--network", "foo"), ("--network", "s16:8 bar b4")]
+)
+def test_words_are_checked_before_the_data(
+    tmp_path: Path, verb: str, option: str, value: str
+) -> None:
+    said = refused(verb, tmp_path / "none.csv", "--budget", "16KB", option, value, code=2)
+    assert repr("bar" if "bar" in value else value) in said
+
+
+@pytest.mark.parametrize(("network", "hidden"), [("s32:8/4", True), ("s:8/4", False)])
+def test_a_teacher_is_told_of(tmp_path: Path, network: str, hidden: bool) -> None:
+    args = ("train", "--budget", "16KB", "--network", network, "--steps", 1)
+    said = run(*args, "--teacher", "--out", tmp_path / "m.zge").stderr
+    weights = 64 * 256 + 256 * 10 if hidden else 64 * 10
+    assert f"a float network of {weights:,} weights" in said
+    assert ("no hidden units" in said) != hidden
+
+
+def test_what_next_names_the_report(tmp_path: Path) -> None:
+    out, log = tmp_path / "m.zge", tmp_path / "log.jsonl"
+    said = run("train", *TRAIN, "--out", out).stdout
+    assert f"zgedge report {out} --data digits" in said
+    said = run("train", *TRAIN, "--out", out, "--log", log).stdout
+    assert f"zgedge report {out} --data digits --log {log}" in said
 
 
 @pytest.mark.parametrize("strategy", ["rigl", "set", "static"])

@@ -104,7 +104,7 @@ def test_note_of_constant_columns(write: Write) -> None:
 
 
 def test_note_of_classes_with_one_sample(write: Write) -> None:
-    assert "1 of its classes have a single sample" in notes(
+    assert "1 of its classes has a single sample" in notes(
         write("a.csv", "1,a\n2,a\n3,b\n4,b\n5,c\n")
     )
 

@@ -413,7 +413,7 @@ def test_class_with_one_picture(folder: Path) -> None:
     emu = data.classes.index("emu")
     assert (data.y_train == emu).sum() == 1
     assert not (data.y_test == emu).any()
-    assert "1 of its classes have a single sample and are not tested: emu" in said(folder)
+    assert "1 of its classes has a single sample and is not tested: emu" in said(folder)
 
 
 def test_folders_in_the_folder_of_a_class(folder: Path) -> None:

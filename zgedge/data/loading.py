@@ -336,9 +336,14 @@ def _remark_singles(raw: Raw, request: Request) -> None:
     singles = [label for label, n in sorted(Counter(labels).items()) if n == 1]
     if singles and raw.test is None:
         findings.note(
-            f"{name}: {len(singles)} of its classes have a single sample and are not tested: "
-            f"{_some(singles)}.",
-            "Collect more samples of them.",
+            f"{name}: {len(singles)} of its classes "
+            + (
+                "has a single sample and is"
+                if len(singles) == 1
+                else "have a single sample and are"
+            )
+            + f" not tested: {_some(singles)}.",
+            f"Collect more samples of {'it' if len(singles) == 1 else 'them'}.",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -312,6 +314,19 @@ def test_tables_and_series_get_no_trunk() -> None:
     for task in (TABLE, series):
         assert not candidates(task, 64 * KB)
         assert plan(task, 64 * KB) == sparse_plan(task, 64 * KB)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize(
+    "task", [DIGITS, MNIST, TABLE, Task((1, 3000, 1), 3, 200, 3000, "table", 500)]
+)
+def test_what_just_fits_is_the_same_where_it_is_named(task: Task, learning: bool) -> None:
+    for more in (0, 300):
+        budget = smallest_budget(task, learning=learning) + more
+        made = plan(task, budget, learning=learning)
+        text = spec_of(replace(made.network, replay_samples=0, replay_bits=0, replay_pool=0))
+        again = named(task, budget, text, learning=learning)
+        assert again.network == made.network
 
 
 def test_a_named_network_is_taken_as_it_is_and_filled_up() -> None:

@@ -493,6 +493,8 @@ def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
             "Leave them out: s64:24 is a sparse layer, d32 a dense one.",
         )
     network = _network(task, budget, learning, spec.batch or 1, spec.layers, spec.trunk)
+    if network.file_bytes > budget:  # as a plan is that just fits
+        network = replace(network, align=_align(SMALLEST))
     if learning and spec.batch is None:
         network = _with_batch(budget, network)
     if learning and spec.replay is not None:

@@ -148,11 +148,11 @@ def markdown(runs: list[Run]) -> list[str]:
              f"{mine[0].operations / 1e6:.2f}", length,
              results.percent([r.accuracy for r in mine]),
              results.percent([r.shadow for r in mine]), len(mine),
-             f"{sum(r.seconds for r in mine) / len(mine):.0f}"]
+             f"{sum(r.seconds for r in mine) / len(mine):.0f}", mine[0].on]
         )  # fmt: skip
     heads = [
         "data", "budget", "file, bytes", "network", "million multiply-adds", "training",
-        "test accuracy, %", "float behind it, %", "seeds", "s",
+        "test accuracy, %", "float behind it, %", "seeds", "s", "trained on",
     ]  # fmt: skip
     lines = results.table(heads, body)
     for run in runs:

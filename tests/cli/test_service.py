@@ -193,7 +193,7 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
             break
         time.sleep(0.01)
     assert status["events"][-1]["text"].startswith(f"{log} is not there yet"[:80])
-    assert "0 rows, waits for the file" in run("top", model, "--once").stdout
+    assert status["sources"][0]["state"] == "waits for the file"
     log.write_text(rows(3))
     for _ in range(1000):
         status = made.ask(op="status")

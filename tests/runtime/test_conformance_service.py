@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import socket
 import stat
 import subprocess
@@ -321,6 +322,40 @@ def test_a_full_disk_stops_no_learning(runtime: str, model: Path, serve: Serve) 
     for x, y in zip(X[:50], Y[:50], strict=True):
         learner.learn_one(x, int(y))
     assert Learner(Model(nets.buffer(newest(run.state, model)))).status() == learner.status()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root")
+@pytest.mark.parametrize("made", [True, False], ids=["a folder", "none yet"])
+def test_a_disk_that_is_read_only_from_the_start(
+    runtime: str, model: Path, tmp_path: Path, serve: Serve, made: bool
+) -> None:
+    """Whether the folder is there or not: the socket must lie elsewhere, and the reason is told."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", disk], capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        state = disk / "state"
+        if made:
+            state.mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        where = ("--state", str(state))
+        failed = serve(
+            runtime, model, "a", *where, "--socket", str(state / "socket"), start=False
+        ).ended(1)
+        assert "Read-only file system" in failed["error"]
+        assert "No such file" not in failed["error"].partition("Learned state")[2]
+        assert "--socket" in failed["hint"]
+        run = serve(runtime, model, "a", *where)
+        run.learn(X[:5], Y[:5])
+        failure = run.ask(op="status")["store"]["failure"]
+        assert failure == f"Learned state is not kept in {state}: Read-only file system."
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        run.wait(lambda status: run.ask(op="control", do="commit")["ok"])
+        assert newest(state, model) is not None
+        run.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_what_was_never_kept_is_said_at_the_end(native: str, model: Path, serve: Serve) -> None:

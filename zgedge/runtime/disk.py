@@ -176,7 +176,7 @@ def open_file(path: str, size: int) -> Disk:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
     except OSError as e:
-        if e.errno != errno.EROFS:
+        if e.errno != errno.EROFS or not os.path.exists(path):
             raise
         return ReadOnly(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     try:

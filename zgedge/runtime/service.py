@@ -162,7 +162,7 @@ class Service:
             self.queue = Queue(room, inputs)
             self._row = Row(inputs)
             if socket is not None:
-                self._server = Server(socket, self._selector, self.request, line_limit(inputs))
+                self._server = self._listen(socket)
         except BaseException:
             self.close()
             raise
@@ -191,6 +191,20 @@ class Service:
         for source in self.sources:
             if source.fd is not None:
                 self._selector.register(source.fd, selectors.EVENT_READ, _nothing)
+
+    def _listen(self, path: str) -> Server:
+        try:
+            return Server(path, self._selector, self.request, line_limit(self.model.inputs))
+        except UsageError:
+            raise
+        except ZgedgeError as e:
+            failure = None if self.store is None else self.store.failure
+            if failure is None or os.path.dirname(path) != self.store.folder:  # type: ignore[union-attr]
+                raise
+            raise ZgedgeError(
+                f"{e.message} {failure}",
+                "Name another place with --socket: learning goes on in memory then.",
+            ) from e
 
     def _open(self, deployed: files.UInt8) -> Model:
         """The newest state that opens, or the deployed model."""

@@ -423,6 +423,8 @@ class Store:
         """Have all files at their full length, on disk: it does not grow afterwards. Raises
         OSError."""
         opened: list[Disk] = []
+        # Where it could not be made before, this says why, and makes it once that is possible.
+        os.makedirs(self.folder, mode=0o770, exist_ok=True)
         try:
             if self._slots is None:
                 size = slot_bytes(self._bytes, PAGE, self._erase)
@@ -521,12 +523,15 @@ class Store:
         first: no memory is new to it later."""
         slots = Slots((Nowhere(), Nowhere()), self._identity, self._bytes)
         kept, self._slots = self._slots, slots
+        # A commit into nothing does not make a disk well.
+        trouble = self.failure, self._not_before, self._retry
         try:
             slots.begin(self._copy)
             while self.step(wait=True):
                 pass
         finally:
             self._slots, self._last = kept, None
+            self.failure, self._not_before, self._retry = trouble
 
     @property
     def slots(self) -> list[str]:

@@ -1202,7 +1202,19 @@ static int open_all(const zgn_options *o, zgn_error *e) {
         }
     }
     code = code == ZGN_OK ? make_buffers(o, e) : code;
-    return code == ZGN_OK ? listen_at(socket, e) : code;
+    if (code != ZGN_OK) {
+        return code;
+    }
+    code = listen_at(socket, e);
+    const size_t folder = strlen(it.state);
+    if (code == ZGN_FAILED && it.kept && it.store.failure[0] != 0 && strncmp(socket, it.state, folder) == 0 &&
+        strcmp(socket + folder, "/socket") == 0) {
+        char told[sizeof e->text];
+        memcpy(told, e->text, sizeof told);
+        (void)zgn_fail(e, code, "Name another place with --socket: learning goes on in memory then.", "%.200s %.300s",
+                       told, it.store.failure);
+    }
+    return code;
 }
 
 static bool damaged(int slot) { return strncmp(it.store.found[slot], "damaged", 7) == 0; }

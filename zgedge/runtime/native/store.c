@@ -135,6 +135,7 @@ static int open_disk(zgn_disk *d, const char *folder, const char *name, uint64_t
     if (d->fd < 0 && errno == EROFS) {
         d->read_only = true;
         d->fd = open(path, O_RDONLY | O_CLOEXEC);
+        errno = d->fd < 0 && errno == ENOENT ? EROFS : errno; /* it cannot be made */
     }
     if (d->fd < 0) {
         return errno;
@@ -576,6 +577,11 @@ static int own(zgn_store *s, zgn_error *e) {
 
 static int prepare(zgn_store *s) {
     if (!s->opened) {
+        /* Where it could not be made before, this says why, and makes it once that is possible. */
+        const int missing = make_folders(s->folder);
+        if (missing != 0) {
+            return missing;
+        }
         const uint64_t size = (ZGN_PAGE + s->model->bytes + s->erase - 1) / s->erase * s->erase;
         for (int i = 0; i < 2; i++) {
             const int error = open_disk(&s->slot[i], s->folder, names[i], size);

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # candidates of a plan
 CALIBRATION = 1024  # rows that the scales of an export are found on
+FEWEST_STEPS = 100  # of a training for a time, under which it has hardly begun
 data_dir_option = click.option(
     "--data-dir", metavar="DIR", help="Folder of mnist and cifar10 [default: $ZGEDGE_DATA]."
 )
@@ -226,6 +227,7 @@ def train(
         # The room that is left for them can differ by a sample where the network is named.
         with suppress(BudgetError):
             planned = replace(planned, network=choose(text, None).plan.network)
+    asked = seconds
     if seconds is not None:
         seconds = max(1.0, seconds - chosen.seconds)
     if not as_json:
@@ -284,13 +286,19 @@ def train(
     if result.accuracy is not None:
         spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
     to.spans([*spans, (f", {result.seconds:.1f} s.", "")])
-    if seconds is not None and not result.interrupted:
+    if asked is not None and not result.interrupted:
         to.line(
-            f"In {format_duration(seconds)} on {result.threads} "
+            f"In {format_duration(asked)}, the choice of the network included, on {result.threads} "
             f"{'thread' if result.threads == 1 else 'threads'} there was time for "
             f"{result.planned_steps:,} {'step' if result.planned_steps == 1 else 'steps'}. "
             f"The same bytes again: {again}"
         )
+        if result.planned_steps < FEWEST_STEPS:
+            to.line(
+                f"So few steps teach little: give more than {format_duration(asked)}"
+                + (", or --network, which spares the search." if network is None else "."),
+                "yellow",
+            )
     to.line()
     to.line("What next:", "bold")
     given = [data, *(["--label", label] if label else []), *(["--hop", str(hop)] if hop else [])]

@@ -340,3 +340,10 @@ def test_rows_held_out_are_of_some_data(tmp_path: Path) -> None:
     run("train", *TRAIN, "--out", out)
     assert "--data" in run_json("report", out, "--held-out", code=2)["hint"]
     assert run_json("eval", out, "digits", "--held-out") == run_json("eval", out, "digits")
+
+
+def test_a_time_of_a_few_steps_is_said_to_teach_little(tmp_path: Path) -> None:
+    out = tmp_path / "m.zge"
+    said = run("train", "--budget", "64KB", "--train-time", "1s", "--out", out).stdout
+    assert "In 1 s, the choice of the network included" in said
+    assert "So few steps teach little: give more than 1 s, or --network" in said

@@ -307,7 +307,21 @@ class Source(Protocol):
         """Let go of what is open."""
 
 
-class Pipe:
+class _Text:
+    """Where a source of lines is."""
+
+    _lines: Lines
+
+    @property
+    def number(self) -> int:
+        return self._lines.number
+
+    @property
+    def place(self) -> str:
+        return f"line {self.number:,}"
+
+
+class Pipe(_Text):
     """Lines of a file descriptor until it ends: standard input."""
 
     pushes = False
@@ -328,14 +342,6 @@ class Pipe:
             self._waitable = True
         except OSError:
             self._waitable = False
-
-    @property
-    def number(self) -> int:
-        return self._lines.number
-
-    @property
-    def place(self) -> str:
-        return f"line {self.number:,}"
 
     @property
     def fd(self) -> int | None:
@@ -364,7 +370,7 @@ class Pipe:
         """The descriptor is whoever's gave it."""
 
 
-class Followed:
+class Followed(_Text):
     """Lines that are added to a file, as `tail -F` shows them: through rotation and truncation.
 
     begin  take what is in the file at the start too; else only what comes after
@@ -386,14 +392,6 @@ class Followed:
         self._offset = 0
         self._next = 0.0
         self._open(begin=begin)
-
-    @property
-    def number(self) -> int:
-        return self._lines.number
-
-    @property
-    def place(self) -> str:
-        return f"line {self.number:,}"
 
     @property
     def trouble(self) -> str | None:

@@ -146,17 +146,8 @@ def _opened(path: Path) -> Iterator[Any]:
     with warnings.catch_warnings():
         # Of damaged parts that do not matter, and of more pixels than a website would take.
         warnings.simplefilter("ignore")
-        try:
+        with _decoding(path, opening=True):
             picture = Image.open(path)
-        except MemoryError:
-            raise
-        except Image.DecompressionBombError as error:
-            raise _too_large(path, error) from error
-        except Exception as error:  # a damaged file brings out anything in a decoder
-            raise DataError(
-                f"{_text(path)} cannot be read as a picture: {_why(path, error)}.",
-                "Save it again, or leave it out.",
-            ) from error
         with picture:
             yield picture
 
@@ -285,7 +276,7 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> Array:
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
+def _decoding(path: Path, opening: bool = False) -> Iterator[None]:
     """What a decoder raises is the file's fault. Only what follows the file's own bytes belongs in
     here: a mistake of ours must not be called a damaged picture."""
     from PIL import Image
@@ -297,10 +288,11 @@ def _decoding(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except Exception as error:  # a damaged file brings out anything in a decoder
-        raise DataError(
-            f"{_text(path)} cannot be decoded: {_said(error)}.",
-            "It may be cut or damaged; save it again, or leave it out.",
-        ) from error
+        if opening:
+            what, hint = f"read as a picture: {_why(path, error)}", "Save it again"
+        else:
+            what, hint = f"decoded: {_said(error)}", "It may be cut or damaged; save it again"
+        raise DataError(f"{_text(path)} cannot be {what}.", f"{hint}, or leave it out.") from error
 
 
 def _middle(

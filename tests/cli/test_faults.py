@@ -398,10 +398,12 @@ def test_interrupted_adaptation_changes_nothing(model: Path) -> None:
 def test_interrupted_with_json_prints_one_object(model: Path, verb: str) -> None:
     args: dict[str, tuple[object, ...]] = {
         # Its first epoch takes long, so that there is nothing to keep.
-        "train": ("digits", "--budget", "4MB", "--network", "c7x200 c7x200 d", "--out", "m.zge"),
+        "train": (
+            "digits", "--budget", "4MB", "--network", "c5x150 c5x150 c5x150 d", "--out", "m.zge",
+        ),
         "adapt": (model, "digits", "--steps", 100_000_000),
         "prove": (model, "--steps", 100_000_000),
-    }
+    }  # fmt: skip
     child = process(verb, *args[verb], "--json", cwd=model.parent, start_new_session=True)
     processes = [psutil.Process(child.pid)]
     while sum(sum(p.cpu_times()[:2]) for p in processes) < 4:

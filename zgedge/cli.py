@@ -690,6 +690,7 @@ def _about(model: Model, file: str) -> dict[str, Any]:
         "task": network.task,
         "shape": list(network.shape),
         "classes": model.classes.tolist(),
+        "spare": network.classes - len(model.classes),
         "accuracy": a.accuracy,
         "trained": {"seed": a.seed, "steps": a.steps, "samples": a.samples},
         "unknown_below": a.unknown / 32768 if a.unknown else None,
@@ -727,7 +728,8 @@ def _say_about(to: Screen, model: Model, found: dict[str, Any]) -> None:
     names = [str(c) for c in found["classes"]]
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     to.spans([(found["path"], "bold"), (f": {found['bytes']:,} bytes", "")])
-    rows = [("classes", f"{len(names):,}: {shown}")]
+    room = f"; room for {found['spare']:,} more" if found["spare"] else ""
+    rows = [("classes", f"{len(names):,}: {shown}{room}")]
     if found["accuracy"] is not None:
         rows.append(("test accuracy", f"{found['accuracy']:.2%} when it was trained"))
     trained = found["trained"]

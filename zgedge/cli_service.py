@@ -27,7 +27,7 @@ from zgedge.errors import UsageError, ZgedgeError, refused
 from zgedge.report.screen import Screen, clean, screen
 from zgedge.runtime import Model
 
-ACTIONS = ("on", "freeze", "status", "accept", "rollback")
+ACTIONS = ("on", "freeze", "status", "accept", "rollback", "class")
 
 state_option = click.option(
     "--state", metavar="DIR", help="Folder of learned state [default: FILE.state]."
@@ -232,6 +232,7 @@ def _goodbye(found: dict[str, Any]) -> str:
 @click.command(cls=Command, epilog=ENDS)
 @click.argument("action", type=click.Choice(ACTIONS))
 @optional_file_argument
+@click.argument("label", required=False, metavar="[NAME]")
 @state_option
 @socket_option
 @far_options
@@ -239,6 +240,7 @@ def _goodbye(found: dict[str, Any]) -> str:
 def learn(
     action: str,
     file: str | None,
+    label: str | None,
     state: str | None,
     socket: str | None,
     host: str | None,
@@ -248,16 +250,28 @@ def learn(
     as_json: bool,
 ) -> None:
     """Steer the service that runs FILE, or the one on a board: let it learn, freeze it, see what it
-    does, accept what it has learned, or go back to what was accepted last."""
-    request = {"op": "status"} if action == "status" else {"op": "control", "do": action}
+    does, accept what it has learned, go back to what was accepted last, or give it a class NAME
+    where the file has room for one."""
+    if action == "class":
+        if host is not None and label is None:
+            file, label = None, file
+        if label is None:
+            raise UsageError("Missing argument 'NAME'.", "Write: zgedge learn class FILE NAME.")
+        request = {"op": "class", "name": label}
+    elif label is not None:
+        raise UsageError(f"{label} is one word too many.", "A NAME belongs to class.")
+    else:
+        request = {"op": "status"} if action == "status" else {"op": "control", "do": action}
     with _service(file, state, socket, (host, port, ssh_config, name)) as ask:
-        reply = ask(request)
-        if action != "status":
-            reply = ask({"op": "status"})
+        told = ask(request)
+        reply = told if action == "status" else ask({"op": "status"})
         if as_json:
             print_json(reply)
-        else:
-            _say_learning(screen(), reply)
+            return
+        if action == "class":
+            click.echo(clean(f"It has the class {told['label']} now, with room for "
+                             f"{told['spare']:,} more."))  # fmt: skip
+        _say_learning(screen(), reply)
 
 
 def _say_learning(out: Screen, s: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tests import nets
 from tests.cli.conftest import process, refused, run, run_json
 from tests.conftest import ROOT
 from zgedge.report.top import bar, frame, spark
@@ -316,6 +317,28 @@ def test_learn_freezes_and_lets_learn(model: Path, served: Served) -> None:
     assert run_json("learn", "on", model, "--socket", served.socket)["learning"] == "on"
     served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))
     assert run_json("learn", "status", model)["learner"]["steps"] == 1
+
+
+def test_learn_names_a_class(tmp_path: Path) -> None:
+    net = nets.network((1, 64, 1), classes=12, known=10, batch=4)
+    model = tmp_path / "spare.zge"
+    model.write_bytes(nets.file(net))
+    assert run_json("info", model)["spare"] == 2
+    assert "room for 2 more" in run("info", model).stdout
+    served = Served(model)
+    said = run("learn", "class", model, "10").stdout
+    assert said.startswith("It has the class 10 now, with room for 1 more.\nIt learns.")
+    assert served.ask(op="learn", x=X[0].tolist(), y=10)["ok"]
+    assert "called '10' already" in refused("learn", "class", model, "10", code=3)
+    assert "whole number" in refused("learn", "class", model, "humming", code=3)
+    assert run_json("learn", "class", model, "77")["learning"] == "on"
+    assert "--spare-classes N" in refused("learn", "class", model, "78", code=2)
+    assert "Missing argument 'NAME'" in refused("learn", "class", model, code=2)
+    assert "one word too many" in refused("learn", "on", model, "10", code=2)
+    assert served.end()[0] == 0
+    served = Served(model)
+    assert served.ask(op="learn", x=X[0].tolist(), y=77)["ok"]
+    served.end()
 
 
 def test_what_a_service_refuses_ends_with_its_exit_code(model: Path, served: Served) -> None:

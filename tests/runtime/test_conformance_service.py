@@ -44,11 +44,21 @@ def named() -> bytes:
     return arena.write(net, p)
 
 
+def spare(names: list[str], int_classes: bool) -> bytes:
+    """A model with room for three more classes."""
+    net = nets.network(classes=6, known=3, replay_samples=8, replay_bits=4, batch=4)
+    p = nets.parameters(net)
+    p.class_names, p.int_classes = names, int_classes
+    return arena.write(net, p)
+
+
 MODELS: dict[str, Callable[[], bytes]] = {
     "integers": lambda: nets.file(NET),
     "names": named,
     "pending": lambda: nets.file(LATE),
     "guard": lambda: start(guarded.NETWORKS["sparse-b1"]).to_bytes(),
+    "spare": lambda: spare(["a", "b", 'c "q"'], int_classes=False),
+    "spare-integers": lambda: spare(["0", "1", "7"], int_classes=True),
     "analytic": lambda: nets.file(nets.network(head="analytic", batch=4)),
     "predict-only": lambda: nets.file(nets.network(learning=False, batch=1)),
 }
@@ -61,6 +71,13 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+NAMES: dict[str, Any] = {
+    "names": ["north", 'ost ☃ "q"', 3, "west"],
+    "spare": ["a", "b", 'c "q"', "a"],
+    "spare-integers": [0, 1, 7, 0],
+}
+
+
 def lines(kind: str, inputs: int) -> list[bytes]:
     """Requests, good and bad ones."""
     rng = np.random.default_rng(3)
@@ -70,7 +87,7 @@ def lines(kind: str, inputs: int) -> list[bytes]:
     for i in range(40):
         x = rng.normal(0.5, 0.3, inputs).astype(np.float32).tolist()
         out.append(json.dumps({"op": "predict", "x": x}))
-        label: Any = i % 4 if kind != "names" else ["north", 'ost ☃ "q"', 3, "west"][i % 4]
+        label: Any = NAMES.get(kind, range(4))[i % 4]
         out.append(json.dumps({"op": "learn", "x": x, "y": label}))
         if i % 3 == 0:
             out.append(json.dumps({"op": "predict", "x": x, "id": f"r{i}"}))
@@ -102,6 +119,14 @@ def lines(kind: str, inputs: int) -> list[bytes]:
     for key in ids:
         out.append(f'{{"op": "predict", "x": {row}, "id": {key}}}')
         out.append(f'{{"op": "label", "id": {key}, "y": 1}}')
+    for name in (
+        "null", "true", "1.5", "[1]", '""', '"a"', "1", '"007"', '"-1"', '"unknown"', '"a\\u0000b"',
+        '"\\ud83d"', '"' + "n" * 25 + '"', "1" * 25, '"' + "n" * 300 + '"', '"W\\u00e4sche"', "-0",
+        "00", '"08"', "-12", "5", "5", '"one more"', "6",
+    ):  # fmt: skip
+        out.append(f'{{"op": "class", "name": {name}}}')
+        out.append(f'{{"op": "learn", "x": {row}, "y": {name}}}')
+    out.append('{"op": "class"}')
     out += [
         "garbage", "{}", "[]", "5", "", " ", "null", '"op"', '{"op": "fly"}', '{"op": ["predict"]}',
         '{"op": "predict"}', '{"op": "predict", "x": [1, 2]}', '{"op": "predict", "x": "abc"}',
@@ -373,6 +398,36 @@ def last_words(run: Served) -> str:
     _, error = run.process.communicate(timeout=60)
     assert run.process.returncode == 0, error
     return str(error.splitlines()[-1])
+
+
+def test_a_class_is_named_learned_and_kept(
+    runtime: str, model: Path, native: str, serve: Serve
+) -> None:
+    """Also by the other runtime, which goes on; and it is learned as the learner learns it."""
+    model.write_bytes(MODELS["spare"]())
+    run = serve(runtime, model)
+    x = X[0].tolist()
+    assert not run.ask(op="learn", x=x, y="humming")["ok"]
+    assert run.ask(op="class", name="humming") == {"ok": True, "label": "humming", "spare": 2}
+    assert run.ask(op="learn", x=x, y="humming")["ok"]
+    run.wait(lambda status: status["samples"] == 1)
+    status = run.stop()
+    assert [e["text"] for e in status["events"]][-2] == "a new class: humming"
+    learner = Learner(model)
+    learner.add_class("humming")
+    learner.learn_one(X[0], "humming")
+    learner.seal()
+    assert newest(run.state, model) == learner.model.arena.buffer.tobytes()
+    other = serve(native if runtime == PYTHON else PYTHON, model)
+    assert other.ask(op="learn", x=x, y="humming")["ok"]
+    reply = other.ask(op="class", name="humming")
+    assert (reply["ok"], reply["exit_code"]) == (False, 3)
+    assert reply["hint"] == 'Its classes are a, b, c "q", humming.'
+    assert other.ask(op="class", name=5) == {"ok": True, "label": "5", "spare": 1}
+    assert other.ask(op="class", name="x")["spare"] == 0
+    reply = other.ask(op="class", name="one more")
+    assert (reply["exit_code"], reply["hint"]) == (2, "Train it with --spare-classes N.")
+    other.stop()
 
 
 def test_what_was_refused_is_said_at_the_end(runtime: str, model: Path, serve: Serve) -> None:

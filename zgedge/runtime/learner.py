@@ -22,6 +22,7 @@ ANNEAL_TO = 0.1
 REWIRE_SHARE = 0.75
 REWIRE_UNTIL = 0.6
 REWIRE_GATHER = 16
+NAME_HINT = "A name has a letter at least, and 24 bytes or the longest one of the training at most."
 MOST_CAUTION = 6  # halvings of the rate (docs/guard.md)
 
 
@@ -206,10 +207,10 @@ class Learner:
         return number
 
     def _no_class(self, label: Any) -> NoReturn:
-        raise DataError(
-            f"The label {label!r} is not a class of {self.model.name}.",
-            f"Its classes are {', '.join(map(str, self.model._labels[:-1][:20]))}.",
-        )
+        raise DataError(f"The label {label!r} is not a class of {self.model.name}.", self._known())
+
+    def _known(self) -> str:
+        return f"Its classes are {', '.join(map(str, self.model._labels[:-1][:20]))}."
 
     def learn_one(self, x: Any, y: Any, *, replay: int | None = None) -> Any:
         """One tick: learn sample x [inputs] of label y together with `replay` remembered ones
@@ -342,10 +343,13 @@ class Learner:
                 text = str(files._integer(text))
             except ValueError as e:
                 raise DataError(
-                    f"The class {name!r} is no whole number, as those of {self.model.name} are."
+                    f"The class {name!r} is no whole number, as those of {self.model.name} are.",
+                    self._known(),
                 ) from e
         if text in map(str, self.model._labels):
-            raise DataError(f"A class of {self.model.name} is called {text!r} already.")
+            raise DataError(
+                f"A class of {self.model.name} is called {text!r} already.", self._known()
+            )
         known = len(self._index)
         if known == network.classes:
             raise UsageError(
@@ -356,13 +360,16 @@ class Learner:
         try:
             data = text.encode()
         except UnicodeEncodeError as e:
-            raise DataError(f"The class {name!r} is no text.") from e
-        core.check(
-            core.lib.zge_learner_add_class(
-                self.model._handle, data, len(data), ctypes.byref(number)
-            ),
-            f"{self.model.name}: the class {text!r}",
-        )
+            raise DataError(f"The class {name!r} is no text.", NAME_HINT) from e
+        try:
+            core.check(
+                core.lib.zge_learner_add_class(
+                    self.model._handle, data, len(data), ctypes.byref(number)
+                ),
+                f"{self.model.name}: the class {text[:40]!r}",
+            )
+        except (DataError, UsageError) as e:
+            raise type(e)(e.message, NAME_HINT) from None
         self.model.arena = files.Arena(self.model.arena.buffer)
         self.model._name_classes()
         self._index_labels()

@@ -621,6 +621,21 @@ class Service:
             raise LineError("id", "An id is a text, or a whole number below 2^64.") from e
         self.queue.put_label(number, self._number(label))
 
+    def _name_class(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if self.learner is None:
+            raise ModelError(f"{self.path} was written to predict only.")
+        name = asked.get("name")
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise LineError("class", 'The "name" of a class is a text or a whole number.')
+        try:
+            number = self.learner.add_class(name)
+        except DataError as e:
+            raise LineError("class", e.message, e.hint) from e
+        self._dirty = True
+        label = self.model._labels[number]
+        self.event("learning", f"a new class: {label}")
+        return {"label": label, "spare": self.model.arena.network.classes - number - 1}
+
     def _status(self, asked: dict[str, Any]) -> dict[str, Any]:
         return self.status(history=bool(asked.get("history")))
 
@@ -674,7 +689,7 @@ class Service:
 
     _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any]]] = {  # noqa: RUF012
         "predict": _predict, "learn": _learn, "label": _label, "status": _status,
-        "metrics": _metrics, "control": _control,
+        "metrics": _metrics, "control": _control, "class": _name_class,
     }  # fmt: skip
     _CONTROLS: dict[str, Callable[[Service], None]] = {  # noqa: RUF012
         "on": _on, "freeze": _freeze, "accept": _accept, "rollback": _roll_back,

@@ -370,6 +370,7 @@ static bool member(reader *r, zgn_request *q, float *x, uint32_t inputs) {
     into = named(&name, "do") ? &q->act : into;
     into = named(&name, "history") ? &q->history : into;
     into = named(&name, "watch") ? &q->watch : into;
+    into = named(&name, "name") ? &q->name : into;
     return value(r, into);
 }
 

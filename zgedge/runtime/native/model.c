@@ -263,6 +263,69 @@ int32_t zgn_model_class(const zgn_model *model, const zgn_value *label) {
     return -1;
 }
 
+void zgn_model_classes(const zgn_model *model, zgn_error *e) {
+    const uint32_t most = model->m.known < 20 ? model->m.known : 20;
+    size_t at = (size_t)snprintf(e->hint, sizeof e->hint, "Its classes are ");
+    for (uint32_t i = 0; i < most; i++) {
+        size_t bytes;
+        const char *name = zgn_model_name(model, (int32_t)i, &bytes);
+        if (at + bytes + sizeof ", ..." > sizeof e->hint) {
+            at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s...", i == 0 ? "" : ", ");
+            break;
+        }
+        at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s%.*s", i == 0 ? "" : ", ", (int)bytes, name);
+    }
+    (void)snprintf(e->hint + at, sizeof e->hint - at, ".");
+}
+
+int zgn_model_add_class(zgn_model *model, const zgn_value *name, uint32_t *number, zgn_error *e) {
+    static const char hint[] =
+        "A name has a letter at least, and 24 bytes or the longest one of the training at most.";
+    char text[64]; /* a whole number as it is written once and for all */
+    const char *of = name->text, *digits;
+    size_t bytes = name->bytes, n;
+    bool minus = false;
+    if (model->integers || name->kind == ZGN_WHOLE) {
+        if (!whole(of, bytes, &digits, &n, &minus)) {
+            (void)zgn_fail(e, ZGN_DATA, NULL, "The class '%.*s' is no whole number, as those of %s are.",
+                           bytes < 40 ? (int)bytes : 40, of, model->path);
+            zgn_model_classes(model, e);
+            return ZGN_DATA;
+        }
+        if (n + minus <= sizeof text) {
+            text[0] = '-';
+            memcpy(text + minus, digits, n);
+            of = text;
+            bytes = n + minus;
+        }
+    }
+    bool taken = model->integers ? bytes == 2 && memcmp(of, "-1", 2) == 0
+                                 : bytes == strlen("unknown") && memcmp(of, "unknown", bytes) == 0;
+    for (uint32_t i = 0; i < model->m.known && !taken; i++) {
+        const char *other = zgn_model_name(model, (int32_t)i, &n);
+        taken = same_class(model, other, n, of, bytes);
+    }
+    if (taken) {
+        (void)zgn_fail(e, ZGN_DATA, NULL, "A class of %s is called '%.*s' already.", model->path,
+                       bytes < 40 ? (int)bytes : 40, of);
+        zgn_model_classes(model, e);
+        return ZGN_DATA;
+    }
+    if (model->m.known == model->m.classes) {
+        return zgn_fail(e, ZGN_USAGE, "Train it with --spare-classes N.",
+                        "%s has room for %u classes, and all have a name.", model->path, model->m.classes);
+    }
+    if (name->broken) {
+        return zgn_fail(e, ZGN_DATA, hint, "The class is no text.");
+    }
+    const zge_status status = zge_learner_add_class(&model->m, of, (uint32_t)bytes, number);
+    if (status != ZGE_OK) {
+        return zgn_fail(e, status == ZGE_E_NAME ? ZGN_DATA : ZGN_USAGE, hint, "%s: the class '%.*s': %s.", model->path,
+                        bytes < 40 ? (int)bytes : 40, of, zge_status_text(status));
+    }
+    return ZGN_OK;
+}
+
 /* ---- what the arena knows ---- */
 
 const uint8_t *zgn_model_section(const zgn_model *model, uint32_t kind, uint32_t *bytes) {

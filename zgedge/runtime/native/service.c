@@ -43,10 +43,11 @@ enum { CONFIRMED = 2, ACCEPTED = 1, ROLLED_BACK = 2 };
 
 /* Why a request or a label is refused. */
 typedef enum why {
-    NOT_JSON, NOT_UTF8, TOO_LONG, REQUEST, WIDTH, NOT_NUMBERS, NOT_FINITE, LABEL, ID, UNKNOWN_ID, FROZEN, OTHER, WHYS
+    NOT_JSON, NOT_UTF8, TOO_LONG, REQUEST, WIDTH, NOT_NUMBERS, NOT_FINITE, LABEL, ID, UNKNOWN_ID, FROZEN, CLASS, OTHER, WHYS
 } why;
 static const char *const whys[WHYS] = {"not JSON",   "not UTF-8", "too long", "request",    "width",  "not numbers",
-                                       "not finite", "label",     "id",       "unknown id", "frozen", "other"};
+                                       "not finite", "label",     "id",       "unknown id", "frozen",
+                                       "class",      "other"};
 
 typedef struct client {
     int fd; /* -1: free */
@@ -504,22 +505,6 @@ static int sample(answer *a, const zgn_request *r) {
     return ZGN_OK;
 }
 
-/* The hint for a label that is no class: the first of those that are. */
-static void name_classes(zgn_error *e) {
-    const uint32_t most = it.model.m.known < 20 ? it.model.m.known : 20;
-    size_t at = (size_t)snprintf(e->hint, sizeof e->hint, "Its classes are ");
-    for (uint32_t i = 0; i < most; i++) {
-        size_t bytes;
-        const char *name = zgn_model_name(&it.model, (int32_t)i, &bytes);
-        if (at + bytes + sizeof ", ..." > sizeof e->hint) {
-            at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s...", i == 0 ? "" : ", ");
-            break;
-        }
-        at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s%.*s", i == 0 ? "" : ", ", (int)bytes, name);
-    }
-    (void)snprintf(e->hint + at, sizeof e->hint - at, ".");
-}
-
 static int class_of(answer *a, const zgn_value *y, uint32_t *number) {
     if (y->kind != ZGN_TEXT && y->kind != ZGN_WHOLE && y->kind != ZGN_REAL) {
         return fault(a, LABEL, "%s is no label.",
@@ -532,7 +517,7 @@ static int class_of(answer *a, const zgn_value *y, uint32_t *number) {
     if (found < 0) {
         (void)fault(a, LABEL, "The label %.*s is not a class of %s.", y->bytes < 60 ? (int)y->bytes : 60, y->text,
                     it.model.path);
-        name_classes(&a->error);
+        zgn_model_classes(&it.model, &a->error);
         return a->code;
     }
     *number = (uint32_t)found;
@@ -666,6 +651,32 @@ static int label(answer *a, const zgn_request *r, zgn_out *out) {
     return waits(a, out);
 }
 
+static int name_class(answer *a, const zgn_request *r, zgn_out *out) {
+    uint32_t number = 0;
+    if (!it.learning) {
+        return predicts_only(a);
+    }
+    if (r->name.kind != ZGN_TEXT && r->name.kind != ZGN_WHOLE) {
+        return fault(a, CLASS, "The \"name\" of a class is a text or a whole number.");
+    }
+    a->code = zgn_model_add_class(&it.model, &r->name, &number, &a->error);
+    a->counted = a->code == ZGN_DATA;
+    a->reason = CLASS;
+    if (a->code != ZGN_OK) {
+        return a->code;
+    }
+    it.dirty = true;
+    size_t bytes;
+    const char *name = zgn_model_name(&it.model, (int32_t)number, &bytes);
+    char text[ZGN_EVENT_TEXT + 20];
+    (void)snprintf(text, sizeof text, "a new class: %.*s", bytes < ZGN_EVENT_TEXT ? (int)bytes : ZGN_EVENT_TEXT, name);
+    event(ZGN_LEARNING, text, 0);
+    zgn_put(out, "{\"ok\": true, \"label\": ");
+    zgn_put_label(out, &it.model, (int32_t)number);
+    zgn_put(out, ", \"spare\": %u}", it.model.m.classes - it.model.m.known);
+    return ZGN_OK;
+}
+
 static int status(answer *a, const zgn_request *r, zgn_out *out) {
     zgn_put(out, "{\"ok\": true, ");
     put_status(out, truth(&r->history));
@@ -749,7 +760,7 @@ static const struct {
     const char *name;
     int (*act)(answer *a, const zgn_request *r, zgn_out *out);
 } operations[] = {{"predict", predict}, {"learn", learn},     {"label", label},
-                  {"status", status},   {"metrics", metrics}, {"control", control}};
+                  {"status", status},   {"metrics", metrics}, {"control", control}, {"class", name_class}};
 
 /* Answer a line; `cut` says that it was longer than any may be. */
 static void answer_line(char *line, size_t bytes, bool cut, zgn_out *out) {
@@ -775,7 +786,7 @@ static void answer_line(char *line, size_t bytes, bool cut, zgn_out *out) {
             (void)operations[i].act(&a, &r, out);
         } else {
             (void)fault(&a, REQUEST,
-                        "A request is an object whose \"op\" is predict, learn, label, status, metrics, control.");
+                        "A request is an object whose \"op\" is predict, learn, label, status, metrics, control, class.");
         }
     }
     if (a.counted) {

@@ -85,7 +85,7 @@ typedef struct zgn_value {
 typedef enum zgn_numbers { ZGN_FINE, ZGN_NOT_FINITE, ZGN_NOT_NUMBERS } zgn_numbers;
 
 typedef struct zgn_request {
-    zgn_value op, id, y, act, history, watch; /* "act" is the key "do" */
+    zgn_value op, id, y, act, history, watch, name; /* "act" is the key "do" */
     bool list;       /* whether "x" is a list, */
     uint32_t values; /* how many are in it, */
     zgn_numbers x;   /* and what they are */
@@ -143,6 +143,10 @@ const char *zgn_model_name(const zgn_model *model, int32_t number, size_t *bytes
 void zgn_put_label(zgn_out *out, const zgn_model *model, int32_t number);
 /* The number of the class that a value names, or -1. */
 int32_t zgn_model_class(const zgn_model *model, const zgn_value *label);
+/* Give the next spare class a name, a text or a whole number; its number goes into *number. */
+int zgn_model_add_class(zgn_model *model, const zgn_value *name, uint32_t *number, zgn_error *e);
+/* The hint for a class that is none: the first of those that are. */
+void zgn_model_classes(const zgn_model *model, zgn_error *e);
 uint64_t zgn_model_steps(const zgn_model *model);
 bool zgn_model_guarded(const zgn_model *model); /* whether the guard is on */
 const uint8_t *zgn_model_section(const zgn_model *model, uint32_t kind, uint32_t *bytes); /* or null */

@@ -161,7 +161,8 @@ def choose(
     if len(tried) == 1 or held < FEWEST_HELD:
         why = "likeliest by the prior"
         if len(tried) > 1 and trials and dataset.kind == "picture":
-            why += f"; {held:,} held-out rows are too few for trials"
+            rows = "1 held-out row is" if held == 1 else f"{held:,} held-out rows are"
+            why += f"; {rows} too few for trials"
         tried[0].verdict = why
     else:
         search = _Search(dataset, seed, strategy, memory, progress)

@@ -347,3 +347,14 @@ def test_a_time_of_a_few_steps_is_said_to_teach_little(tmp_path: Path) -> None:
     said = run("train", "--budget", "64KB", "--train-time", "1s", "--out", out).stdout
     assert "In 1 s, the choice of the network included" in said
     assert "So few steps teach little: give more than 1 s, or --network" in said
+
+
+def test_an_accuracy_of_training_rows_is_called_that_in_the_report(tmp_path: Path) -> None:
+    source, log, out, page = (tmp_path / n for n in ("x.npz", "l.jsonl", "m.zge", "r.html"))
+    rng = np.random.default_rng(0)
+    for rows, said in ((5, "accuracy on training rows"), (300, "accuracy on held-out rows")):
+        y = np.arange(rows) % 2
+        np.savez(source, x=rng.normal(y[:, None], 0.3, (rows, 6)), y=y)
+        run("train", source, "--budget", "4KB", "--epochs", 2, "--log", log, "--out", out)
+        run("report", out, "--log", log, "--out", page)
+        assert said in page.read_text()

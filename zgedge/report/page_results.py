@@ -24,6 +24,7 @@ from zgedge.report.page_html import (
     table,
     tag,
 )  # fmt: skip
+from zgedge.report.pictures import measured_on
 from zgedge.runtime import Model
 
 MOST_IN_MATRIX = 20  # classes that a matrix of numbers can show
@@ -329,7 +330,7 @@ def training(model: Model, history: History | None) -> Html:
     charts = tag(
         "div",
         figure(first.draw(f"Accuracy by epoch, at best {percent(best, 2)}", "epoch",
-                          "accuracy on held-out rows")),
+                          f"accuracy on {measured_on(history.start)}")),
         figure(second.draw(f"Loss by epoch, at last {losses[-1]:.3g} nats", "epoch",
                            "loss in training, nats")),
         class_="grid",

@@ -49,7 +49,7 @@ def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     rows = 2 if wires else 1
     picture = figure((11, 4 * rows))
     axes = picture.subplots(rows, 2, squeeze=False)
-    _accuracy(axes[0][0], epochs)
+    _accuracy(axes[0][0], epochs, measured_on(start))
     _rewired(axes[0][1], epochs)
     # One scale for all, so that start and end can be compared.
     grids = [grid_of(event["shape"], event["counts"]) for event in wires]
@@ -91,11 +91,16 @@ def save(picture: Any, out: str | os.PathLike[str]) -> None:
         ) from e
 
 
-def _accuracy(axis: Any, epochs: list[dict[str, Any]]) -> None:
+def measured_on(start: dict[str, Any]) -> str:
+    """What the accuracies of a log are of, by its event of the start."""
+    return "training rows" if start.get("held_out") == 0 else "held-out rows"
+
+
+def _accuracy(axis: Any, epochs: list[dict[str, Any]], rows: str) -> None:
     numbers = [event["epoch"] for event in epochs]
     axis.plot(numbers, [100 * event["accuracy"] for event in epochs], color="tab:blue")
     axis.set_xlabel("epoch")
-    axis.set_ylabel("accuracy on held-out rows, %", color="tab:blue")
+    axis.set_ylabel(f"accuracy on {rows}, %", color="tab:blue")
     other = axis.twinx()
     other.plot(numbers, [event["loss"] for event in epochs], color="tab:orange")
     other.set_ylabel("loss, nats", color="tab:orange")

@@ -231,6 +231,29 @@ def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Pa
     made.end()
 
 
+def test_the_memory_of_a_large_file_goes_back(model: Path, tmp_path: Path) -> None:
+    """Of the second too, which the C library would keep: by then it maps no block so small."""
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    made = Served(model, "--source", folder)
+    before = made.ask(op="status")["memory"]["rss"]
+    rows = 0
+    for name, n in (("a.npz", 36_000), ("b.npz", 30_000)):
+        np.savez(tmp_path / name, x=X[np.arange(n) % len(X)])
+        (tmp_path / name).rename(folder / name)
+        rows += n
+        for _ in range(6000):
+            status = made.ask(op="status")
+            if status["predictions"] == rows:
+                break
+            time.sleep(0.01)
+    assert status["predictions"] == rows
+    time.sleep(1.5)  # it is measured each second
+    memory = made.ask(op="status")["memory"]
+    assert memory["rss"] < before + 6e6, (before, memory)
+    made.end()
+
+
 def test_run_a_file_that_only_predicts(fixed: Path) -> None:
     done = process("run", fixed, "--source", "-", "--json", stdin=subprocess.PIPE)
     out, err = done.communicate(rows(20))

@@ -7,6 +7,7 @@ what a pipe or a file holds is never dropped. Nothing here blocks.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -21,6 +22,7 @@ from zgedge.errors import DataError, UsageError
 CHUNK = 64 * 1024
 LEAST_LINE = 64 * 1024
 FORMS = ("csv", "json")
+LARGE = 1 << 20  # bytes of a file's samples whose memory is given back when they are used
 
 
 class LineError(DataError):
@@ -505,6 +507,7 @@ class Watched:
         self.fd = None
         self.number = 0
         self._load = load
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
         self._seen: dict[int, None] = {}
         self._waiting: dict[int, float] = {}
         self._ready: list[tuple[str, str | None]] = []
@@ -557,7 +560,7 @@ class Watched:
     def take(self, row: Row, now: float) -> bool:
         row.given, row.label, row.name = False, None, None
         while self._x is None or self._at >= len(self._x):
-            self._x = None
+            self._forget()
             if not self._ready:
                 if now >= self._next:
                     self._look(now)
@@ -585,6 +588,14 @@ class Watched:
 
     def wait(self, now: float) -> float:
         return 0.0 if self._x is not None or self._ready else max(0.0, self._next - now)
+
+    def _forget(self) -> None:
+        """Let go of the file that was read last. Its memory is freed then, but the C library would
+        keep it for the process."""
+        large = self._x is not None and self._x.nbytes > LARGE
+        self._x = self._labels = None
+        if large and self._trim is not None:
+            self._trim(0)
 
     def close(self) -> None:
         self._x = None

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from tests import nets
 from tests.cli.conftest import process, refused, run, run_json
 from tests.conftest import ROOT
+from zgedge.network import sparse
 from zgedge.report.top import bar, frame, spark
 from zgedge.runtime import Learner, Model
 from zgedge.runtime.sockets import ask
@@ -479,3 +480,25 @@ def test_the_examples_of_the_guide_run(model: Path, tmp_path: Path) -> None:
         for child in background:
             child.terminate()
             child.wait(20)
+
+
+def test_memory_is_taken_before_the_first_row(tmp_path: Path) -> None:
+    """Rows of 784 values fill a queue of a megabyte: its pages are there from the start."""
+    network = nets.network((28, 28, 1), (sparse(784, 16, 8),), 4, replay_samples=4, replay_bits=4)
+    path = tmp_path / "m.zge"
+    path.write_bytes(nets.file(network))
+    rng = np.random.default_rng(0)
+    text = "".join(
+        json.dumps({"x": rng.integers(0, 256, 784).tolist(), "label": i % 4}) + "\n"
+        for i in range(1500)
+    )
+    done = process("run", path, "--source", "-", "--json", stdin=subprocess.PIPE)
+    assert done.stdin is not None
+    done.stdin.write(text)
+    done.stdin.flush()
+    time.sleep(3)  # memory is read once a second
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    found = json.loads(out)
+    assert found["samples"] == 1500
+    assert found["memory"]["most"] - found["memory"]["first"] < 400_000

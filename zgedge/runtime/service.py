@@ -28,7 +28,7 @@ from zgedge.runtime.metrics import POINTS, History, Resident, Rolling, Times, pr
 from zgedge.runtime.model import Model
 from zgedge.runtime.notify import Notify
 from zgedge.runtime.sockets import Server
-from zgedge.runtime.sources import LineError, Row, Source, line_limit, parse
+from zgedge.runtime.sources import LineError, Reader, Row, Source, line_limit, parse
 from zgedge.runtime.store import Store
 
 QUEUE_BYTES = 1 << 20
@@ -51,7 +51,8 @@ class Queue:
     """
 
     def __init__(self, room: int, inputs: int) -> None:
-        self._x = np.zeros((room, inputs), np.float32)
+        # Written to, so that its pages are the process's from the start.
+        self._x = np.full((room, inputs), 0, np.float32)
         self._y = np.zeros(room, np.int32)
         self._key = np.zeros(room, np.uint64)
         self._held = np.zeros(room, np.bool_)
@@ -230,6 +231,7 @@ class Service:
         self._rehearse()
         gc.collect()
         gc.freeze()
+        self._rss = self._rss_first = self._rss_most = self._resident.read()
         try:
             self._notify.say("READY=1")
             while self._stopping is None:
@@ -243,7 +245,7 @@ class Service:
 
     def _rehearse(self) -> None:
         """Do once what is done rarely, so that no memory and no code is new to the process later:
-        a commit into nothing, points of the history that become one, a status as text."""
+        a commit into nothing, points of the history that become one, a status as text, rows."""
         if self.store is not None:
             self.store.rehearse()
         history = History()
@@ -252,6 +254,12 @@ class Service:
         status = self.status(history=True)
         prometheus(status)
         json.dumps(status)
+        inputs = len(self._row.x)
+        values = ",".join(f"{0.1 + i / 9e6:.7f}" for i in range(inputs))
+        for form, line in (("csv", values), ("json", f'{{"x": [{values}], "label": null}}')):
+            for _ in range(2):
+                Reader(inputs, form).read(line.encode(), self._row)
+        self._row.given = False
 
     def stop(self, why: str) -> None:
         """End the loop after this turn: what waits is learned, and the state committed. Any thread

@@ -154,7 +154,7 @@ class Guard:
         from tests.core.reference import below, random, stream
 
         self.fresh: dict[int, Anchor] = {}
-        self.novel = False
+        self.lacked: list[int] = []  # classes of samples held back that lacked anchors
         if not self.room:
             return []
         base = stream(self.learner.key, self.learner.now, 5)
@@ -173,15 +173,17 @@ class Guard:
                 slot = self._dispensable(pool[:before], below(random(base, 64 + c), before))
                 self.best = max(0, self.best - pool[slot].was)
                 pool[slot] = self.fresh[c]
-            mine = [x.was for x in pool if x.label == label]
-            if rare and not self._lacks(label) and 2 * sum(mine) < len(mine):
-                self.novel = True
-                self._start(1000, 0.15811388)
+            if rare:
+                self.lacked.append(label)
         return list(self.fresh)
 
     def _lacks(self, label: int) -> bool:
         mine = sum(x.label == label for x in self.anchors)
         return 2 * mine < min(len(self.anchors) // self.learner.network.classes, 32)
+
+    def _novel(self, label: int) -> bool:
+        mine = [x.was for x in self.anchors if x.label == label]
+        return not self._lacks(label) and 2 * sum(mine) < len(mine)
 
     @staticmethod
     def _dispensable(pool: list[Anchor], slot: int) -> int:
@@ -251,10 +253,13 @@ class Guard:
             self.rate = np.float32(self.rate * np.float32(0.99884936))
             if self.age == LENGTH:
                 self.quiet()
-        guard = 0
+        guard, novel = 0, False
         if self.room:
             if held:
                 self._score_held(held, columns)
+                if any(self._novel(label) for label in self.lacked):
+                    novel = True
+                    self._start(1000, 0.15811388)
             self._score_some()
             guard = self._judge() if self.in_trial else self._decide()
         if drift == 2:
@@ -262,7 +267,7 @@ class Guard:
                 drift = 0
             else:
                 self._drift()
-        return 2 if self.novel else drift, guard
+        return 2 if novel else drift, guard
 
     def quiet(self) -> None:
         self.age, self.rate, self.usual = LENGTH, np.float32(0), self.recent
@@ -277,7 +282,8 @@ class Guard:
         self.restore(self.snapshot)
         for anchor, (winner, _) in zip(new, self.learner.answers(columns[:, held]), strict=True):
             anchor.was = winner == anchor.label
-            self.best += anchor.was and not self.in_trial
+            if anchor.was and not self.in_trial:
+                self.best = min(self.best + 1, len(self.anchors))
         self.restore(live)
 
     def _score_some(self) -> None:

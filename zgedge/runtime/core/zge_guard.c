@@ -347,13 +347,23 @@ static uint32_t zge_lacks(const zge_model *m, uint32_t label, uint32_t n) {
     return 2 * zge_anchors_of(m, label, n) < share;
 }
 
-/* Whether a class has just got its anchors, of which the accepted state has less than half right. */
-static uint32_t zge_is_novel(const zge_model *m, uint32_t label, uint32_t n) {
-    uint32_t known = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        known += zge_anchor_label(m, i) == label && (m->anchor_flags[i] & ZGE_G_WAS);
+/* Whether a class that this tick held samples of has its anchors now, of which the accepted state has less than half
+ * right. */
+static uint32_t zge_novel(const zge_model *m, const uint16_t *y, uint32_t n, uint64_t lacked) {
+    const uint32_t filled = zge_anchors_filled(m);
+    for (uint32_t c = 0; c < n; c++) {
+        if (!(lacked >> c & 1u) || zge_lacks(m, y[c], filled)) {
+            continue;
+        }
+        uint32_t known = 0;
+        for (uint32_t i = 0; i < filled; i++) {
+            known += zge_anchor_label(m, i) == y[c] && (m->anchor_flags[i] & ZGE_G_WAS);
+        }
+        if (2 * known < zge_anchors_of(m, y[c], filled)) {
+            return 1;
+        }
     }
-    return !zge_lacks(m, label, n) && 2 * known < zge_anchors_of(m, label, n);
+    return 0;
 }
 
 /* Anchors that lack a class neither defend it nor show what there is to learn: of such a class every other sample
@@ -391,11 +401,8 @@ void zge_hold(const zge_model *m, const uint16_t *y, uint32_t n, zge_held *held)
         }
         m->anchor_flags[slot] = 0;
         held->mask |= 1ull << c;
+        held->lacked |= (uint64_t)lacks << c;
         held->slot[c] = slot;
-        if (lacks && zge_is_novel(m, y[c], have)) {
-            held->novel = 1;
-            zge_watch_start(w, ZGE_W_NOVEL);
-        }
     }
     zge_put32(m->anchor_head + (trial ? ZGE_G_TRIED : ZGE_G_FILLED), have);
 }
@@ -419,8 +426,9 @@ static void zge_score_held(zge_model *m, uint32_t s, uint32_t n, const zge_held 
                 zge_softmax(m, s, c, &best, NULL);
                 if (best == zge_anchor_label(m, held->slot[c])) {
                     m->anchor_flags[held->slot[c]] |= state == 0 ? ZGE_G_IS : ZGE_G_WAS;
-                    if (state == 1 && !zge_in_trial(m)) {
-                        zge_put32(m->watch + ZGE_W_BEST, zge_get32(m->watch + ZGE_W_BEST) + 1);
+                    const uint32_t right = zge_get32(m->watch + ZGE_W_BEST);
+                    if (state == 1 && !zge_in_trial(m) && right < zge_anchors_filled(m)) {
+                        zge_put32(m->watch + ZGE_W_BEST, right + 1);
                     }
                 }
             }
@@ -474,6 +482,7 @@ void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, con
         return;
     }
     uint32_t drift = 0;
+    uint32_t novel = 0;
     for (uint32_t c = 0; c < n; c++) {
         tick->anchored += (uint32_t)(held->mask >> c & 1u);
     }
@@ -488,6 +497,10 @@ void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, con
     if (m->anchors > 0) {
         if (held->mask != 0) {
             zge_score_held(m, s, n, held);
+            if (zge_novel(m, y, n, held->lacked)) {
+                novel = 1;
+                zge_watch_start(w, ZGE_W_NOVEL);
+            }
         }
         zge_score_some(m);
         tick->guard = zge_in_trial(m) ? zge_judge(m) : zge_decide(m);
@@ -499,7 +512,7 @@ void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, con
             zge_drift(m);
         }
     }
-    tick->drift = held->novel ? 2 : drift;
+    tick->drift = novel ? 2 : drift;
 }
 
 /* ---- by hand ---- */

@@ -364,11 +364,10 @@ typedef struct zge_pace {
     uint32_t swaps, gather;
 } zge_pace;
 
-/* New samples of a step that are held back as anchors: a bit each, and their slots; whether with one of them a
- * class is new. */
+/* New samples of a step that are held back as anchors: a bit each, their slots, and which of them are of classes that
+ * anchors lacked. */
 typedef struct zge_held {
-    uint64_t mask;
-    uint32_t novel;
+    uint64_t mask, lacked;
     uint32_t slot[ZGE_MAX_BATCH];
 } zge_held;
 

@@ -269,7 +269,8 @@ void zgn_model_classes(const zgn_model *model, zgn_error *e) {
     for (uint32_t i = 0; i < most; i++) {
         size_t bytes;
         const char *name = zgn_model_name(model, (int32_t)i, &bytes);
-        if (at + bytes + sizeof ", ..." > sizeof e->hint) {
+        /* A comma before the name, and behind it what says that there are more. */
+        if (at + 2 + bytes + sizeof ", ...." > sizeof e->hint) {
             at += (size_t)snprintf(e->hint + at, sizeof e->hint - at, "%s...", i == 0 ? "" : ", ");
             break;
         }

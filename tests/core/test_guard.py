@@ -143,6 +143,42 @@ def test_many_new_samples_of_a_step_take_different_places() -> None:
     assert _anchors_of(model, 3) == learner.tick.anchored == SHOWN
 
 
+def test_a_class_that_is_known_is_not_new_where_many_of_it_come_in_a_step() -> None:
+    network, blob = _trained(lacks=3)
+    learner = Learner(Model(nets.buffer(blob)))
+    x, y = worlds(network)[0].draw(np.random.default_rng(8), 400)
+    rows = x[y == 3][:64]
+    for at in range(0, 64, learner.batch):
+        core_step(learner, rows[at : at + learner.batch], [3] * len(rows[at : at + learner.batch]))
+        assert learner.tick.drift == 0
+    assert _anchors_of(learner.model, 3) == SHOWN
+
+
+def test_the_best_is_never_more_than_there_are_anchors() -> None:
+    """A state accepted within the margin leaves a best above its own flags; then anchors that it
+    has wrong give way to those of a class that it knows."""
+    network = NETWORKS["sparse-b1"]
+    model = start(network, lacks=3)
+    buffer = nets.buffer(model.arena.buffer.tobytes())
+    anchors, watch = (arena.Arena(buffer).section(kind) for kind in (net.ANCHORS, net.WATCH))
+    flags = anchors[16 + network.anchors : 16 + 2 * network.anchors]
+    flags[:], flags[:5] = 3, 0
+    watch[8:12].view("<u4")[0], watch[12:16].view("<f4")[0] = 100, 0.4
+    watch[16:20].view("<u4")[0] = network.anchors
+    arena.sign(buffer.data)
+    model = Model(buffer)
+    twin, learner = reference.Learner(model.arena.buffer), Learner(model)
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        x, y = worlds(network)[0].draw(rng, 1)
+        core_step(learner, x, y.tolist())
+        twin.step(x, y.tolist(), network.batch - 1)
+        assert _written(model)["best"] <= _written(model)["anchors"]
+    twin.check(model.arena.buffer)
+    model.seal()
+    Model(nets.buffer(model.arena.buffer.tobytes()))
+
+
 def _anchors_of(model: Model, label: int) -> int:
     filled = _written(model)["anchors"]
     return int((model.arena.section(net.ANCHORS)[16 : 16 + filled] == label).sum())

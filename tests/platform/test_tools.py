@@ -70,9 +70,7 @@ def test_the_recorded_pages_say_that_promises_are_kept(root: Path, page: str) ->
     rows = [x.split("|")[1:-1] for x in text.splitlines() if x.startswith("| ")]
     head, body = [x.strip() for x in rows[0]], [[y.strip() for y in x] for x in rows[2:]]
     if page == "platforms":
-        # Measured before there were trunks; test_replay.py holds those on every processor.
-        cases = [x for x in (*networks.SMALL, *networks.LARGE) if not x.network.trunk]
-        assert [x[0] for x in body] == [x.name for x in cases]
+        assert [x[0] for x in body] == [x.name for x in (*networks.SMALL, *networks.LARGE)]
         assert all(x == "same" for row in body for x in row[head.index("SHA-256") + 1 :])
     else:
         assert {x[1].replace(" ", "") for x in body} == set(coverage_of_arena.BUDGETS)

@@ -7,6 +7,7 @@ import random
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from tests import nets
 from tests.runtime.native_program import Served
 from tests.runtime.test_conformance_service import MODELS, lines
-from zgedge import Model
+from zgedge import Model, arena
 from zgedge.devices.units import limit_data
 from zgedge.network import sparse
 from zgedge.runtime.board import make_golden
@@ -157,6 +158,25 @@ def test_bad_requests_under_sanitizers(
     run = serve(native_sanitized, path)
     assert run.ask(op="status")["started_from"].startswith("commit")
     run.stop()
+
+
+def test_classes_of_any_length_stay_inside_the_hint(
+    native_sanitized: str, tmp_path: Path, serve: Serve
+) -> None:
+    net = nets.network(shape=(1, 8, 1), hidden=(), classes=4, replay_samples=4, replay_bits=4)
+    x = [0.0] * 8
+    for length in range(186, 200):
+        names = ("a" * 40, "b" * length, "c", "d" * 9)
+        parameters = replace(nets.parameters(net), class_names=names, int_classes=False)
+        path = tmp_path / f"{length}.zge"
+        named = replace(net, names_bytes=len(arena.names_blob(names)))
+        path.write_bytes(arena.write(named, parameters))
+        run = serve(native_sanitized, path, str(length))
+        hint = run.ask(op="learn", x=x, y="none of them")["hint"]
+        run.stop()
+        assert hint.startswith(f"Its classes are {'a' * 40}, ")
+        assert hint.endswith("....")
+        assert len(hint) < 256
 
 
 def test_bad_files_under_sanitizers(native_sanitized: str, tmp_path: Path) -> None:

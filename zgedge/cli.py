@@ -214,10 +214,10 @@ def train(
 
     def choose(text: str | None, latency: str | None) -> Choice:
         return _with_room(
-            lambda share: _choose(
-                dataset, share, not no_learning, text, latency, seconds, seed, rewire,
+            lambda share, left, trials: _choose(
+                dataset, share, not no_learning, text, latency, left, seed, rewire, trials=trials,
                 memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
-            ), size, names, spare_classes, pending,
+            ), size, names, spare_classes, pending, _for_search(seconds),
         )  # fmt: skip
 
     chosen = choose(network, latency)
@@ -332,34 +332,72 @@ def _teacher_line(network: net.Network) -> str:
 
 
 def _with_room(
-    choose: Callable[[int], Choice], size: int, names: tuple[str, ...], spare: int, pending: int
+    choose: Callable[[int, float | None, bool], Choice],
+    size: int,
+    names: tuple[str, ...],
+    spare: int,
+    pending: int,
+    seconds: float | None,
 ) -> Choice:
-    """What is chosen for `size` bytes less what more classes and waiting samples take of them."""
+    """What is chosen for `size` bytes less what more classes and waiting samples take of them.
+
+    `choose` is given bytes, the seconds that are left, and whether to try networks: not before most
+    of that room is known, so that the time of a search is spent once.
+    """
     from zgedge.train.seeded import room_for
 
-    share, room = size, 0
-    for _ in range(4):
+    share, room, spent = size, 0, 0.0
+    trials = not (spare or pending)
+    for _ in range(5):
+        left = None if seconds is None else max(0.0, seconds - spent)
         try:
-            chosen = choose(share)
+            chosen = choose(share, left, trials and left != 0.0)
         except BudgetError as error:
             if not room or error.smallest is None:
                 raise
-            raise _no_room(size, spare, pending, error.smallest + room) from error
+            raise _no_room(choose, size, names, spare, pending, error.smallest + room) from error
+        spent += chosen.seconds
         planned = chosen.plan.network
         room = room_for(planned, names, spare, pending)
-        if planned.file_bytes + room <= size:
-            return chosen
-        share = min(share - 1, size - room)
-    raise _no_room(size, spare, pending, planned.file_bytes + room)
+        fits = planned.file_bytes + room <= size
+        if fits and trials:
+            return replace(chosen, seconds=spent)
+        if not fits:
+            share = min(share - 1, size - room)
+        trials = True
+    raise _no_room(choose, size, names, spare, pending, planned.file_bytes + room)
 
 
-def _no_room(size: int, spare: int, pending: int, enough: int) -> BudgetError:
+def _no_room(
+    choose: Callable[[int, float | None, bool], Choice],
+    size: int,
+    names: tuple[str, ...],
+    spare: int,
+    pending: int,
+    enough: int,
+) -> BudgetError:
+    """The error that says so, with a budget that was seen to be enough."""
+    enough = max(enough, size + size // 64 + 1)
+    try:
+        _with_room(
+            lambda share, left, trials: choose(share, None, False), enough, names, spare, pending,
+            None,
+        )  # fmt: skip
+    except BudgetError as error:
+        enough = error.smallest or enough
     return BudgetError(
         f"{size:,} bytes are too few for {spare:,} spare classes and {pending:,} samples that "
         "wait.",
         f"A budget of {enough:,} bytes is enough.",
         smallest=enough,
     )
+
+
+def _for_search(seconds: float | None) -> float | None:
+    """The part of a training time that the search for a network takes."""
+    from zgedge.train.search import SEARCH_SHARE
+
+    return None if seconds is None else SEARCH_SHARE * seconds
 
 
 def _text_again(planned: Plan) -> str:
@@ -409,8 +447,8 @@ def _choose(
     trials: bool = True,
     quiet: bool,
 ) -> Choice:
-    """The network to train, by the search in `zgedge.train.search`."""
-    from zgedge.train.search import SEARCH_SHARE, choose
+    """The network to train, by the search in `zgedge.train.search`, which takes `seconds`."""
+    from zgedge.train.search import choose
 
     cost, most = None, None
     if latency is not None:
@@ -422,8 +460,7 @@ def _choose(
     with _steps("comparing networks", quiet=quiet) as comparing:
         return choose(
             dataset, size, learning=learning, network=network, latency=cost, most_latency=most,
-            seconds=None if seconds is None else SEARCH_SHARE * seconds, trials=trials, seed=seed,
-            strategy=rewire, memory=memory,
+            seconds=seconds, trials=trials, seed=seed, strategy=rewire, memory=memory,
             progress=lambda done, total, what: comparing(done, total),
         )  # fmt: skip
 
@@ -589,7 +626,7 @@ def plan_command(
             say=_note, progress=reading,
         )  # fmt: skip
     chosen = _choose(
-        dataset, size, not no_learning, network, latency, seconds, seed, "rigl",
+        dataset, size, not no_learning, network, latency, _for_search(seconds), seed, "rigl",
         trials=not no_trials, quiet=as_json,
     )  # fmt: skip
     with _steps("measuring this host", quiet=as_json) as measuring:

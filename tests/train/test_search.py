@@ -130,7 +130,7 @@ class Clock:
         slows = self.slows if len(self.trials) > len(search.PACE_STEPS) else 1.0
         self.now += slows * (self.fixed + self.step * steps)
         return SimpleNamespace(
-            interrupted=False, validation_accuracy=0.5, validation_loss=1 / len(self.trials)
+            interrupted=False, validation_accuracy=0.5, validation_loss=1 / network.operations
         )
 
 
@@ -153,6 +153,29 @@ def test_a_search_keeps_to_its_time(
         assert clock.slows > 1 or clock.now > 0.7 * seconds
     if seconds < 2 * pace:
         assert "too short for trials" in found.considered[0].verdict
+
+
+def test_a_search_by_time_that_was_interrupted_goes_on(
+    pictures: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is what trials took, so those that are remembered are found, and count."""
+    memory = tmp_path / "state.search"
+    clock = Clock(2.0, 0.0625)
+    monkeypatch.setattr(search, "FEWEST_HELD", 10)
+    monkeypatch.setattr(search, "train", clock.train)
+    monkeypatch.setattr(search, "time", clock)
+    whole = search.choose(pictures, 12 * KB, seconds=300.0, memory=memory)
+    assert len(clock.trials) > 6
+    lines = memory.read_bytes().splitlines(keepends=True)
+    assert len(lines) == len(clock.trials)
+    for kept in range(len(lines) + 1):
+        memory.write_bytes(b"".join(lines[:kept]))
+        before, clock.now = list(clock.trials), clock.now + 1000 + kept
+        found = search.choose(pictures, 12 * KB, seconds=300.0, memory=memory)
+        assert clock.trials[len(before) :] == before[kept : len(lines)]
+        assert found.spec == whole.spec
+        assert found.seconds == whole.seconds
+        clock.trials = before[: len(lines)]
 
 
 @pytest.mark.usefixtures("short")

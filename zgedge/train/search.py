@@ -98,7 +98,10 @@ class Considered:
 
 @dataclass(frozen=True)
 class Choice:
-    """The plan to train, and all that was considered for it, the chosen one first."""
+    """The plan to train, and all that was considered for it, the chosen one first.
+
+    `seconds` is what the search took, with what it took before it was interrupted.
+    """
 
     plan: Plan
     considered: tuple[Considered, ...]
@@ -167,6 +170,7 @@ def choose(
     else:
         search = _Search(dataset, seed, strategy, memory, progress)
         tried = search.run(tried, seconds)
+        began -= search.remembered
     rest = [one for one in found if all(one is not other for other in tried)]
     plan = _plan(tried[0], task, budget, learning)
     return Choice(plan, (*tried, *rest), time.monotonic() - began)
@@ -284,17 +288,19 @@ class _Search:
         self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data)
         self.known = self._remembered()
         self.done = self.total = 0
+        # Seconds of all trials, and of those that were remembered. Time is counted by what trials
+        # took, so that a search that goes on comes to the same steps, and finds its trials.
+        self.spent = self.remembered = 0.0
 
     def run(self, tried: list[Considered], seconds: float | None) -> list[Considered]:
         """The candidates, the best first. `seconds` bounds the search where it is given: as many
         of the likeliest are tried as it has room for, and a round that takes too long is broken
         off, in which those that were best before come first."""
-        began = time.monotonic()
         cost = left = None
         alive, out = list(tried), []
         if seconds is not None:
             cost = self._cost(alive[0])
-            left = max(0.0, seconds - (time.monotonic() - began))
+            left = max(0.0, seconds - self.spent)
             count = _affordable(alive, cost, left)
             alive, out = alive[:count], alive[count:]
             for one in out:
@@ -307,7 +313,7 @@ class _Search:
         for r in range(rounds):
             late: list[Considered] = []
             for one, steps in zip(alive, self._steps(alive, r, rounds, left, cost), strict=True):
-                over = seconds is not None and time.monotonic() - began > OVERRUN * seconds
+                over = seconds is not None and self.spent > OVERRUN * seconds
                 if over and one is not alive[0]:
                     one.verdict = "no time for a longer trial" if r else "no time for a trial"
                     late.append(one)
@@ -360,7 +366,9 @@ class _Search:
         spec = spec_of(network)
         key = (self.data, spec, steps, self.seed, self.strategy)
         self.progress(min(self.done, self.total), self.total, spec)
-        if key not in self.known:
+        if key in self.known:
+            self.remembered += self.known[key].seconds
+        else:
             began = time.monotonic()
             result = train(
                 self.dataset, network, strategy=self.strategy, seed=self.seed, steps=steps
@@ -373,6 +381,7 @@ class _Search:
             )
             self._remember(key, found)
         self.done += steps not in PACE_STEPS
+        self.spent += self.known[key].seconds
         return self.known[key]
 
     def _remembered(self) -> dict[tuple[int, str, int, int, str], Trial]:

@@ -257,7 +257,7 @@ class Guard:
         if self.room:
             if held:
                 self._score_held(held, columns)
-                if any(self._novel(label) for label in self.lacked):
+                if self.age > 1000 and any(self._novel(label) for label in self.lacked):
                     novel = True
                     self._start(1000, 0.15811388)
             self._score_some()

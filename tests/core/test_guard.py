@@ -130,6 +130,21 @@ def test_a_class_that_anchors_lack(name: str, room: str) -> None:
     assert _written(model)["anchors"] == model.arena.network.anchors
 
 
+@pytest.mark.parametrize(("age", "confirmed"), [(700, 0), (1700, 1)])
+def test_a_new_class_never_makes_a_plastic_time_shorter(age: int, confirmed: int) -> None:
+    model = start(NETWORKS["sparse-b1"], lacks=LACKING)
+    model = _again(model, age=age, rate=0.99884936**age)
+    model, seen = _both(model, [150])
+    assert _anchors_of(model, LACKING) >= SHOWN
+    assert seen["drift 2"] == _written(model)["drift"]["confirmed"] == confirmed
+    now = _age(model)
+    assert now == age + 150 if confirmed == 0 else 1000 < now < 1150
+
+
+def _age(model: Model) -> int:
+    return int(model.arena.section(net.WATCH)[8:12].view("<u4")[0])
+
+
 def test_many_new_samples_of_a_step_take_different_places() -> None:
     """A step of nothing but the class that is lacking."""
     network = replace(NETWORKS["sparse-b1"], batch=64)
@@ -199,7 +214,7 @@ def _in_trial(name: str) -> Model:
     return model
 
 
-def _again(model: Model, **fields: int) -> Model:
+def _again(model: Model, **fields: float) -> Model:
     """The model read again from its file, with some numbers of its watch or anchors changed."""
     model.seal()
     buffer = nets.buffer(model.arena.buffer.tobytes())
@@ -207,6 +222,7 @@ def _again(model: Model, **fields: int) -> Model:
         of = net.ANCHORS if name == "filled" else net.WATCH
         at, kind = {
             "age": (8, "<u4"), "caution": (6, "<u2"), "best": (16, "<u4"), "filled": (4, "<u4"),
+            "rate": (12, "<f4"),
         }[name]  # fmt: skip
         section = arena.Arena(buffer).section(of)
         section[at : at + np.dtype(kind).itemsize].view(kind)[0] = value

@@ -497,7 +497,8 @@ void zge_guard_tick(zge_model *m, uint32_t s, const uint16_t *y, uint32_t n, con
     if (m->anchors > 0) {
         if (held->mask != 0) {
             zge_score_held(m, s, n, held);
-            if (zge_novel(m, y, n, held->lacked)) {
+            /* A world that changed less time ago is plastic longer as it is. */
+            if (zge_get32(w + ZGE_W_AGE) > ZGE_W_NOVEL && zge_novel(m, y, n, held->lacked)) {
                 novel = 1;
                 zge_watch_start(w, ZGE_W_NOVEL);
             }

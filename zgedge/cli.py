@@ -956,7 +956,12 @@ def _inputs(
 
 
 def _held_out(
-    model: Model, data: str, hop: int | None, label: str | None, data_dir: str | None
+    model: Model,
+    data: str,
+    hop: int | None,
+    label: str | None,
+    data_dir: str | None,
+    files: list[str] | None = None,
 ) -> tuple[npt.NDArray[Any], list[str] | None]:
     """The rows that `train` keeps back for testing."""
     from zgedge import data as sources
@@ -975,6 +980,8 @@ def _held_out(
             f"{data} has {dataset.features:,} inputs, {model.name} takes {model.inputs:,}.",
             "Give the data that it was trained on.",
         )
+    if files is not None:
+        files += dataset.files_test or ()
     return dataset.x_test, [dataset.classes[i] for i in dataset.y_test]
 
 
@@ -986,12 +993,16 @@ def _labelled(
     data_dir: str | None,
     part: str = "test",
     held_out: bool = False,
+    files: list[str] | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Rows and class numbers. Raises DataError for no labels, or labels the model has not."""
+    """Rows and class numbers; `files` gets the path of each row that is a file of its own.
+
+    Raises DataError for no labels, or labels the model has not.
+    """
     if held_out:
-        x, y = _held_out(model, data, hop, label, data_dir)
+        x, y = _held_out(model, data, hop, label, data_dir, files)
     else:
-        x, y = _inputs(model, data, hop, label, data_dir, part)
+        x, y = _inputs(model, data, hop, label, data_dir, part, files)
     if y is None:
         raise DataError(
             f"{data} has no labels.", f"Give one column more than the model's {model.inputs:,}."
@@ -1051,10 +1062,11 @@ def report(
     older = None if before is None else Model.open(before)
     measured = None
     if data is not None:
-        x, y = _labelled(model, data, hop, label, data_dir, held_out=held_out)
+        paths: list[str] = []
+        x, y = _labelled(model, data, hop, label, data_dir, held_out=held_out, files=paths)
         with _steps("measuring", quiet=as_json) as progress:
             source = f"{data}, rows held out" if held_out else data
-            measured = page_facts.measure(model, source, x, y, progress)
+            measured = page_facts.measure(model, source, x, y, progress, paths)
     text = page.build(page.Subject(model, measured, history, older)).encode()
     files.replace_file(out, text)
     given = {"data": data, "log": log, "before": before}

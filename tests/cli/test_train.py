@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -360,7 +361,7 @@ def test_rows_held_out_are_those_of_training(kind: str, tmp_path: Path) -> None:
     if kind == "pictures":
         source = tmp_path / "photos"
         rng = np.random.default_rng(0)
-        for name, low in (("dark", 0), ("light", 60)):
+        for name, low in (("dark", 0), ("light", 2)):
             (source / name).mkdir(parents=True)
             for i in range(40):
                 pixels = rng.integers(low, low + 150, (20, 30 if i % 2 else 20, 3), np.uint8)
@@ -383,7 +384,14 @@ def test_rows_held_out_are_those_of_training(kind: str, tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     told = run_json("report", out, "--data", source, *label, "--held-out", "--out", page)
     assert (told["samples"], told["accuracy"]) == (part["samples"], part["accuracy"])
-    assert "rows held out" in page.read_text()
+    text = page.read_text()
+    assert "rows held out" in text
+    if kind == "pictures":  # a mistake is shown with its file, of the class that it is
+        assert told["wrong"]
+        shown = re.findall(r'is <b><bdi>(\w+)</bdi></b>.*?title="([^"]*)"', text)
+        assert len(shown) == min(24, told["wrong"])
+        assert all(Path(path).is_file() and Path(path).parent.name == of for of, path in shown)
+        assert "numbered from 0" not in text
 
 
 def test_rows_held_out_are_of_some_data(tmp_path: Path) -> None:

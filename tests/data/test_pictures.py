@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -74,6 +75,22 @@ def test_grey(folder: Path) -> None:
         100 * y + i for y in (0, 1) for i in range(5)
         if 100 * y + i not in data.x_test[:, 0]
     ]  # fmt: skip
+
+
+def test_test_rows_have_their_files(folder: Path) -> None:
+    data = load(folder)
+    paths = [Path(path) for path in data.files_test or ()]
+    names = [100 * ("cat", "dog").index(path.parent.name) + int(path.stem) for path in paths]
+    assert names == data.x_test[:, 0].tolist()
+    assert all(path.is_file() for path in paths)
+    for part in ("train", "test"):
+        shutil.copytree(folder, folder.parent / "parts" / part)
+    (folder.parent / "parts" / "test" / "dog" / "2.png").unlink()
+    data = load(folder.parent / "parts")
+    assert data.files_test is not None
+    assert len(data.files_test) == len(data.x_test) == 9
+    assert all("test" in Path(path).parts for path in data.files_test)
+    assert load("digits").files_test is None
 
 
 def test_colour_and_pixels_row_by_row(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_figures_are_those_of_the_model(
     page = Reader(pages[name].read_text(encoding="utf-8"))
     about = run_json("info", models[name])
     measured = run_json("eval", models[name], "digits")
+    assert "Rows are numbered from 0, as digits has them" in page.text["mistakes"]
     everything = " ".join(page.text.values())
     assert f"{about['bytes']:,}" in everything
     assert f"{about['inference_bytes']:,}" in everything

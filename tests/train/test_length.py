@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from click.testing import CliRunner
 
@@ -226,6 +226,18 @@ def test_file_that_is_no_checkpoint(digits: Dataset, held: bytes, tmp_path: Path
     with pytest.raises(ZgedgeError, match="not a checkpoint"):
         train(digits, PLAIN, steps=5, checkpoint=file)
     assert file.read_bytes() == held
+
+
+def test_checkpoint_of_another_version(digits: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "run.state"
+    torch.save({"mark": "zgedge checkpoint 2", "run": {}, "state": {}}, file)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="of another version of zgedge"):
+        train(digits, PLAIN, steps=5, checkpoint=file)
+    assert file.read_bytes() == before
+    torch.save({"mark": "another program's"}, file)
+    with pytest.raises(ZgedgeError, match="not a checkpoint"):
+        train(digits, PLAIN, steps=5, checkpoint=file)
 
 
 def test_checkpoint_that_was_cut_short(digits: Dataset, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ class Dataset:
     sorted as numbers where all are whole numbers (`int_classes`), else as text. `shape` is
     (height, width, channels) for pictures, (1, features, 1) for tables and (window, channels, 1)
     for series. `kind` is "picture" where all inputs share one scale that starts at 0, "table"
-    where each input has its own, "series" for windows of a stream.
+    where each input has its own, "series" for windows of a stream. `files_test` are the paths of
+    the test rows, where each row was read from a file of its own.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     shape: tuple[int, int, int]
     kind: str
     feature_names: tuple[str, ...] | None = None
+    files_test: tuple[str, ...] | None = None
 
     @property
     def features(self) -> int:

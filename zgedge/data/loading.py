@@ -398,6 +398,7 @@ def _dataset(
     train_labels = raw.train.labels or []
     classes = class_names(train_labels)
     x, y = _flat(raw.train.x), encode(train_labels, classes)
+    files = None if raw.test is None else raw.test.files
     if raw.test is not None:
         x_train, y_train = x, y
         x_test, y_test = _flat(raw.test.x), encode(raw.test.labels or [], classes)
@@ -412,6 +413,7 @@ def _dataset(
                     "class is tested on its own last part."
                 )
         x_train, y_train, x_test, y_test = x[train], y[train], x[test], y[test]
+        files = raw.train.files and [raw.train.files[i] for i in test]
     kind = _kind(raw.train.x) if window is None else "series"
     if window is not None:
         shape = (window, x.shape[1] // window, 1)
@@ -431,4 +433,5 @@ def _dataset(
         shape=shape,
         kind=kind,
         feature_names=raw.feature_names if window is None else None,
+        files_test=tuple(files) if files and window is None else None,
     )

@@ -31,6 +31,7 @@ class Measured:
     labels  [n] class numbers that are true
     found   [n] class numbers that the model gives; -1: unknown
     scores  [n] the score of the class that was chosen, 0..1
+    files   [n] paths, where each row is a file of its own
     """
 
     name: str
@@ -39,6 +40,7 @@ class Measured:
     found: Ints
     scores: npt.NDArray[np.float64]
     classes: int
+    files: Sequence[str] = ()
 
     @property
     def accuracy(self) -> float:
@@ -91,6 +93,7 @@ def measure(
     x: npt.NDArray[Any],
     labels: npt.NDArray[np.int64],
     progress: Callable[[int, int], None] | None = None,
+    files: Sequence[str] = (),
 ) -> Measured:
     """Ask a model for every row; `progress` gets rows done and all rows."""
     found = np.empty(len(x), np.int64)
@@ -100,7 +103,7 @@ def measure(
         found[at : at + CHUNK], scores[at : at + CHUNK] = answer, score / ONE
         if progress is not None:
             progress(min(len(x), at + CHUNK), len(x))
-    return Measured(name, x, labels, found, scores, model.arena.network.classes)
+    return Measured(name, x, labels, found, scores, model.arena.network.classes, files)
 
 
 def features_shape(network: Network) -> tuple[int, int, int]:

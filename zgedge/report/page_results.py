@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import numpy as np
@@ -21,6 +22,7 @@ from zgedge.report.page_html import (
     name,
     note,
     percent,
+    short,
     table,
     tag,
 )  # fmt: skip
@@ -194,7 +196,8 @@ def mistakes(model: Model, measured: Measured | None) -> Html:
     said = f"The {len(shown)} wrong answers with the highest scores, of {len(wrong):,}."
     if len(shown) == len(wrong):
         said = f"All {count(len(wrong), 'wrong answer')}, those with the highest scores first."
-    said += " Rows are numbered from 0, as the data have them."
+    if not measured.files:
+        said += f" Rows are numbered from 0, as {measured.name} has them."
     draw = {"picture": _pictures, "series": _lines, "table": _values}[model.arena.network.task]
     return join([title, note(said), draw(model.arena, measured, shown, truly)])
 
@@ -205,8 +208,15 @@ def _said(arena: Arena, measured: Measured, row: int, truly: float) -> Html:
         "said ", tag("span", name(names[measured.found[row]], 24), class_="said"),
         f", {percent(float(measured.scores[row]))}", tag("br"), "is ",
         tag("b", name(names[measured.labels[row]], 24)), f", {percent(float(truly))}", tag("br"),
-        f"row {row:,}",
+        _where(measured, row),
     ])  # fmt: skip
+
+
+def _where(measured: Measured, row: int) -> Html:
+    if not measured.files:
+        return Html(f"row {row:,}")
+    path = measured.files[row]
+    return tag("bdi", short(os.path.basename(path), 24), title=short(path, 200))
 
 
 def _alt(arena: Arena, measured: Measured, row: int) -> str:

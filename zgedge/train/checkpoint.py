@@ -25,7 +25,8 @@ from zgedge.data.dataset import Dataset
 from zgedge.errors import UsageError, ZgedgeError
 from zgedge.network import Network
 
-MARK = "zgedge checkpoint 3"
+KIND = "zgedge checkpoint"
+MARK = f"{KIND} 3"
 EVERY_SECONDS = 60.0
 
 State = dict[str, Any]
@@ -68,8 +69,14 @@ class Checkpoint:
             raise ZgedgeError(f"Cannot read the checkpoint {path}: {e.strerror}.") from e
         except Exception as e:  # a damaged pickle fails in ways of all kinds
             raise self._no_checkpoint(path) from e
-        if not (isinstance(held, dict) and held.get("mark") == MARK):
+        mark = str(held.get("mark")) if isinstance(held, dict) else ""
+        if not mark.startswith(KIND):
             raise self._no_checkpoint(path)
+        if mark != MARK:
+            raise UsageError(
+                f"The checkpoint {path} is of another version of zgedge.",
+                "Go on with that version, or name another file.",
+            )
         for name, value in self._run.items():
             if held["run"].get(name) != value:
                 raise UsageError(

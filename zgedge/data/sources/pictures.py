@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -465,8 +465,11 @@ def _part(
     request: Request, faults: Faults,
 ) -> Part:  # fmt: skip
     """A labelled part; what has no readable header is left out."""
+    kept = [(_text(path), label) for path, label in found if path in heads]
     return Part(
-        _stack(heads, shape, request, faults), [label for path, label in found if path in heads]
+        _stack(heads, shape, request, faults),
+        [label for _, label in kept],
+        [path for path, _ in kept],
     )
 
 
@@ -480,7 +483,7 @@ def _train(
     if shape[2] == 3 and (x[..., :1] == x).all():
         # Every colour is a grey: a third of the values say the same.
         shape = (*shape[:2], 1)
-        part = Part(x[..., :1], part.labels)
+        part = replace(part, x=x[..., :1])
     test_heads = _heads([path for path, _ in test], faults) if test else {}
     _announce({**heads, **test_heads}, shape, request)
     if not test:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
 
+import torch
 from click.testing import CliRunner
 
 from zgedge import UsageError, ZgedgeError, arena, data

@@ -322,14 +322,21 @@ def pictures(codes: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return codes.view(len(codes), *shape).permute(0, 3, 1, 2)
 
 
-def padded(layer: TrunkLayer, x: Tensor) -> Tensor:
-    """x with the zeros around it that its windows cover, the smaller half first."""
+def around(layer: TrunkLayer) -> tuple[int, int, int, int]:
+    """Zeros that windows cover above, below, to the left and to the right, the smaller half
+    first."""
     if not layer.same:
-        return x
+        return 0, 0, 0, 0
     top, left = layer.padding
     height, width, _ = layer.out_shape
     bottom = max(0, (height - 1) * layer.stride + layer.kernel - layer.shape[0]) - top
     right = max(0, (width - 1) * layer.stride + layer.kernel - layer.shape[1]) - left
+    return top, bottom, left, right
+
+
+def padded(layer: TrunkLayer, x: Tensor) -> Tensor:
+    """x with the zeros around it that its windows cover."""
+    top, bottom, left, right = around(layer)
     if not (top or bottom or left or right):
         return x
     return functional.pad(x, (left, right, top, bottom))
@@ -338,7 +345,11 @@ def padded(layer: TrunkLayer, x: Tensor) -> Tensor:
 def convolve(layer: TrunkLayer, x: Tensor, values: Tensor) -> Tensor:
     """The convolution of x [n, channels, height, width], without bias."""
     groups = layer.channels if layer.kind == DEPTHWISE else 1
-    return functional.conv2d(padded(layer, x), values, stride=layer.stride, groups=groups)
+    top, bottom, left, right = around(layer)
+    padding = (top, left)
+    if padding != (bottom, right):  # which torch pads by a copy alone
+        x, padding = padded(layer, x), (0, 0)
+    return functional.conv2d(x, values, stride=layer.stride, padding=padding, groups=groups)
 
 
 def max_pool(layer: TrunkLayer, x: Tensor) -> Tensor:

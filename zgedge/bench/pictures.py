@@ -8,6 +8,7 @@ core on the test pictures. Runs are kept as JSON lines, those that are there are
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,6 +176,10 @@ def _say(what: str) -> Callable[[str], None]:
 
 @click.command()
 @click.option("--data", "only", help="Only the rows of this data set.")
+@click.option(
+    "--length", type=click.Choice(sorted({setting.length for setting in SETTINGS})),
+    help="Only the rows that train for so long.",
+)  # fmt: skip
 @click.option("--data-dir", help="Folder of mnist and cifar10.")
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON lines to keep.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file.")
@@ -182,6 +187,7 @@ def _say(what: str) -> Callable[[str], None]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def main(
     only: str | None,
+    length: str | None,
     data_dir: str | None,
     log: Path | None,
     out: Path | None,
@@ -189,13 +195,15 @@ def main(
     as_json: bool,
 ) -> None:
     """Train every row and measure it on the written files."""
-    runs = list(results.read_log(log, Run))
+    runs = [run for run in results.read_log(log, Run) if length in (None, run.length)]
     done = {(run.data, run.budget, run.length, run.seed) for run in runs}
     sets: dict[str, Dataset] = {}
     for setting in () if no_training else SETTINGS:
         for seed in setting.seeds:
             key = (setting.data, setting.budget, setting.length, seed)
-            if only not in (None, setting.data) or key in done:
+            if only not in (None, setting.data) or length not in (None, setting.length):
+                continue
+            if key in done:
                 continue
             if setting.data not in sets:
                 sets[setting.data] = data.load(setting.data, data_dir=data_dir)
@@ -205,9 +213,10 @@ def main(
             runs.append(run)
             results.append(log, run)
     seeds = sorted({run.seed for run in runs})
+    length_words = "" if length is None else f"--length {shlex.quote(length)} "
     lines = results.heading(
-        "Pictures: what convolutions reach", f"python -m zgedge.bench.pictures --out {out}", seeds,
-        packages=PACKAGES,
+        "Pictures: what convolutions reach",
+        f"python -m zgedge.bench.pictures {length_words}--out {out}", seeds, packages=PACKAGES,
     )  # fmt: skip
     lines.append("- Accuracy is that of the core on the written file; bytes are its length,")
     lines.append("  activations included, written with `--no-learning`.")

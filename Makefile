@@ -78,7 +78,7 @@ bench: .venv/zgedge-all
 		--plot docs/results/equal_bytes_mnist.png
 	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB --rows "$(others)" \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_strategies.md
-	$(bin)/zgedge bench equal-bytes --data mnist --budget 256KB --seeds 0,1,2 \
+	$(bin)/zgedge bench equal-bytes --data mnist --budget 256KB \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist_256KB.md
 	$(bin)/python -m zgedge.bench.pictures --log .cache/pictures.jsonl --out docs/results/pictures.md
 	$(bin)/python -m zgedge.bench.latency --out docs/results/latency.md

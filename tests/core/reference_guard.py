@@ -91,7 +91,7 @@ class Guard:
         self.room = a.network.anchors
         self.anchors: list[Anchor] = []
         self.trial: list[Anchor] = []
-        self.in_trial = False
+        self.in_trial = 0
         self.caution = 0
         if not self.on:
             return
@@ -101,7 +101,7 @@ class Guard:
             self.patience, self.certainty, self.recent, self.warnings, self.confirmed,
             self.accepted, self.rolled_back, self.rejected, self.watched, self.usual, self.calm,
         ) = WATCH.unpack_from(section.data)  # fmt: skip
-        self.in_trial = bool(trial)
+        self.in_trial = trial
         self.rate = np.float32(rate)
         self.errors = Detector(3277, 15 * ONE, *DETECTOR.unpack_from(section.data, 96)[:4])
         self.doubts = Detector(1311, 8 * ONE, *DETECTOR.unpack_from(section.data, 120)[:4])
@@ -211,7 +211,14 @@ class Guard:
         strange = self.doubts.held and self.certainty
         if self.errors.held and (strange or self.recent < usual // 3):
             return 2
+        some = self.errors.seen >= 30 and self.errors.excess > 5 * ONE
+        if self.strange and self.doubts.held <= 192 and self.age > 1000 and some:
+            return 2
         return self._warned(before)
+
+    @property
+    def strange(self) -> bool:
+        return bool(self.calm and self.certainty and self.doubts.held)
 
     @property
     def suspects(self) -> bool:
@@ -358,7 +365,7 @@ class Guard:
         now, won, lost = self._tally(self.trial)
         clear = (won - lost) ** 2 > 9 * (won + lost)
         enough = now * len(self.anchors) >= n * self.best // (4 if over else 2)
-        if n >= 32 and clear and won > lost and enough:
+        if n >= 32 and (clear or (over and self.in_trial == 2)) and won > lost and enough:
             self.end_trial()
             self.accepted += 1
             return 1
@@ -368,11 +375,11 @@ class Guard:
         return 0
 
     def end_trial(self) -> None:
-        self.anchors, self.trial, self.in_trial = self.trial, [], False
+        self.anchors, self.trial, self.in_trial = self.trial, [], 0
         self._open_epoch()
 
     def reject(self) -> None:
-        self.trial, self.in_trial, self.cursor = [], False, 0
+        self.trial, self.in_trial, self.cursor = [], 0, 0
         self.limit = len(self.anchors)
         self.best = sum(x.was for x in self.anchors)
         self.rollback()
@@ -387,13 +394,17 @@ class Guard:
         self.confirmed += 1
 
     def _drift(self) -> None:
-        self._start(0, 0.5)
+        strange = self.strange
+        if strange and not self.errors.held:
+            self._start(1000, 0.15811388)
+        else:
+            self._start(0, 0.5)
         n = len(self.anchors)
         if n < 100:
             self.anchors = []
             self._open_epoch()
             return
-        self.in_trial, self.trial = True, []
+        self.in_trial, self.trial = 2 if strange else 1, []
         self.scored = self.patience = self.cursor = 0
         if n > self.trial_from:
             self.anchors = self.anchors[: self.trial_from]

@@ -397,8 +397,8 @@ def learner_digest() -> str:
 
 @functools.lru_cache(maxsize=1)
 def guard_digest() -> str:
-    """A digest of how the core guards: of the bytes that are left where a class comes new, labels
-    are wrong, and then another world begins."""
+    """A digest of how the core guards: of the bytes that are left where a class comes new, inputs
+    die, labels are wrong, and then another world begins."""
     rng = np.random.default_rng(6)
     settings = Settings(units=12, fan_in=8, gather=1, bits=4)
     row = Row("probe", "rigl", network="guarded")
@@ -406,9 +406,11 @@ def guard_digest() -> str:
     network = contenders.network_of(probe, row, 16384, settings)
     worlds = rng.integers(0, 256, (2, 4, 64))
     parts = []
-    for world, classes, wrong in ((0, 3, 0.0), (0, 4, 0.0), (0, 4, 0.4), (1, 4, 0.0)):
+    shifts = ((0, 3, 0.0, 0), (0, 4, 0.0, 0), (0, 4, 0.0, 40), (0, 4, 0.4, 40), (1, 4, 0.0, 0))
+    for world, classes, wrong, dead in shifts:
         y = rng.integers(0, classes, 1000)
         x = np.clip(worlds[world][y] + rng.normal(0, 30, (1000, 64)), 0, 255).astype(np.uint8)
+        x[:, :dead] = 0
         y[rng.random(1000) < wrong] = 0
         parts.append((x, y))
     parameters = contenders.begin(network, parts[0][0], row, settings, 3)

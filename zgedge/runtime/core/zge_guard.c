@@ -235,7 +235,9 @@ static void zge_drift(const zge_model *m) {
     if (m->anchors > 0 && zge_in_trial(m)) {
         return;
     }
-    zge_watch_start(w, 0);
+    const uint32_t strange = zge_watch_strange(w);
+    const uint32_t some = strange && zge_get32(w + ZGE_W_ERROR + ZGE_D_HELD) == 0;
+    zge_watch_start(w, some ? ZGE_W_NOVEL : 0);
     if (n < ZGE_G_FEWEST) {
         if (m->anchors > 0) {
             zge_put32(m->anchor_head + ZGE_G_FILLED, 0);
@@ -243,7 +245,7 @@ static void zge_drift(const zge_model *m) {
         zge_open_epoch(m);
         return;
     }
-    zge_put16(w + ZGE_W_TRIAL, 1);
+    zge_put16(w + ZGE_W_TRIAL, strange ? 2 : 1);
     zge_put32(w + ZGE_W_SCORED, 0);
     zge_put32(w + ZGE_W_PATIENCE, 0);
     zge_put32(m->anchor_head + ZGE_G_TRIED, 0);
@@ -269,7 +271,10 @@ static uint32_t zge_judge(const zge_model *m) {
     /* Half as good as the best of the old world, a quarter at the end: what learns from wrong labels that it
      * answers them less wrongly has no share worth having. */
     const uint64_t least = (uint64_t)n * zge_get32(w + ZGE_W_BEST) / (over ? 4 : 2);
-    if (n >= ZGE_G_JUDGED && zge_clearly(t.won, t.lost, 3) && (uint64_t)t.is * zge_anchors_filled(m) >= least) {
+    /* Where inputs are strange no wrong labels began the trial, and the accepted state is of a world that is gone:
+     * at the end the better one stays. */
+    const uint32_t better = over && zge_in_trial(m) == 2 ? t.won > t.lost : zge_clearly(t.won, t.lost, 3);
+    if (n >= ZGE_G_JUDGED && better && (uint64_t)t.is * zge_anchors_filled(m) >= least) {
         zge_end_trial(m);
         zge_count(w + ZGE_W_ACCEPTED);
         return 1;

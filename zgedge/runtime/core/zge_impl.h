@@ -159,7 +159,7 @@ enum { ZGE_MAX_PARTS = 64 };
 /* Watch section, 144 bytes. Fractions are 16.16 fixed point. */
 enum {
     ZGE_W_EPOCH = 0,        /* u32 worlds that were left behind */
-    ZGE_W_TRIAL = 4,        /* u16: 1 while what is learned in a new world is on trial */
+    ZGE_W_TRIAL = 4,        /* u16: 1 while what is learned in a new world is on trial, 2 where inputs are strange */
     ZGE_W_CAUTION = 6,      /* u16: halvings of the rate, 0 .. 6 */
     ZGE_W_AGE = 8,          /* u32 steps since drift was confirmed, up to ZGE_W_LENGTH: quiet */
     ZGE_W_RATE = 12,        /* f32: least rate while plastic, else 0 */
@@ -181,7 +181,7 @@ enum {
     ZGE_W_DOUBT = 120,      /* detector of doubtful inputs */
     ZGE_W_SIZE = 144,
     ZGE_W_LENGTH = 2000, /* steps of plasticity */
-    ZGE_W_NOVEL = 1000,  /* of which a new class needs the second half */
+    ZGE_W_NOVEL = 1000,  /* of which a new class, or strange inputs with few more errors, need the second half */
     ZGE_W_CAREFUL = 6,
     ZGE_W_PATIENT = 4
 };
@@ -413,6 +413,9 @@ uint32_t zge_detect(uint8_t *detector, uint32_t value, uint32_t pass, uint32_t b
 /* A labelled sample: its score of 32,768, the share of its inputs that were clamped. 0, 1: a warning begins,
  * 2: drift. */
 uint32_t zge_watch_label(uint8_t *watch, uint32_t correct, uint32_t score, uint32_t clamped);
+/* Whether inputs are strange, in a learner that is careful. Only anchors tell them from a network that wrong labels
+ * made unsure. */
+uint32_t zge_watch_strange(const uint8_t *watch);
 void zge_watch_start(uint8_t *watch, uint32_t age); /* plastic from here on: age 0, or ZGE_W_NOVEL */
 void zge_watch_age(uint8_t *watch);   /* one step older */
 void zge_watch_quiet(uint8_t *watch); /* no longer plastic */

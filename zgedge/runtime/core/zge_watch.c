@@ -10,9 +10,11 @@ enum { ZGE_W_ONE = 65536 };
 enum {
     ZGE_W_FEWEST = 30,                    /* values before a mean is one */
     ZGE_W_HELD = 256,                     /* values that a confirmed change stays */
+    ZGE_W_WAITS = 64,                     /* of which errors have so many to be confirmed by themselves */
     ZGE_W_MOST = 1 << 24,                 /* values that a mean is over */
     ZGE_W_PASS_ERROR = 3277,              /* 0.05 */
     ZGE_W_BOUND_ERROR = 15 * ZGE_W_ONE,
+    ZGE_W_BOUND_STRANGE = 5 * ZGE_W_ONE, /* of errors, where inputs are strange */
     ZGE_W_PASS_DOUBT = 1311,              /* 0.02 */
     ZGE_W_BOUND_DOUBT = 8 * ZGE_W_ONE
 };
@@ -76,6 +78,19 @@ static uint32_t zge_rises(const uint8_t *w, uint32_t before) {
     return zge_warns(w) && !before;
 }
 
+uint32_t zge_watch_strange(const uint8_t *w) {
+    return zge_get32(w + ZGE_W_CALM) > 0 && zge_get32(w + ZGE_W_CERTAINTY) > 0 &&
+           zge_get32(w + ZGE_W_DOUBT + ZGE_D_HELD) > 0;
+}
+
+/* Errors that do not confirm a change by themselves, where it would not make a plastic time shorter. */
+static uint32_t zge_errs_some(const uint8_t *w) {
+    const uint8_t *d = w + ZGE_W_ERROR;
+    return zge_get32(w + ZGE_W_AGE) > ZGE_W_NOVEL &&
+           zge_get32(w + ZGE_W_DOUBT + ZGE_D_HELD) <= ZGE_W_HELD - ZGE_W_WAITS && zge_get32(d + ZGE_D_SEEN) >= ZGE_W_FEWEST &&
+           zge_get32(d + ZGE_D_SUM) > ZGE_W_BOUND_STRANGE;
+}
+
 uint32_t zge_watch_label(uint8_t *w, uint32_t correct, uint32_t score, uint32_t clamped) {
     const uint32_t before = zge_warns(w);
     const uint32_t usual = zge_get32(w + ZGE_W_USUAL);
@@ -90,8 +105,12 @@ uint32_t zge_watch_label(uint8_t *w, uint32_t correct, uint32_t score, uint32_t 
     }
     /* Wrong labels alone raise the error, and no sample looks strange for them: it takes both, or errors of
      * which no share of wrong labels that leaves the right ones the most is the cause. Only anchors tell strange
-     * inputs from a network that wrong labels made unsure. */
+     * inputs from a network that wrong labels made unsure. Where half of the inputs died the error rises too
+     * little to be confirmed by itself before its mean has followed. */
     if (errs && ((doubts && zge_get32(w + ZGE_W_CERTAINTY) > 0) || zge_get32(w + ZGE_W_RECENT) < usual / 3)) {
+        return 2;
+    }
+    if (zge_watch_strange(w) && zge_errs_some(w)) {
         return 2;
     }
     const uint32_t level = zge_rises(w, before);
@@ -211,7 +230,7 @@ zge_status zge_watch_check(const zge_model *m, zge_fault *f) {
     const uint32_t room = m->anchors;
     const int32_t rate_ok =
         age < ZGE_W_LENGTH ? rate > 0.0f && rate <= zge_first_rate : zge_get32(w + ZGE_W_RATE) == 0;
-    if (zge_get16(w + ZGE_W_TRIAL) > (room >= ZGE_G_FEWEST) || zge_get16(w + ZGE_W_CAUTION) > ZGE_W_CAREFUL ||
+    if (zge_get16(w + ZGE_W_TRIAL) > (room >= ZGE_G_FEWEST ? 2 : 0) || zge_get16(w + ZGE_W_CAUTION) > ZGE_W_CAREFUL ||
         age > ZGE_W_LENGTH || !rate_ok || zge_get32(w + ZGE_W_LIMIT) > room || zge_get32(w + ZGE_W_BEST) > room ||
         zge_get32(w + ZGE_W_SCORED) > ZGE_G_MOST || zge_get32(w + ZGE_W_PATIENCE) > ZGE_W_PATIENT ||
         zge_get32(w + ZGE_W_CERTAINTY) > ZGE_W_ONE || zge_get32(w + ZGE_W_RECENT) > ZGE_W_ONE ||

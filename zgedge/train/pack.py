@@ -128,6 +128,8 @@ def fitted_replay(
     best = network
     for bits, pool in itertools.product(sorted(REPLAY_BITS, reverse=True), pools):
         one = replace(network, replay_bits=bits, replay_pool=pool)
+        if room < one.replay_sample_bytes:
+            continue  # of a single sample, which a replay of none has no bits for
         sized = replace(one, replay_samples=min(most, room // one.replay_sample_bytes))
         if not sized.replay_samples > best.replay_samples:
             continue

@@ -248,6 +248,7 @@ def train(
             dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
             train_time=seconds, teacher=teacher, checkpoint=checkpoint,
             progress=progress, log=log, unknown=unknown, fit_replay=planned.fit_replay,
+            spare=spare_classes, pending=pending,
         )  # fmt: skip
     if result.interrupted and not result.best_epoch:
         raise KeyboardInterrupt

@@ -108,7 +108,9 @@ def test_more_spare_classes_than_a_model_can_have(
 
 
 @pytest.mark.parametrize(("spare", "pending"), [(3, 0), (20, 0), (200, 3), (0, 40), (7, 200)])
-def test_what_is_named_as_enough_for_new_classes_is(spare: int, pending: int) -> None:
+def test_what_is_named_as_enough_for_new_classes_is(
+    spare: int, pending: int, tmp_path: Path
+) -> None:
     digits = data.load("digits")
 
     def planned(size: int) -> Choice | BudgetError:
@@ -125,6 +127,31 @@ def test_what_is_named_as_enough_for_new_classes_is(spare: int, pending: int) ->
     refused = [x for x in found if isinstance(x, BudgetError) and "spare" in str(x)]
     assert refused
     assert all(isinstance(planned(x.smallest or 0), Choice) for x in refused)
+    # And a file of no more bytes can be written once it is trained.
+    size = refused[-1].smallest
+    given = ("--budget", size, "--spare-classes", spare, "--pending", pending, "--steps", 1)
+    assert run_json("train", *given, "--out", tmp_path / "m.zge")["bytes"] <= (size or 0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "spare", "options"),
+    [
+        ("150702", 1000, ()),
+        ("41800", 100, ()),
+        ("12KB", 100, ("--network", "s:16/4 b1")),
+        ("72000", 1000, ("--rewire", "attention")),
+        ("6600", 5, ("--pending", 50)),
+    ],
+)
+def test_no_training_ends_without_room_for_a_file(
+    budget: str, spare: int, options: tuple[object, ...], tmp_path: Path
+) -> None:
+    """Anchors, and the rows that an accepted state then has, come at its end."""
+    out = tmp_path / "m.zge"
+    given = ("train", "--budget", budget, "--spare-classes", spare, *options, "--steps", 1)
+    found = run_json(*given, "--out", out)
+    assert found["bytes"] <= found["budget"]
+    assert Learner(out).model.arena.network.classes == 10 + spare
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ class _Shares:
         known = [max(s, total) for s, total in self._totals.items() if total is not None]
         if least is None and not known:
             return self._errors[size]
-        enough = min(known) if least is None else least
+        enough = max(SMALLEST, min(known) if least is None else least)
         return BudgetError(
             f"{size:,} bytes are too few for {self._spare:,} spare classes and {self._pending:,} "
             "samples that wait.",

@@ -952,13 +952,17 @@ def _labelled(
 
     Raises DataError for no labels, or labels the model has not.
     """
+    paths: list[str] = [] if files is None else files
     if held_out:
-        x, y = _held_out(model, data, hop, label, data_dir, files)
+        x, y = _held_out(model, data, hop, label, data_dir, paths)
     else:
-        x, y = _inputs(model, data, hop, label, data_dir, part, files)
+        x, y = _inputs(model, data, hop, label, data_dir, part, paths)
     if y is None:
         raise DataError(
-            f"{data} has no labels.", f"Give one column more than the model's {model.inputs:,}."
+            f"{data} has no labels.",
+            "Give a folder with a folder of pictures for each class."
+            if paths
+            else f"Give one column more than the model's {model.inputs:,}.",
         )
     names = model.arena.class_names
     number = {name: i for i, name in enumerate(names)}

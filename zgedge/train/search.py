@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import zgedge
 from zgedge.budget import (
     Candidate,
     Plan,
@@ -319,7 +320,8 @@ class _Search:
         self.seed, self.strategy = seed, strategy
         self.progress = progress or (lambda done, total, what: None)
         self.memory = None if memory is None else Path(memory)
-        self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data)
+        labels = zlib.crc32(np.ascontiguousarray(dataset.y_train).data)
+        self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data, labels)
         self.known = self._remembered()
         self.done = self.total = 0
         # Seconds of all trials, and of those that were remembered. Time is counted by what trials
@@ -428,21 +430,42 @@ class _Search:
             try:
                 row = json.loads(line)
                 trial = Trial(**row["trial"])
-                known[row["data"], trial.spec, trial.steps, trial.seed, row["strategy"]] = trial
+                if row["version"] == zgedge.__version__ and _is_sound(trial):
+                    known[row["data"], trial.spec, trial.steps, trial.seed, row["strategy"]] = trial
             except (ValueError, KeyError, TypeError):
-                continue  # cut off by an interruption
+                continue  # cut off by an interruption, or by an earlier version
         return known
 
     def _remember(self, key: tuple[int, str, int, int, str], trial: Trial) -> None:
         self.known[key] = trial
         if self.memory is None:
             return
-        row = {"data": key[0], "strategy": key[-1], "trial": asdict(trial)}
+        row = {
+            "version": zgedge.__version__, "data": key[0], "strategy": key[-1],
+            "trial": asdict(trial),
+        }  # fmt: skip
         try:
-            with self.memory.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with self.memory.open("a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # cut off by an interruption
+                        file.write(b"\n")
+                file.write(json.dumps(row).encode() + b"\n")
         except OSError as e:
             raise ZgedgeError(f"Cannot write {self.memory}: {e.strerror}.") from e
+
+
+def _is_sound(trial: Trial) -> bool:
+    """Whether a trial that was read holds numbers with which a search can go on."""
+    whole = all(type(n) is int and n >= 0 for n in (trial.steps, trial.seed))
+    real = (trial.accuracy, trial.loss, trial.seconds)
+    return (
+        whole
+        and trial.steps > 0
+        and isinstance(trial.spec, str)
+        and all(type(x) in (int, float) and math.isfinite(x) for x in real)
+        and trial.seconds >= 0
+    )
 
 
 def _work(one: Considered) -> float:

@@ -79,19 +79,15 @@ def test_a_search_by_time_beside_room_goes_on(
     assert len(trained) > 6
     lines = memory.read_bytes().splitlines(keepends=True)
     assert len(lines) == len(trained)
-    # What trials took, to the float, and nothing else, is taken from the time.
-    took = [row.trials for row in whole.considered if row.trials]
-    assert whole.spent >= sum(t.seconds for trials in took for t in trials) > 0
     for kept in (3, len(lines)):
         memory.write_bytes(b"".join(lines[:kept]))
         clock.trials.clear()
         found = _with_room(pictures, choose, 12 * KB, 3, 8, 300.0)
-        assert len(clock.trials) == len(trained) - kept or kept < len(lines)
+        # All that are remembered are found; how many steps the next has, they decided.
         assert clock.trials[:1] == trained[kept : kept + 1]
-        if kept == len(lines):
-            assert not clock.trials
-            assert found.plan.network == whole.plan.network
-            assert found.spent == whole.spent
+    assert not clock.trials
+    assert found.plan.network == whole.plan.network
+    assert found.spent == whole.spent > 0
 
 
 @pytest.mark.parametrize("seconds", [None, 100.0])

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -200,6 +200,11 @@ def train(
     to = screen()
     if not as_json:
         _say_data(to, dataset)
+    if len(dataset.classes) + spare_classes > net.MAX_CLASSES:
+        raise UsageError(
+            f"{len(dataset.classes):,} classes and {spare_classes:,} spare ones are more than the "
+            f"{net.MAX_CLASSES:,} that a model can have."
+        )
     if head == "analytic":
         if network or latency or teacher or unknown or checkpoint or epochs or steps or seconds:
             raise UsageError(
@@ -208,25 +213,29 @@ def train(
             )
         _train_analytic(dataset, size, out, spare_classes, pending, seed, as_json)
         return
+    from zgedge.train.room import with_room
+    from zgedge.train.search import shrunk, text_again
     from zgedge.train.seeded import roomy, within
 
     names = dataset.classes
 
-    def choose(text: str | None, latency: str | None) -> Choice:
-        return _with_room(
-            lambda share, left, trials: _choose(
-                dataset, share, not no_learning, text, latency, left, seed, rewire, trials=trials,
+    def choose(text: str | None, fast: _Latency) -> Choice:
+        return with_room(
+            lambda share, left, fits: _choose(
+                dataset, share, not no_learning, text, fast, left, seed, rewire, fits=fits,
+                trials=fits is not None,
                 memory=None if checkpoint is None else checkpoint + ".search", quiet=as_json,
-            ), size, names, spare_classes, pending, _for_search(seconds),
+            ), lambda found, share: shrunk(found, dataset, share),
+            size, names, spare_classes, pending, _for_search(seconds),
         )  # fmt: skip
 
-    chosen = choose(network, latency)
-    text = _text_again(chosen.plan) if network is None else network
+    chosen = choose(network, _latency(latency, quiet=as_json))
+    text = text_again(chosen.plan) if network is None else network
     planned = chosen.plan
     if network is None and (spare_classes or pending):
         # The room that is left for them can differ by a sample where the network is named.
         with suppress(BudgetError):
-            planned = replace(planned, network=choose(text, None).plan.network)
+            planned = replace(planned, network=choose(text, _Latency()).plan.network)
     asked = seconds
     if seconds is not None:
         seconds = max(1.0, seconds - chosen.seconds)
@@ -239,6 +248,7 @@ def train(
             dataset, planned.network, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
             train_time=seconds, teacher=teacher, checkpoint=checkpoint,
             progress=progress, log=log, unknown=unknown, fit_replay=planned.fit_replay,
+            spare=spare_classes, pending=pending,
         )  # fmt: skip
     if result.interrupted and not result.best_epoch:
         raise KeyboardInterrupt
@@ -331,81 +341,11 @@ def _teacher_line(network: net.Network) -> str:
     return line
 
 
-def _with_room(
-    choose: Callable[[int, float | None, bool], Choice],
-    size: int,
-    names: tuple[str, ...],
-    spare: int,
-    pending: int,
-    seconds: float | None,
-) -> Choice:
-    """What is chosen for `size` bytes less what more classes and waiting samples take of them.
-
-    `choose` is given bytes, the seconds that are left, and whether to try networks: not before most
-    of that room is known, so that the time of a search is spent once.
-    """
-    from zgedge.train.seeded import room_for
-
-    share, room, spent = size, 0, 0.0
-    trials = not (spare or pending)
-    for _ in range(5):
-        left = None if seconds is None else max(0.0, seconds - spent)
-        try:
-            chosen = choose(share, left, trials and left != 0.0)
-        except BudgetError as error:
-            if not room or error.smallest is None:
-                raise
-            raise _no_room(choose, size, names, spare, pending, error.smallest + room) from error
-        spent += chosen.seconds
-        planned = chosen.plan.network
-        room = room_for(planned, names, spare, pending)
-        fits = planned.file_bytes + room <= size
-        if fits and trials:
-            return replace(chosen, seconds=spent)
-        if not fits:
-            share = min(share - 1, size - room)
-        trials = True
-    raise _no_room(choose, size, names, spare, pending, planned.file_bytes + room)
-
-
-def _no_room(
-    choose: Callable[[int, float | None, bool], Choice],
-    size: int,
-    names: tuple[str, ...],
-    spare: int,
-    pending: int,
-    enough: int,
-) -> BudgetError:
-    """The error that says so, with a budget that was seen to be enough."""
-    enough = max(enough, size + size // 64 + 1)
-    try:
-        _with_room(
-            lambda share, left, trials: choose(share, None, False), enough, names, spare, pending,
-            None,
-        )  # fmt: skip
-    except BudgetError as error:
-        enough = error.smallest or enough
-    return BudgetError(
-        f"{size:,} bytes are too few for {spare:,} spare classes and {pending:,} samples that "
-        "wait.",
-        f"A budget of {enough:,} bytes is enough.",
-        smallest=enough,
-    )
-
-
 def _for_search(seconds: float | None) -> float | None:
     """The part of a training time that the search for a network takes."""
     from zgedge.train.search import SEARCH_SHARE
 
     return None if seconds is None else SEARCH_SHARE * seconds
-
-
-def _text_again(planned: Plan) -> str:
-    """The text that plans this network again. A replay that is fitted at the end is left out: a
-    text that names it would hold it to what was planned."""
-    if not planned.fit_replay:
-        return spec_of(planned.network)
-    return spec_of(replace(planned.network, replay_samples=0, replay_bits=0, replay_pool=0))
 
 
 def _train_analytic(
@@ -433,34 +373,47 @@ def _train_analytic(
     to.spans([*spans, (f", {seconds:.1f} s.", "")])
 
 
+class _Latency(NamedTuple):
+    """How long a network takes for a prediction here, and the most that it may; None: whatever."""
+
+    seconds: Callable[[net.Network], float] | None = None
+    most: float | None = None
+
+
+def _latency(latency: str | None, quiet: bool) -> _Latency:
+    """This host is measured once: a search asks for many networks."""
+    if latency is None:
+        return _Latency()
+    from zgedge.bench.latency import of_host, parse_latency
+
+    most = parse_latency(latency)
+    with _steps("measuring this host", quiet=quiet) as measuring:
+        return _Latency(of_host(measuring).seconds, most)
+
+
 def _choose(
     dataset: Any,
     size: int,
     learning: bool,
     network: str | None,
-    latency: str | None,
+    fast: _Latency,
     seconds: float | None,
     seed: int,
     rewire: str,
     *,
     memory: str | None = None,
     trials: bool = True,
+    fits: Callable[[net.Network], bool] | None = None,
     quiet: bool,
 ) -> Choice:
     """The network to train, by the search in `zgedge.train.search`, which takes `seconds`."""
     from zgedge.train.search import choose
 
-    cost, most = None, None
-    if latency is not None:
-        from zgedge.bench.latency import of_host, parse_latency
-
-        most = parse_latency(latency)
-        with _steps("measuring this host", quiet=quiet) as measuring:
-            cost = of_host(measuring).seconds
-    with _steps("comparing networks", quiet=quiet) as comparing:
+    with _steps("comparing networks", quiet=quiet or not trials) as comparing:
         return choose(
-            dataset, size, learning=learning, network=network, latency=cost, most_latency=most,
-            seconds=seconds, trials=trials, seed=seed, strategy=rewire, memory=memory,
+            dataset, size, learning=learning, network=network, latency=fast.seconds,
+            most_latency=fast.most, seconds=seconds, trials=trials, fits=fits, seed=seed,
+            strategy=rewire, memory=memory,
             progress=lambda done, total, what: comparing(done, total),
         )  # fmt: skip
 
@@ -626,8 +579,8 @@ def plan_command(
             say=_note, progress=reading,
         )  # fmt: skip
     chosen = _choose(
-        dataset, size, not no_learning, network, latency, _for_search(seconds), seed, "rigl",
-        trials=not no_trials, quiet=as_json,
+        dataset, size, not no_learning, network, _latency(latency, quiet=as_json),
+        _for_search(seconds), seed, "rigl", trials=not no_trials, quiet=as_json,
     )  # fmt: skip
     with _steps("measuring this host", quiet=as_json) as measuring:
         host = cost.of_host(measuring)
@@ -999,13 +952,17 @@ def _labelled(
 
     Raises DataError for no labels, or labels the model has not.
     """
+    paths: list[str] = [] if files is None else files
     if held_out:
-        x, y = _held_out(model, data, hop, label, data_dir, files)
+        x, y = _held_out(model, data, hop, label, data_dir, paths)
     else:
-        x, y = _inputs(model, data, hop, label, data_dir, part, files)
+        x, y = _inputs(model, data, hop, label, data_dir, part, paths)
     if y is None:
         raise DataError(
-            f"{data} has no labels.", f"Give one column more than the model's {model.inputs:,}."
+            f"{data} has no labels.",
+            "Give a folder with a folder of pictures for each class."
+            if paths
+            else f"Give one column more than the model's {model.inputs:,}.",
         )
     names = model.arena.class_names
     number = {name: i for i, name in enumerate(names)}

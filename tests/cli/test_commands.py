@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.cli.conftest import csv_text, process, refused, run, run_json, table
@@ -387,3 +389,59 @@ def test_a_proof_is_only_suggested_where_connections_can_move(tmp_path: Path) ->
         ).stdout  # fmt: skip
         assert ("zgedge prove" in said) == told
         assert ("--label kind" in said) != told
+
+
+def _folder_of_pictures(root: Path, side: int, *, length: int = 0) -> Path:
+    """Noise in two classes; names are of `length` characters."""
+    rng = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        (root / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (side, side)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{'p' * length}{i:03}.png")
+    return root
+
+
+def test_pictures_for_a_model_of_tables_are_named_by_their_files(tmp_path: Path) -> None:
+    source, out, page = tmp_path / "t.npz", tmp_path / "m.zge", tmp_path / "r.html"
+    x = np.random.default_rng(1).integers(0, 256, (60, 64)).astype(np.uint8)
+    np.savez(source, x=x, y=np.array(["dark", "light"] * 30))
+    run("train", source, "--budget", "4KB", "--epochs", 1, "--out", out)
+    folder = _folder_of_pictures(tmp_path / ("deep" * 50) / "shots", 8, length=60)
+    assert run_json("report", out, "--data", folder, "--out", page)["wrong"]
+    text = page.read_text()
+    shown = re.findall(r'<th scope="row"><bdi title="([^"]*)">([^<]*)</bdi>', text)
+    assert shown
+    for path, name in shown:
+        assert len(name) == 24
+        assert re.fullmatch("p+…p+00[0-5]\\.png", name)
+        assert len(path) == 200
+        assert any(str(file).endswith(path.removeprefix("…")) for file in folder.rglob("*.png"))
+        assert path.endswith(name[-7:])
+    assert ">file</th>" in text
+    assert "numbered from 0" not in text
+
+
+def test_pictures_for_a_model_of_windows_are_rows_of_a_stream(tmp_path: Path) -> None:
+    source, out, page = tmp_path / "s.npz", tmp_path / "m.zge", tmp_path / "r.html"
+    x = np.random.default_rng(1).normal(size=(400, 16)).astype(np.float32)
+    np.savez(source, x=x, y=np.repeat(["dark", "light"] * 10, 20))
+    run("train", source, "--window", 4, "--budget", "4KB", "--epochs", 1, "--out", out)
+    folder = _folder_of_pictures(tmp_path / "shots", 4)
+    found = run_json("predict", out, folder)
+    assert (len(found["labels"]), found["files"]) == (3, None)
+    assert len(run("predict", out, folder).stdout.splitlines()) == 3
+    run("report", out, "--data", folder, "--out", page)
+    assert ".png" not in page.read_text()
+
+
+@pytest.mark.parametrize("verb", ["eval", "report"])
+def test_pictures_without_classes_are_to_be_put_in_folders(
+    model: Path, tmp_path: Path, verb: str
+) -> None:
+    folder = _folder_of_pictures(tmp_path / "shots", 8) / "dark"
+    option = ("--data",) if verb == "report" else ()
+    for data in (folder, folder / "000.png"):
+        said = refused(verb, model, *option, data, code=3)
+        assert "a folder of pictures for each class" in said
+        assert "column" not in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import TRAIN, csv_text, refused, run, run_json, table
-from zgedge import arena, cli, data
+from zgedge import arena, data
 from zgedge import network as net
 from zgedge.errors import BudgetError
-from zgedge.network import KB
 from zgedge.report import pictures
 from zgedge.runtime import Learner, Model
 from zgedge.train import search
+from zgedge.train.room import with_room
 from zgedge.train.search import Choice
 
 
@@ -100,14 +99,25 @@ def test_too_small_for_new_classes_names_what_is_enough(tmp_path: Path) -> None:
     assert run_json("train", "--budget", found["smallest"], *options)["bytes"] > 0
 
 
+def test_more_spare_classes_than_a_model_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "choose", None)  # nothing is planned
+    args = ("train", "--budget", "2KB", "--out", tmp_path / "m.zge", "--spare-classes", 4090)
+    assert "10 classes and 4,090 spare ones are more than the 4,096" in refused(*args, code=2)
+
+
 @pytest.mark.parametrize(("spare", "pending"), [(3, 0), (20, 0), (200, 3), (0, 40), (7, 200)])
-def test_what_is_named_as_enough_for_new_classes_is(spare: int, pending: int) -> None:
+def test_what_is_named_as_enough_for_new_classes_is(
+    spare: int, pending: int, tmp_path: Path
+) -> None:
     digits = data.load("digits")
 
     def planned(size: int) -> Choice | BudgetError:
         try:
-            return cli._with_room(
-                lambda share, left, trials: search.choose(digits, share, trials=trials),
+            return with_room(
+                lambda share, left, fits: search.choose(digits, share, fits=fits),
+                lambda found, share: search.shrunk(found, digits, share),
                 size, digits.classes, spare, pending, None,
             )  # fmt: skip
         except BudgetError as error:
@@ -117,33 +127,31 @@ def test_what_is_named_as_enough_for_new_classes_is(spare: int, pending: int) ->
     refused = [x for x in found if isinstance(x, BudgetError) and "spare" in str(x)]
     assert refused
     assert all(isinstance(planned(x.smallest or 0), Choice) for x in refused)
+    # And a file of no more bytes can be written once it is trained.
+    size = refused[-1].smallest
+    given = ("--budget", size, "--spare-classes", spare, "--pending", pending, "--steps", 1)
+    assert run_json("train", *given, "--out", tmp_path / "m.zge")["bytes"] <= (size or 0)
 
 
-@pytest.mark.parametrize("seconds", [None, 100.0])
-def test_room_for_new_classes_takes_no_second_search(
-    seconds: float | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("budget", "spare", "options"),
+    [
+        ("150702", 1000, ()),
+        ("41800", 100, ()),
+        ("12KB", 100, ("--network", "s:16/4 b1")),
+        ("72000", 1000, ("--rewire", "attention")),
+        ("6600", 5, ("--pending", 50)),
+    ],
+)
+def test_no_training_ends_without_room_for_a_file(
+    budget: str, spare: int, options: tuple[object, ...], tmp_path: Path
 ) -> None:
-    digits = data.load("digits")
-    asked: list[tuple[float | None, bool]] = []
-
-    def choose(share: int, left: float | None, trials: bool) -> Choice:
-        asked.append((left, trials))
-        found = search.choose(digits, share, trials=False)
-        return replace(found, seconds=80.0 if trials else 1.0)
-
-    found = cli._with_room(choose, 48 * KB, digits.classes, 3, 8, seconds)
-    assert found.plan.network.file_bytes < 48 * KB
-    searches = [(left, trials) for left, trials in asked if trials]
-    assert searches == [(None if seconds is None else seconds - 1.0, True)]
-    assert found.seconds == 81.0
-    # What one network leaves for classes can be too little for the next: no time is spent twice.
-    asked.clear()
-    rooms = iter([1000, 3000, 5000, 0, 0])
-    monkeypatch.setattr("zgedge.train.seeded.room_for", lambda *_: next(rooms))
-    found = cli._with_room(choose, 48 * KB, digits.classes, 3, 8, seconds)
-    lefts = [left for left, _ in asked]
-    assert lefts == ([None] * 4 if seconds is None else [100.0, 99.0, 19.0, 0.0])
-    assert asked[-1][1] == (seconds is None)
+    """Anchors, and the rows that an accepted state then has, come at its end."""
+    out = tmp_path / "m.zge"
+    given = ("train", "--budget", budget, "--spare-classes", spare, *options, "--steps", 1)
+    found = run_json(*given, "--out", out)
+    assert found["bytes"] <= found["budget"]
+    assert Learner(out).model.arena.network.classes == 10 + spare
 
 
 @pytest.mark.parametrize(

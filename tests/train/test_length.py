@@ -236,8 +236,22 @@ def test_checkpoint_of_another_version(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="of another version of zgedge"):
         train(digits, PLAIN, steps=5, checkpoint=file)
     assert file.read_bytes() == before
-    torch.save({"mark": "another program's"}, file)
-    with pytest.raises(ZgedgeError, match="not a checkpoint"):
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"mark": "another program's"}, {"mark": "zgedge checkpoints are this"},
+        {"mark": checkpoint.MARK}, {"mark": checkpoint.MARK, "run": {}},
+        {"mark": checkpoint.MARK, "state": {}}, {"mark": checkpoint.MARK, "run": [], "state": {}},
+        {"mark": checkpoint.MARK, "run": {}, "state": 3}, ["zgedge checkpoint 3"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_holds_no_run_is_no_checkpoint(digits: Dataset, held: Any, tmp_path: Path) -> None:
+    file = tmp_path / "run.state"
+    torch.save(held, file)
+    with pytest.raises(ZgedgeError, match="not a checkpoint, or is damaged"):
         train(digits, PLAIN, steps=5, checkpoint=file)
 
 

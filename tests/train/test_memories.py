@@ -16,7 +16,7 @@ from zgedge import network as net
 from zgedge.budget import Task, named, plan
 from zgedge.data import Dataset
 from zgedge.errors import UsageError
-from zgedge.network import KB, Network
+from zgedge.network import KB, Network, dense
 from zgedge.runtime import Model, memory
 from zgedge.train import TrainResult, train
 from zgedge.train.pack import CODING_COST, fitted_replay, remembered_codes
@@ -108,6 +108,23 @@ def test_features_of_a_trunk_keep_their_bits(digits: Dataset) -> None:
     network = plan(Task.of(digits), 16 * KB).network
     assert network.trunk
     assert fitted_replay(network, [], np.zeros((1, 64), np.uint8), np.zeros(1, np.int64)) is network
+
+
+def test_a_replay_smaller_than_a_sample_of_8_bits() -> None:
+    few = Network(
+        (1, 64, 1), 3, (dense(64, 3),), 20, groups=64, replay_samples=1, replay_bits=4
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    layers = [
+        arena.LayerParameters(
+            rng.integers(-9, 9, (3, 64)).astype(np.int8), None, np.zeros(3, np.int32),
+            np.full(3, 1e-3, np.float32), 1.0, 1.0,
+        )
+    ]  # fmt: skip
+    codes = rng.integers(0, 256, (30, 64)).astype(np.uint8)
+    found = fitted_replay(few, layers, codes, np.arange(30) % 3)
+    assert found.replay_samples >= 1
+    assert found.file_bytes <= few.file_bytes
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 1), (5, 7, 2), (1, 9, 3), (1, 1, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,6 +177,42 @@ def test_a_search_by_time_that_was_interrupted_goes_on(
         assert found.spec == whole.spec
         assert found.seconds == whole.seconds
         clock.trials = before[: len(lines)]
+
+
+@pytest.mark.usefixtures("short")
+def test_only_sound_trials_of_the_same_search_are_remembered(
+    pictures: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "state.search"
+    clock = Clock(2.0, 0.0625)
+    monkeypatch.setattr(search, "train", clock.train)
+    search.choose(pictures, 12 * KB, memory=memory)
+    whole, made = memory.read_bytes(), len(clock.trials)
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) == made > 3
+
+    def trained(text: bytes, dataset: Dataset = pictures) -> int:
+        memory.write_bytes(text)
+        clock.trials.clear()
+        search.choose(dataset, 12 * KB, memory=memory)
+        return len(clock.trials)
+
+    assert trained(whole) == 0
+    # What follows a line that was cut off is a line of its own.
+    assert trained(whole[:-5]) == 1
+    assert trained(memory.read_bytes()) == 0
+    # A trial that cannot have been written is made anew.
+    for name, value in (
+        ("loss", float("nan")), ("loss", "0.1"), ("loss", None), ("accuracy", [1]),
+        ("seconds", float("inf")), ("seconds", -1.0), ("seconds", True), ("steps", 1.5),
+    ):  # fmt: skip
+        row = json.loads(lines[0])
+        row["trial"][name] = value
+        assert trained(json.dumps(row).encode() + b"\n" + b"".join(lines[1:])) == 1, (name, value)
+    # Other labels, and another version, are another search.
+    assert trained(whole, replace(pictures, y_train=1 - pictures.y_train)) == made
+    monkeypatch.setattr("zgedge.__version__", "0.0.1")
+    assert trained(whole) == made
 
 
 @pytest.mark.usefixtures("short")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zgedge import data, network
-from zgedge.arena import in_memory
+from zgedge.arena import in_memory, names_blob
 from zgedge.budget import Task
 from zgedge.data import Dataset
 from zgedge.errors import BudgetError, MissingExtraError, UsageError
@@ -17,6 +17,7 @@ from zgedge.network import Network, dense, sparse
 from zgedge.runtime import Learner, Model
 from zgedge.train import fixed
 from zgedge.train.fixed import whitened_patches
+from zgedge.train.pack import with_guard, with_traces
 from zgedge.train.seeded import planned, room_for, roomy, seeded, within
 from zgedge.train.trunk import features
 
@@ -146,6 +147,27 @@ def test_room_is_counted_before_training() -> None:
     assert (made.classes, made.known, made.pending) == (13, 10, 7)
     assert made.file_bytes <= plain.file_bytes + room_for(plain, names, 3, 7)
     assert np.isclose(room_for(plain, names, 3, 7), made.file_bytes - plain.file_bytes + 7 * 32)
+
+
+@pytest.mark.parametrize("spare", [0, 3, 100, 1000])
+def test_a_guard_leaves_the_room_for_classes(spare: int) -> None:
+    names = tuple(str(i) for i in range(10))
+    plain = network.Network(
+        (1, 64, 1), 10, (sparse(64, 30, 8), network.dense(30, 10)), len(names_blob(names)),
+        replay_samples=1500, replay_bits=4,
+    )  # fmt: skip
+    size = roomy(plain, names, spare, 9).file_bytes
+    for made in (
+        with_guard(plain, 500, lambda x: roomy(x, names, spare, 9)),
+        with_traces(plain, lambda x: roomy(x, names, spare, 9)),
+    ):
+        assert roomy(made, names, spare, 9).file_bytes <= size
+        assert made.replay_samples >= 10
+    # Fewer anchors where classes take the bytes, and none where these would take the replay.
+    guarded = with_guard(plain, 500, lambda x: roomy(x, names, spare, 9))
+    assert guarded.watch
+    assert (guarded.anchors == 0) == (spare == 1000)
+    assert guarded.anchors <= with_guard(plain, 500).anchors
 
 
 def test_samples_give_way_where_room_for_classes_takes_more() -> None:

@@ -149,9 +149,9 @@ def load_inputs(
             "Use data of the same form as the model was trained on.",
         )
     _tell(request, say)
-    if files is not None:
-        files += chosen.files or []
     if window is None:
+        if files is not None:
+            files += chosen.files or []
         return x, chosen.labels
     return split.windows(x, chosen.labels, window, hop or window)
 

@@ -46,6 +46,15 @@ def short(text: str, most: int = LONGEST_NAME) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def shorter(text: str, most: int, head: int | None = None) -> str:
+    """A file's name or path cut to `most` characters, its end kept: there files of one folder
+    differ. `head` are the first ones that are kept; half of all, where it is not given."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2 if head is None else head
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
 def name(text: str, most: int = LONGEST_NAME) -> Html:
     """A stranger's name: set apart, so that its direction of writing stays its own."""
     return tag("bdi", short(text, most), title=short(text, 200) if len(text) > most else None)

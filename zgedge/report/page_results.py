@@ -22,7 +22,7 @@ from zgedge.report.page_html import (
     name,
     note,
     percent,
-    short,
+    shorter,
     table,
     tag,
 )  # fmt: skip
@@ -216,7 +216,7 @@ def _where(measured: Measured, row: int) -> Html:
     if not measured.files:
         return Html(f"row {row:,}")
     path = measured.files[row]
-    return tag("bdi", short(os.path.basename(path), 24), title=short(path, 200))
+    return tag("bdi", shorter(os.path.basename(path), 24), title=shorter(path, 200, head=0))
 
 
 def _alt(arena: Arena, measured: Measured, row: int) -> str:
@@ -279,12 +279,20 @@ def _values(arena: Arena, measured: Measured, shown: Rows, truly: Shares) -> Htm
     rows = []
     for row, share in zip(shown.tolist(), truly, strict=True):
         rows.append([
-            f"{row:,}", name(arena.class_names[measured.labels[row]], 24), percent(float(share)),
+            _where(measured, row) if measured.files else f"{row:,}",
+            name(arena.class_names[measured.labels[row]], 24), percent(float(share)),
             tag("span", name(arena.class_names[measured.found[row]], 24), class_="said"),
             percent(float(measured.scores[row])),
             *(plain_value(float(measured.x[row, i])) for i in chosen),
         ])  # fmt: skip
-    heads = ["row", "is", "score", "taken for", "score", *(name(names[i], 20) for i in chosen)]
+    heads = [
+        "file" if measured.files else "row",
+        "is",
+        "score",
+        "taken for",
+        "score",
+        *(name(names[i], 20) for i in chosen),
+    ]
     caption = "Rows of values"
     if len(chosen) < len(names):
         caption += f": the {len(chosen)} of {len(names):,} columns that the first layer weighs most"

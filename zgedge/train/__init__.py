@@ -41,6 +41,8 @@ def train(
     unknown: bool = False,
     start: Start | None = None,
     fit_replay: bool = False,
+    spare: int = 0,
+    pending: int = 0,
 ) -> TrainResult:
     """Train `network` on a data set and return the integers that its file holds.
 
@@ -59,6 +61,9 @@ def train(
     start       weights and wires of this network to begin with, instead of random ones
     fit_replay  choose at the end how remembered values are coded: the most samples in the bytes of
                 the planned replay that the trained network still tells apart
+    spare       classes that the file is to have room for besides, and `pending` samples that wait:
+                what is added at the end, such as anchors, leaves that room; the result has none
+                yet (`zgedge.train.seeded.roomy`)
 
     A tenth of the training rows, at most 5,000, is held out. The latest epoch that is within one
     standard error of the highest accuracy on them is returned: they cannot tell these apart, and
@@ -86,6 +91,8 @@ def train(
         unknown=unknown,
         start=start,
         fit_replay=fit_replay,
+        spare=spare,
+        pending=pending,
     )
     return result
 

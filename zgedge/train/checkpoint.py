@@ -70,20 +70,22 @@ class Checkpoint:
         except Exception as e:  # a damaged pickle fails in ways of all kinds
             raise self._no_checkpoint(path) from e
         mark = str(held.get("mark")) if isinstance(held, dict) else ""
-        if not mark.startswith(KIND):
+        if not mark.startswith(KIND + " "):
             raise self._no_checkpoint(path)
         if mark != MARK:
             raise UsageError(
                 f"The checkpoint {path} is of another version of zgedge.",
                 "Go on with that version, or name another file.",
             )
+        run, state = held.get("run"), held.get("state")
+        if not isinstance(run, dict) or not isinstance(state, dict):
+            raise self._no_checkpoint(path)
         for name, value in self._run.items():
-            if held["run"].get(name) != value:
+            if run.get(name) != value:
                 raise UsageError(
                     f"The checkpoint {path} is of another run: its {name} is not the same.",
                     "Run the command that wrote it, or name another file.",
                 )
-        state: State = held["state"]
         return state
 
     @staticmethod

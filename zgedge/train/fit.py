@@ -27,6 +27,8 @@ from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
 from zgedge.train.pack import (
+    Grown,
+    as_it_is,
     choose_anchors,
     choose_memories,
     fitted_replay,
@@ -42,6 +44,7 @@ from zgedge.train.rewiring import STRATEGIES, Batch, Connections, Strategy, rewi
 from zgedge.train.rewiring.base import clear
 from zgedge.train.rewiring.lottery import REWIND
 from zgedge.train.rewiring.static import Static
+from zgedge.train.seeded import roomy
 from zgedge.train.start import Start
 from zgedge.train.teacher import taught_loss, teacher_of, teacher_steps
 from zgedge.train.tickets import plan_rounds, pruned
@@ -117,6 +120,8 @@ def fit(
     unknown: bool,
     start: Start | None = None,
     fit_replay: bool = False,
+    spare: int = 0,
+    pending: int = 0,
 ) -> TrainResult:
     """See `zgedge.train.train`."""
     if strategy not in STRATEGIES:
@@ -155,7 +160,12 @@ def fit(
         # What cuDNN measures differs from run to run, and with it the order of its sums.
         steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with _threads(threads), steady, Interrupts(held=checkpoint is not None) as interrupts:
-            task = _Task(dataset, network, strategy, seed, kept, interrupts, start, fit_replay)
+            grown: Grown = as_it_is
+            if spare or pending:
+                grown = partial(roomy, names=dataset.classes, spare=spare, pending=pending)
+            task = _Task(
+                dataset, network, strategy, seed, kept, interrupts, start, fit_replay, grown
+            )  # fmt: skip
             return _run(task, epochs, steps, train_time, teacher, progress, writer, unknown)
     finally:
         writer.close()
@@ -173,6 +183,7 @@ class _Task:
     interrupts: Interrupts
     start: Start | None
     fit_replay: bool
+    grown: Grown
 
     def training(
         self,
@@ -912,14 +923,16 @@ class _Training:
         if unknown:
             held = logits(self.network, best.layers, self.held_codes, best.trunk, self.device)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
-        memories = None
+        memories, grown = None, self.task.grown
         if STRATEGIES[strategy].device == "attention":
-            self.network = with_traces(self.network)
+            self.network = with_traces(self.network, grown)
         if self.network.learning and self.network.replay_samples:
             y = self.labels.numpy()
             if self.task.fit_replay:
-                self.network = fitted_replay(self.network, best.layers, self.codes.numpy(), y)
-                self.network = with_guard(self.network, len(self.held_labels))
+                self.network = fitted_replay(
+                    self.network, best.layers, self.codes.numpy(), y, grown
+                )  # fmt: skip
+                self.network = with_guard(self.network, len(self.held_labels), grown)
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]

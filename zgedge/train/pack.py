@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +40,9 @@ CODING_COST = 0.01
 GUARD_SHARE = 0.5
 FEWEST, MOST_ANCHORS = 136, 512
 CODING_ROWS = 2048
+
+# A network with the room for what comes later that its file is to have.
+Grown = Callable[[Network], Network]
 
 
 def pack(
@@ -103,19 +106,29 @@ def remembered_codes(codes: UInt8, network: Network) -> UInt8:
     return spread_codes(held, network.shape) if network.replay_pool else held
 
 
+def as_it_is(network: Network) -> Network:
+    """Room for nothing."""
+    return network
+
+
 def fitted_replay(
-    network: Network, layers: Sequence[LayerParameters], codes: UInt8, labels: npt.NDArray[np.int64]
+    network: Network,
+    layers: Sequence[LayerParameters],
+    codes: UInt8,
+    labels: npt.NDArray[np.int64],
+    grown: Grown = as_it_is,
 ) -> Network:
     """The network with a replay that holds more samples, coded no finer than they must be.
 
     In the bytes of the planned replay: the most samples whose coding costs the trained `layers` at
     most `CODING_COST` of their accuracy on `codes` [n, inputs] of `labels` [n]. Behind a trunk the
     planned bits stay: features coded coarsely cost little until the layers learn from them
-    (docs/decisions.md).
+    (docs/decisions.md). Bytes are counted of what `grown` makes of a network.
     """
     if network.trunk or not network.replay_samples:
         return network
-    room = network.replay_samples * network.replay_sample_bytes
+    whole = grown(network)
+    room = network.replay_samples * whole.replay_sample_bytes
     most = max(network.replay_samples, min(MAX_REPLAY_SAMPLES, len(codes)))
     pools = REPLAY_POOLS if network.task == "picture" and network.groups == 1 else (0,)
     picked = codes[:CODING_ROWS]
@@ -128,39 +141,45 @@ def fitted_replay(
     best = network
     for bits, pool in itertools.product(sorted(REPLAY_BITS, reverse=True), pools):
         one = replace(network, replay_bits=bits, replay_pool=pool)
-        sized = replace(one, replay_samples=min(most, room // one.replay_sample_bytes))
+        each = grown(one).replay_sample_bytes
+        if room < each:
+            continue  # of a single sample, which a replay of none has no bits for
+        sized = replace(one, replay_samples=min(most, room // each))
         if not sized.replay_samples > best.replay_samples:
             continue
         if (
-            sized.file_bytes <= network.file_bytes
+            grown(sized).file_bytes <= whole.file_bytes
             and right(remembered_codes(picked, sized)) >= needed
         ):
             best = sized
     return best
 
 
-def with_guard(network: Network, held: int) -> Network:
+def with_guard(network: Network, held: int, grown: Grown = as_it_is) -> Network:
     """The network with a watch, and with anchors where the replay has the bytes for them to spare.
 
     `held` are the samples that training held out. Anchors, and the state that goes with them, take
     at most `GUARD_SHARE` of what the replay has; where that gives fewer than `FEWEST` anchors there
     are none. The network itself gives up nothing. An analytic head is not guarded: it has no step
-    that could be taken back.
+    that could be taken back. Bytes are counted of what `grown` makes of a network: an accepted
+    state holds the rows of spare classes too.
     """
     softmax = network.head == SOFTMAX
     if network.watch or not (network.learning and network.replay_samples and softmax):
         return network
+    whole = grown(network)
+    each = whole.replay_sample_bytes
     most = min(MOST_ANCHORS, held)
     for anchors in (*range(most, FEWEST - 1, -16), 0):
         guarded = replace(network, watch=True, anchors=anchors)
-        over = guarded.file_bytes - network.file_bytes
+        over = grown(guarded).file_bytes - whole.file_bytes
         share = GUARD_SHARE if anchors else 1.0
-        if over > share * network.replay_samples * network.replay_sample_bytes:
+        if over > share * network.replay_samples * each:
             continue
-        left = network.replay_samples - -(-max(0, over) // network.replay_sample_bytes)
+        left = network.replay_samples - -(-max(0, over) // each)
         while left >= network.classes:
             sized = replace(guarded, replay_samples=left)
-            if sized.file_bytes <= network.file_bytes:
+            if grown(sized).file_bytes <= whole.file_bytes:
                 return sized
             left -= 1
     return network
@@ -187,19 +206,19 @@ def choose_anchors(
     return codes, labels, found.argmax(axis=1) == labels
 
 
-def with_traces(network: Network) -> Network:
+def with_traces(network: Network, grown: Grown = as_it_is) -> Network:
     """The network with room for the sketches of the attention strategy, which its replay gives up.
 
     As it is where it learns nothing, has no sparse layer, or a replay too small to hold a sample of
-    each class then.
+    each class then. Bytes are counted of what `grown` makes of a network.
     """
     sparse = any(layer.kind == SPARSE for layer in network.layers)
     if network.traces or not (network.learning and sparse and network.replay_samples):
         return network
     traced = replace(network, traces=TRACES)
-    while traced.file_bytes > network.file_bytes:
-        over = traced.file_bytes - network.file_bytes
-        left = traced.replay_samples - -(-over // traced.replay_sample_bytes)
+    most = grown(network).file_bytes
+    while (over := grown(traced).file_bytes - most) > 0:
+        left = traced.replay_samples - -(-over // grown(traced).replay_sample_bytes)
         if left < network.classes:
             return network
         traced = replace(traced, replay_samples=left)

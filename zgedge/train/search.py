@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import zgedge
 from zgedge.budget import (
     Candidate,
     Plan,
@@ -100,12 +101,14 @@ class Considered:
 class Choice:
     """The plan to train, and all that was considered for it, the chosen one first.
 
-    `seconds` is what the search took, with what it took before it was interrupted.
+    `seconds` is what the search took, with what it took before it was interrupted; `spent` what its
+    trials took of that, 0 without any.
     """
 
     plan: Plan
     considered: tuple[Considered, ...]
     seconds: float
+    spent: float = 0.0
 
     @property
     def spec(self) -> str:
@@ -123,6 +126,7 @@ def choose(
     most_latency: float | None = None,
     seconds: float | None = None,
     trials: bool = True,
+    fits: Callable[[Network], bool] | None = None,
     seed: int = 0,
     strategy: str = "rigl",
     memory: str | os.PathLike[str] | None = None,
@@ -135,6 +139,7 @@ def choose(
                   `most_latency` is given, left out
     seconds       time for the search; None: as many steps as are set here, whatever they take
     trials        False: nothing is trained, the prior decides
+    fits          candidates for which it is False are left out, where there are others
     memory        JSON lines of trials, from which a search that was interrupted goes on
     progress      called as (done, of, what is tried) before each trial
 
@@ -149,6 +154,8 @@ def choose(
         found = [Considered(plan.network, None, verdict="named")]
     else:
         found = _candidates(task, budget, learning)
+        if fits is not None:
+            found = [one for one in found if fits(one.network)] or found
     if latency is not None:
         for one in found:
             one.latency = latency(one.network)
@@ -160,6 +167,7 @@ def choose(
     if seconds is not None:
         # In equal times a network without a trunk takes many times the steps: ahead at first.
         tried = [one for one in tried if one.candidate is not None] or tried
+    spent = 0.0
     held = _held_rows(dataset) if dataset.kind == "picture" and trials else 0
     if len(tried) == 1 or held < FEWEST_HELD:
         why = "likeliest by the prior"
@@ -171,9 +179,36 @@ def choose(
         search = _Search(dataset, seed, strategy, memory, progress)
         tried = search.run(tried, seconds)
         began -= search.remembered
+        spent = search.spent
     rest = [one for one in found if all(one is not other for other in tried)]
     plan = _plan(tried[0], task, budget, learning)
-    return Choice(plan, (*tried, *rest), time.monotonic() - began)
+    return Choice(plan, (*tried, *rest), time.monotonic() - began, spent)
+
+
+def shrunk(choice: Choice, dataset: Dataset, budget: int) -> Choice:
+    """The same network in at most `budget` bytes: its replay is what gives them up.
+
+    Raises BudgetError where it does not fit without any.
+    """
+    old = choice.plan
+    made = named(
+        Task.of(dataset), budget, text_again(old), learning=old.network.learning
+    )  # fmt: skip
+    reasons = tuple(
+        made.reasons[-1] if what.startswith("replay of ") else (what, why)
+        for what, why in old.reasons
+    )
+    first = replace(choice.considered[0], network=made.network)
+    plan = replace(old, network=made.network, budget=budget, saturated=False, reasons=reasons)
+    return replace(choice, plan=plan, considered=(first, *choice.considered[1:]))
+
+
+def text_again(planned: Plan) -> str:
+    """The text that plans this network again. A replay that is fitted at the end is left out: a
+    text that names it would hold it to what was planned."""
+    if not planned.fit_replay:
+        return spec_of(planned.network)
+    return spec_of(replace(planned.network, replay_samples=0, replay_bits=0, replay_pool=0))
 
 
 def _candidates(task: Task, budget: int, learning: bool) -> list[Considered]:
@@ -285,7 +320,8 @@ class _Search:
         self.seed, self.strategy = seed, strategy
         self.progress = progress or (lambda done, total, what: None)
         self.memory = None if memory is None else Path(memory)
-        self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data)
+        labels = zlib.crc32(np.ascontiguousarray(dataset.y_train).data)
+        self.data = zlib.crc32(np.ascontiguousarray(dataset.x_train[:1000]).data, labels)
         self.known = self._remembered()
         self.done = self.total = 0
         # Seconds of all trials, and of those that were remembered. Time is counted by what trials
@@ -394,21 +430,42 @@ class _Search:
             try:
                 row = json.loads(line)
                 trial = Trial(**row["trial"])
-                known[row["data"], trial.spec, trial.steps, trial.seed, row["strategy"]] = trial
+                if row["version"] == zgedge.__version__ and _is_sound(trial):
+                    known[row["data"], trial.spec, trial.steps, trial.seed, row["strategy"]] = trial
             except (ValueError, KeyError, TypeError):
-                continue  # cut off by an interruption
+                continue  # cut off by an interruption, or by an earlier version
         return known
 
     def _remember(self, key: tuple[int, str, int, int, str], trial: Trial) -> None:
         self.known[key] = trial
         if self.memory is None:
             return
-        row = {"data": key[0], "strategy": key[-1], "trial": asdict(trial)}
+        row = {
+            "version": zgedge.__version__, "data": key[0], "strategy": key[-1],
+            "trial": asdict(trial),
+        }  # fmt: skip
         try:
-            with self.memory.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with self.memory.open("a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # cut off by an interruption
+                        file.write(b"\n")
+                file.write(json.dumps(row).encode() + b"\n")
         except OSError as e:
             raise ZgedgeError(f"Cannot write {self.memory}: {e.strerror}.") from e
+
+
+def _is_sound(trial: Trial) -> bool:
+    """Whether a trial that was read holds numbers with which a search can go on."""
+    whole = all(type(n) is int and n >= 0 for n in (trial.steps, trial.seed))
+    real = (trial.accuracy, trial.loss, trial.seconds)
+    return (
+        whole
+        and trial.steps > 0
+        and isinstance(trial.spec, str)
+        and all(type(x) in (int, float) and math.isfinite(x) for x in real)
+        and trial.seconds >= 0
+    )
 
 
 def _work(one: Considered) -> float:

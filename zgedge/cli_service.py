@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
@@ -24,10 +25,14 @@ from zgedge.cli_common import (
 )
 from zgedge.cli_deploy import Asker, asker_of, far_options
 from zgedge.errors import UsageError, ZgedgeError, refused
-from zgedge.report.screen import Screen, clean, screen
+from zgedge.report.screen import Screen, clean, counted, screen
 from zgedge.runtime import Model
 
-ACTIONS = ("on", "freeze", "status", "accept", "rollback", "class")
+ACTIONS = ("on", "freeze", "status", "accept", "rollback", "commit", "class")
+DONE = {
+    "accept": "The state as it is now is the accepted one.",
+    "rollback": "It is back at the state that was accepted last.",
+}
 
 state_option = click.option(
     "--state", metavar="DIR", help="Folder of learned state [default: FILE.state]."
@@ -144,7 +149,7 @@ def _sources(
     name: str | None,
     from_start: bool,
 ) -> list[Any]:
-    from zgedge.runtime.sources import Followed, Pipe, Reader, Watched
+    from zgedge.runtime.sources import Awaited, Followed, Pipe, Reader, Watched
 
     made: list[Any] = []
     try:
@@ -160,8 +165,13 @@ def _sources(
                 made.append(Mqtt(spec, reader))
             elif os.path.isdir(spec):
                 made.append(Watched(spec, model.inputs, _loader(model), begin=from_start))
-            elif os.path.isdir(os.path.dirname(spec) or "."):
+            elif os.path.exists(spec):
                 made.append(Followed(spec, reader, begin=from_start))
+            elif os.path.isdir(os.path.dirname(spec.rstrip("/")) or "."):
+                made.append(Awaited(
+                    spec, partial(Followed, spec, reader, begin=True),
+                    partial(Watched, spec, model.inputs, _loader(model), begin=True),
+                ))  # fmt: skip
             else:
                 raise UsageError(f"There is no {spec} to follow, and no folder for it.")
     except BaseException:
@@ -211,13 +221,14 @@ def _hello(service: Any, path: str) -> str:
 def _goodbye(found: dict[str, Any]) -> str:
     kept = ""
     if found["store"] is not None:
-        kept = f"; {found['store']['commits']:,} commits in {found['store']['folder']}"
+        commits = counted(found["store"]["commits"], "commit")
+        kept = f"; {commits} in {found['store']['folder']}"
     told = f"Stopped ({found['stopped']}): "
     scored, learned = found["scored"], found["samples"] - found["scored"]
     if learned or not scored:
-        told += f"{learned:,} samples learned, "
+        told += f"{counted(learned, 'sample')} learned, "
     if scored:
-        told += f"{scored:,} samples scored while it was frozen, "
+        told += f"{counted(scored, 'sample')} scored while it was frozen, "
     told += f"{found['predictions']:,} predicted"
     bad = sum(found["refused"].values())
     if bad:
@@ -250,8 +261,8 @@ def learn(
     as_json: bool,
 ) -> None:
     """Steer the service that runs FILE, or the one on a board: let it learn, freeze it, see what it
-    does, accept what it has learned, go back to what was accepted last, or give it a class NAME
-    where the file has room for one."""
+    does, accept what it has learned, go back to what was accepted last, commit what it has learned
+    to the disk now, or give it a class NAME where the file has room for one."""
     if action == "class":
         if host is not None and label is None:
             file, label = None, file
@@ -271,6 +282,12 @@ def learn(
         if action == "class":
             click.echo(clean(f"It has the class {told['label']} now, with room for "
                              f"{told['spare']:,} more."))  # fmt: skip
+        elif action == "commit":
+            store = reply["store"]
+            click.echo(clean(f"Commit {store['generation']:,} in {store['folder']} has all that "
+                             "it has learned."))  # fmt: skip
+        elif action in DONE:
+            click.echo(DONE[action])
         _say_learning(screen(), reply)
 
 
@@ -284,12 +301,16 @@ def _say_learning(out: Screen, s: dict[str, Any]) -> None:
     if s["accuracy"] is not None:
         out.line(f"{s['accuracy']:.2%} of the last {s['window']:,} labelled samples were right.")
     if s["learner"] is not None:
-        out.line(f"{s['samples']:,} samples since the start; {s['learner']['rewired']:,} "
-                 "connections rewired in all.")  # fmt: skip
+        uncommitted = s.get("uncommitted")  # a service of before does not say
+        learned = f"{counted(s['samples'], 'sample')} since the start"
+        if uncommitted:
+            learned += f", {uncommitted:,} not committed yet"
+        rewired = counted(s["learner"]["rewired"], "connection")
+        out.line(f"{learned}; {rewired} rewired in all.")
         if "guard" in s["learner"]:
             _say_guard(out, s["learner"])
     if s["store"] is not None and s["store"]["failure"] is not None:
-        out.line(s["store"]["failure"], "bold red")
+        out.line(f"{s['store']['failure']} Learning goes on in memory.", "bold red")
 
 
 def _say_guard(out: Screen, learner: dict[str, Any]) -> None:
@@ -297,8 +318,8 @@ def _say_guard(out: Screen, learner: dict[str, Any]) -> None:
         out.line(f"The guard is off: {learner['anchors']:,} anchors are too few.", "yellow")
     else:
         out.line(f"The guard is on, and sees a drop of {learner['smallest_drop']:.1f} points: "
-                 f"{learner['accepted']:,} states accepted, {learner['rolled_back']:,} rolled "
-                 "back.")  # fmt: skip
+                 f"{counted(learner['accepted'], 'state')} accepted, "
+                 f"{learner['rolled_back']:,} rolled back.")  # fmt: skip
     drift = learner["drift"]
     out.line(f"Drift: {drift['level']}; {drift['confirmed']:,} confirmed.")
 
@@ -323,6 +344,9 @@ def _service(
     if any(option is not None for option in far):
         raise UsageError("--port, --ssh-config and --name are of a board: name it with --host.")
     _, path = _places(file, state, socket)
+    if state is None and socket is None and not os.path.exists(path):
+        beside = f"{file}.socket"  # of a file that only predicts: it has no folder
+        path = beside if os.path.exists(beside) else path
 
     def ask_here(request: dict[str, Any]) -> dict[str, Any]:
         (reply,) = _asked(path, request)

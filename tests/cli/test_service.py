@@ -20,6 +20,8 @@ from sklearn.datasets import load_digits
 from tests import nets
 from tests.cli.conftest import process, refused, run, run_json
 from tests.conftest import ROOT
+from tests.core import test_guard as guarded
+from tests.worlds import start, worlds
 from zgedge.network import sparse
 from zgedge.report.top import bar, frame, spark
 from zgedge.runtime import Learner, Model
@@ -137,7 +139,7 @@ def test_a_signal_ends_it_with_a_commit(model: Path, served: Served, number: int
     assert served.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))["ok"]
     code, out, err = served.end(number)
     assert (code, out) == (0, "")
-    assert f"Stopped ({signal.Signals(number).name}): 1 samples learned" in err
+    assert f"Stopped ({signal.Signals(number).name}): 1 sample learned" in err
     assert not os.path.exists(served.socket)
     assert run_json("info", model)["learner"]["steps"] == 0  # the deployed file
     again = Served(model)
@@ -195,7 +197,7 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
             break
         time.sleep(0.01)
     assert status["events"][-1]["text"].startswith(f"{log} is not there yet"[:80])
-    assert status["sources"][0]["state"] == "waits for the file"
+    assert status["sources"][0]["state"] == "waits for it"
     log.write_text(rows(3))
     for _ in range(1000):
         status = made.ask(op="status")
@@ -206,6 +208,40 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
     code, _, err = made.end()
     assert code == 0
     assert f"{log} is not there yet, and is waited for.\n{log} is there now.\n" in err
+
+
+def test_a_folder_that_comes_later_is_watched(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    made = Served(model, "--source", f"{folder}/")
+    for _ in range(1000):
+        if len(made.ask(op="status")["events"]) > 1:
+            break
+        time.sleep(0.01)
+    folder.mkdir()
+    np.savez(folder / "a.npz", x=X[:20], y=Y[:20])
+    for _ in range(1000):
+        status = made.ask(op="status")
+        if status["samples"] == 20:
+            break
+        time.sleep(0.01)
+    assert status["sources"][0]["rows"] == 20
+    code, _, err = made.end()
+    assert code == 0
+    assert f"{folder}/ is not there yet, and is waited for.\n{folder}/ is there now.\n" in err
+
+
+def test_the_end_of_one_source_of_two_is_said(model: Path, tmp_path: Path) -> None:
+    made = Served(model, "--source", "-", "--source", tmp_path, stdin=subprocess.PIPE)
+    made.child.stdin.write(rows(3))
+    made.child.stdin.close()
+    for _ in range(1000):
+        if made.ask(op="status")["sources"][0]["ended"]:
+            break
+        time.sleep(0.01)
+    made.child.stdin = None
+    code, _, err = made.end()
+    assert code == 0
+    assert "- has ended.\n" in err
 
 
 def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Path) -> None:
@@ -371,6 +407,53 @@ def test_what_a_service_refuses_ends_with_its_exit_code(model: Path, served: Ser
     assert reply["error"] in refused("learn", "accept", model, code=4)
 
 
+def test_learn_commits_accepts_and_goes_back(tmp_path: Path) -> None:
+    """And says what it has done."""
+    model = tmp_path / "judged.zge"
+    model.write_bytes(start(guarded.NETWORKS["sparse-b1"]).to_bytes())
+    made = Served(model, "--commit-every", "1e9")
+    x, y = worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), 1)
+    made.ask(op="learn", x=x[0].tolist(), y=int(y[0]))
+    said = run("learn", "status", model).stdout
+    assert "1 sample since the start, 1 not committed yet; 0 connections rewired" in said
+    assert "1 sample not committed yet" in run("top", model, "--once").stdout
+    said = run("learn", "commit", model).stdout
+    assert said.startswith(f"Commit 1 in {model}.state has all that it has learned.\nIt learns.\n")
+    assert "not committed" not in said
+    assert "not committed" not in run("top", model, "--once").stdout
+    said = run("learn", "accept", model).stdout
+    assert said.startswith("The state as it is now is the accepted one.\n")
+    assert "1 state accepted" in said
+    said = run("learn", "rollback", model).stdout
+    assert said.startswith("It is back at the state that was accepted last.\n")
+    assert run_json("learn", "commit", model)["store"]["commits"] == 3
+    code, _, err = made.end()
+    assert code == 0
+    assert "1 sample learned" in err
+
+
+def test_one_of_each_at_the_end(model: Path) -> None:
+    made = Served(model)
+    made.ask(op="learn", x=X[0].tolist(), y=int(Y[0]))
+    _, _, err = made.end()
+    assert f": 1 sample learned, 0 predicted; 1 commit in {model}.state." in err
+
+
+def test_a_service_of_a_file_that_only_predicts_is_found(fixed: Path) -> None:
+    """Its socket lies beside the file: it has no folder."""
+    child = process("run", fixed)
+    for _ in range(1000):
+        if os.path.exists(f"{fixed}.socket"):
+            break
+        time.sleep(0.01)
+    try:
+        assert "written to predict only" in run("learn", "status", fixed).stdout
+        assert "none: there is no folder" in run("top", fixed, "--once").stdout
+    finally:
+        child.terminate()
+        child.communicate(timeout=20)
+
+
 def test_nobody_to_speak_to(model: Path) -> None:
     assert "No service answers at" in refused("learn", "on", model, code=1)
     assert "No service answers at" in refused("top", model, "--once", code=1)
@@ -423,6 +506,21 @@ def test_frames_fit_their_width(served: Served) -> None:
             assert any("DISK" in line for line in lines)
             if not unicode:
                 assert all(line.replace("µ", "u").isascii() for line in lines)
+
+
+def test_what_was_refused_most_is_told_first(served: Served) -> None:
+    status = served.ask(op="status", history=True)
+    status["refused"] = {f"fault {i}": i for i in range(1, 13)}
+    for width, said in (
+        (48, "refused   78: 12 fault 12 and 11 more"),
+        (61, "refused   78: 12 fault 12, 11 fault 11 and 10 more"),
+        (20, "refused   78: 12 fau"),
+    ):
+        lines = ["".join(t for t, _ in spans) for spans in frame(status, width)]
+        assert said in lines
+    status["refused"] = {"width": 2, "label": 3}
+    lines = ["".join(t for t, _ in spans) for spans in frame(status, 80)]
+    assert "refused   5: 3 label, 2 width" in lines
 
 
 def test_small_pictures_of_numbers() -> None:

@@ -408,13 +408,15 @@ def test_a_class_is_named_learned_and_kept(
     run = serve(runtime, model)
     x = X[0].tolist()
     assert not run.ask(op="learn", x=x, y="humming")["ok"]
-    assert run.ask(op="class", name="humming") == {"ok": True, "label": "humming", "spare": 2}
+    reply = run.ask(op="class", name="humming")
+    assert reply == {"ok": True, "label": "humming", "spare": 2, "failure": None}
     assert run.ask(op="learn", x=x, y="humming")["ok"]
     run.wait(lambda status: status["samples"] == 1)
     status = run.stop()
     assert [e["text"] for e in status["events"]][-2] == "a new class: humming"
     learner = Learner(model)
     learner.add_class("humming")
+    learner.seal()  # a name is committed at once
     learner.learn_one(X[0], "humming")
     learner.seal()
     assert newest(run.state, model) == learner.model.arena.buffer.tobytes()
@@ -423,7 +425,8 @@ def test_a_class_is_named_learned_and_kept(
     reply = other.ask(op="class", name="humming")
     assert (reply["ok"], reply["exit_code"]) == (False, 3)
     assert reply["hint"] == 'Its classes are a, b, c "q", humming.'
-    assert other.ask(op="class", name=5) == {"ok": True, "label": "5", "spare": 1}
+    reply = other.ask(op="class", name=5)
+    assert reply == {"ok": True, "label": "5", "spare": 1, "failure": None}
     assert other.ask(op="class", name="x")["spare"] == 0
     reply = other.ask(op="class", name="one more")
     assert (reply["exit_code"], reply["hint"]) == (2, "Train it with --spare-classes N.")
@@ -642,6 +645,144 @@ def test_only_accepted_states_are_committed_while_the_guard_judges(
         if learner.tick.guard == 1:
             accepted.add(learner.status()["steps"])
     assert kept.status()["steps"] in accepted
+
+
+def test_what_a_person_decides_is_on_the_disk_at_once(
+    runtime: str, tmp_path: Path, serve: Serve
+) -> None:
+    """Also where a guard judges, and whatever the interval: it is there after a SIGKILL."""
+    path = tmp_path / "m.zge"
+    path.write_bytes(MODELS["guard"]())
+    options = ("--commit-every", "1e9")
+    for i, (do, learning) in enumerate(
+        (("freeze", "frozen"), ("on", "on"), ("accept", "on"), ("rollback", "on"))
+    ):
+        run = serve(runtime, path, "a", *options)
+        told = run.ask(op="control", do=do)
+        assert told == {"ok": True, "learning": learning, "failure": None}
+        status = run.ask(op="status")
+        assert status["store"]["commits"] == i + 1
+        run.ask(op="control", do="on" if learning == "on" else do)  # as it is already
+        assert run.ask(op="status")["store"]["commits"] == i + 1
+        run.kill()
+        run = serve(runtime, path, "a", *options)
+        again = run.ask(op="status")
+        assert again["learning"] == learning
+        assert again["learner"] == status["learner"]
+        run.kill()
+    path.write_bytes(MODELS["spare"]())
+    run = serve(runtime, path, "b", *options)
+    assert run.ask(op="class", name="new")["ok"]
+    run.kill()
+    run = serve(runtime, path, "b", *options)
+    assert run.ask(op="learn", x=[0.5] * Model.open(path).inputs, y="new")["ok"]
+
+
+def test_a_decision_that_no_disk_takes_is_told(runtime: str, model: Path, serve: Serve) -> None:
+    model.write_bytes(MODELS["spare"]())
+    run = serve(runtime, model, "a", "--commit-every", "1e9", file_limit=8192)
+    for request in ({"op": "control", "do": "freeze"}, {"op": "class", "name": "new"}):
+        told = run.ask(**request)
+        assert told["ok"]
+        assert told["failure"].startswith(f"Learned state is not kept in {run.state}: ")
+    assert run.ask(op="status")["learning"] == "frozen"
+    resource.prlimit(
+        run.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    )
+    assert run.ask(op="control", do="freeze")["failure"] is None  # nothing new, but never kept
+    run.kill()
+    run = serve(runtime, model, "a")
+    assert run.ask(op="status")["learning"] == "frozen"
+    assert not run.ask(op="class", name="new")["ok"]
+
+
+def test_a_few_labels_and_then_silence(runtime: str, tmp_path: Path, serve: Serve) -> None:
+    """No state is accepted any more: they are committed as they are, once, and a SIGKILL leaves
+    them."""
+    path = tmp_path / "judged.zge"
+    path.write_bytes(MODELS["guard"]())
+    run = serve(runtime, path, "a", "--commit-every", "1")
+    x, y = worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), 7)
+    run.learn(x, y)
+    status = run.ask(op="status")
+    assert (status["uncommitted"], status["store"]["commits"]) == (7, 0)
+    time.sleep(8)
+    assert run.ask(op="status")["store"]["commits"] == 0
+    time.sleep(5)
+    status = run.ask(op="status")
+    assert (status["uncommitted"], status["store"]["commits"]) == (0, 1)
+    run.kill()
+    run = serve(runtime, path, "a", "--commit-every", "1")
+    status = run.ask(op="status")
+    learner = Learner(path)
+    for row, label in zip(x, y, strict=True):
+        learner.learn_one(row, int(label))
+    assert _close(status["learner"], learner.status())
+    assert status["started_from"] == "commit 1"
+
+
+def test_how_much_no_commit_has_yet(runtime: str, model: Path, serve: Serve) -> None:
+    run = serve(runtime, model, "a", "--commit-every", "1e9")
+    assert run.ask(op="status")["uncommitted"] == 0
+    run.learn(X[:5], Y[:5])
+    assert run.ask(op="status")["uncommitted"] == 5
+    assert run.ask(op="control", do="commit")["ok"]
+    assert run.ask(op="status")["uncommitted"] == 0
+    run.learn(X[:2], Y[:2])
+    run.ask(op="control", do="freeze")
+    run.learn(X[:2], Y[:2])
+    assert run.stop()["uncommitted"] == 0
+    model.write_bytes(MODELS["predict-only"]())
+    if runtime != PYTHON:
+        assert serve(runtime, model, "b").ask(op="status")["uncommitted"] is None
+
+
+def test_an_unknown_id_is_told_as_it_was_given_and_hides_no_other_fault(
+    runtime: str, model: Path, serve: Serve
+) -> None:
+    model.write_bytes(MODELS["pending"]())
+    run = serve(runtime, model)
+    for key in ("r7", "w\u00e4sche \u2603" * 9, 12):
+        before = run.ask(op="status")["refused"].get("unknown id", 0)
+        assert run.ask(op="label", id=key, y=1)["ok"]
+        run.wait(lambda s, n=before: s["refused"].get("unknown id", 0) == n + 1)
+    told = run.ask(op="status")["last_refused"]
+    assert told == "a label: No sample with the id 12 waits for its label."
+    run.ask(op="predict", x=[1, 2])
+    bad = [e["text"] for e in run.ask(op="status")["events"] if e["kind"] == "bad input"]
+    assert bad == [
+        'a label: No sample with the id "r7" waits for its label.',
+        "socket: 2 values; the model takes 24.",
+    ]
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["slot-a", "slot-b"])
+@pytest.mark.parametrize("how", ["zeros", "removed", "empty"])
+def test_a_slot_that_lost_its_state(
+    runtime: str, model: Path, serve: Serve, lost: int, how: str
+) -> None:
+    """Two commits were in two slots: that one is empty now is no fresh folder."""
+    for i in range(3):
+        run = serve(runtime, model)
+        run.learn(X[i : i + 1], Y[i : i + 1])
+        status = run.stop()
+        assert not [e for e in status["events"] if e["kind"] == "slot damaged"]
+    slot = run.state / ("slot-a", "slot-b")[lost]
+    size = slot.stat().st_size
+    slot.unlink()
+    if how != "removed":
+        slot.write_bytes(bytes(size) if how == "zeros" else b"")
+    run = serve(runtime, model, as_json=False)
+    status = run.ask(op="status")
+    told = "damaged: it is empty, and held a state"
+    assert status["started_from"] == ("commit 3" if lost else "commit 2")
+    assert status["store"]["slots"][lost] == told
+    assert [e["text"] for e in status["events"] if e["kind"] == "slot damaged"] == [
+        f"{slot.name} is {told}"
+    ]
+    run.process.kill()
+    said = f"{status['started_from']}; {slot.name} is {told}; the other slot's state is taken"
+    assert said in run.process.communicate()[1]
 
 
 @pytest.mark.slow

@@ -450,6 +450,122 @@ def test_a_commit_waits_for_a_state_that_the_guard_accepted(judged: str, tmp_pat
     assert kept["accepted"] > 0
 
 
+def judged_service(judged: str, folder: Path, interval: float) -> tuple[Service, Clock]:
+    clock = Clock()
+    store = Store.open(folder, Path(judged).read_bytes(), clock=clock, interval=interval)
+    return Service(judged, store=store, clock=clock), clock
+
+
+def idle(service: Service, clock: Clock, seconds: float) -> list[float]:
+    """Let time pass with nothing to learn; when commits ended."""
+    assert service.store is not None
+    found = []
+    for _ in range(int(2 * seconds)):
+        clock.now += 0.5
+        before = service.store.generation
+        service._next_second = clock.now  # it does not wait for the clock on the wall
+        service.turn()
+        found += [clock.now] * (service.store.generation - before)
+    return found
+
+
+def some(n: int) -> tuple[Any, Any]:
+    return worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), n)
+
+
+def test_what_no_acceptance_follows_is_committed_when_it_is_quiet(
+    judged: str, tmp_path: Path
+) -> None:
+    """A few labels and then silence: no state would ever be accepted."""
+    service, clock = judged_service(judged, tmp_path / "s", 5)
+    x, y = some(7)
+    for row, label in zip(x, y, strict=True):
+        service.queue.put(row, int(label))
+        service.turn()
+        assert not service._accepted
+    assert service.status()["uncommitted"] == 7
+    start = clock.now
+    (at,) = idle(service, clock, 100)  # and nothing more: nothing has changed since
+    assert services.QUIET <= at - start <= services.QUIET + 5
+    assert service.status()["uncommitted"] == 0
+    service.close()
+    with Store.open(tmp_path / "s", Path(judged).read_bytes()) as again:
+        state = again.load()
+    assert state is not None
+    learner = Learner(judged)
+    for row, label in zip(x, y, strict=True):
+        learner.learn_one(row, int(label))
+    learner.seal()
+    assert state.tobytes() == learner.model.arena.buffer.tobytes()  # the accepted state beside it
+
+
+def test_what_is_never_accepted_is_committed_after_another_interval(
+    judged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "ACCEPTED", 99)
+    service, clock = judged_service(judged, tmp_path / "s", 20)
+    assert service.store is not None
+    x, y = some(400)
+    start, ends, generation = clock.now, [], 0
+    for row, label in zip(x, y, strict=True):
+        service.queue.put(row, int(label))
+        clock.now += 0.5
+        service.turn()
+        if service.store.generation > generation:
+            generation = service.store.generation
+            ends.append(clock.now - start)
+    assert len(ends) == 4
+    assert all(40 <= gap <= 45 for gap in np.diff([0, *ends]))
+    service.close()
+
+
+def test_what_is_only_watched_waits_for_an_acceptance(judged: str, tmp_path: Path) -> None:
+    service, clock = judged_service(judged, tmp_path / "s", 5)
+    for row in some(20)[0]:
+        service.predict(row)
+    assert service._dirty
+    assert idle(service, clock, 60) == []
+    service.close()
+
+
+def test_a_late_commit_that_fails_is_tried_again(
+    judged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, clock = judged_service(judged, tmp_path / "s", 5)
+    assert service.store is not None
+    slots = service.store._slots
+    assert slots is not None
+    service.queue.put(some(1)[0][0], 0)
+    service.turn()
+
+    def full(sync: Any) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, "_step", full)
+        assert idle(service, clock, 20) == []
+    assert service.store.failure is not None
+    assert service.status()["uncommitted"] == 1
+    assert len(idle(service, clock, 60)) == 1
+    assert service.status()["uncommitted"] == 0
+    service.close()
+
+
+def test_one_fault_does_not_hide_another(late: str, tmp_path: Path) -> None:
+    service = Service(late, state=str(tmp_path / "s"))
+    for key in ("r7", "r7", 12):
+        assert service.request(json.dumps({"op": "label", "id": key, "y": 1}).encode())["ok"]
+        service.turn()
+    assert service.last_refused == "a label: No sample with the id 12 waits for its label."
+    service.request(b'{"op": "predict", "x": [1, 2]}')
+    bad = [e["text"] for e in service.status()["events"] if e["kind"] == "bad input"]
+    assert bad == [
+        'a label: No sample with the id "r7" waits for its label.',
+        "socket: 2 values; the model takes 24.",
+    ]
+    service.close()
+
+
 def test_accept_and_rollback_by_hand(judged: str, model: str, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     run = Running(Service(judged, state=str(tmp_path / "st"), socket=path), path)

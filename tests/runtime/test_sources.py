@@ -14,6 +14,7 @@ import pytest
 
 from zgedge.errors import DataError, UsageError
 from zgedge.runtime.sources import (
+    Awaited,
     Followed,
     LineError,
     Lines,
@@ -272,6 +273,44 @@ def test_follow_survives_truncation_and_absence(tmp_path: Path) -> None:
     path.write_text("7,8\n")
     assert all_rows(source, 5.0) == [([7, 8], None)]
     assert source.wait(5.0) <= Followed.EVERY
+    source.close()
+
+
+def test_a_folder_in_the_place_of_a_file_is_waited_out(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.mkdir()
+    source = Followed(str(path), Reader(2), begin=True)
+    assert all_rows(source, 0.0) == []
+    assert source.trouble is not None
+    path.rmdir()
+    path.write_text("1,2\n")
+    assert all_rows(source, 1.0) == [([1, 2], None)]
+    source.close()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_awaited_becomes_what_comes(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / "later"
+    source = Awaited(
+        str(path), lambda: Followed(str(path), Reader(2), begin=True),
+        lambda: Watched(str(path), 2, load, begin=True),
+    )  # fmt: skip
+    assert all_rows(source, 0.0) == []
+    assert (source.trouble, source.state) == (
+        "is not there yet, and is waited for", "waits for it",
+    )  # fmt: skip
+    assert source.wait(0.1) == pytest.approx(0.15)
+    if folder:
+        path.mkdir()
+        np.save(path / "a.npy", np.ones((2, 2), np.float32))
+    else:
+        path.write_text("1,1\n1,1\n")
+    found = [row for now in (1.0, 2.5, 4.0) for row in all_rows(source, now)]
+    assert found == [([1, 1], None)] * 2
+    assert (source.trouble, source.state, source.ended) == (None, None, False)
+    assert source.number == 2
+    source.ended = True
+    assert source.ended
     source.close()
 
 

@@ -20,6 +20,11 @@ def clean(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
+def counted(n: int, one: str) -> str:
+    """So many of what has a plain plural."""
+    return f"{n:,} {one}" if n == 1 else f"{n:,} {one}s"
+
+
 class Screen(Protocol):
     """What both kinds of terminal can do. `style` is a rich style such as "bold green"."""
 

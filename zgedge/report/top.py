@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from zgedge.budget import format_size
+from zgedge.report.screen import counted
 
 Spans = list[tuple[str, str]]
 
@@ -75,7 +76,8 @@ def frame(s: dict[str, Any], width: int, unicode: bool = True) -> list[Spans]:
             row(
                 "drift",
                 (level, "" if level == "quiet" else "bold yellow"),
-                (f"; {drift['confirmed']:,} confirmed, {drift['warnings']:,} warnings ", ""),
+                (f"; {drift['confirmed']:,} confirmed, ", ""),
+                (f"{counted(drift['warnings'], 'warning')} ", ""),
                 (f"(epoch {learner['epoch']})", ""),
             )
             drop = learner["smallest_drop"]
@@ -104,8 +106,8 @@ def frame(s: dict[str, Any], width: int, unicode: bool = True) -> list[Spans]:
         )
     refused = sum(s["refused"].values())
     if refused:
-        why = ", ".join(f"{n:,} {name}" for name, n in sorted(s["refused"].items()))
-        row("refused", (f"{refused:,}: {why}", "yellow"))
+        told = f"{refused:,}: "
+        row("refused", (told + _most(s["refused"], width - 10 - len(told)), "yellow"))
     store = s["store"]
     if store is None:
         row("commits", ("none: there is no folder for learned state", "yellow"))
@@ -114,11 +116,13 @@ def frame(s: dict[str, Any], width: int, unicode: bool = True) -> list[Spans]:
         last = "none since the start" if since is None else f"the last {_age(since)} ago"
         row("commits", (f"{store['commits']:,}, {last}; wear {format_size(store['written'])}, "
                         f"{format_size(store['written_a_day'])} a day", ""))  # fmt: skip
+        if s.get("uncommitted"):  # a service of before does not say
+            row("", (f"{counted(s['uncommitted'], 'sample')} not committed yet", ""))
         if store["failure"] is not None:
             row("DISK", (store["failure"], "bold red"))
     for source in s["sources"]:
         state = "ended" if source["ended"] else source["state"] or "open"
-        row("source", (f"{source['source']}: {source['rows']:,} rows, {state}", ""))
+        row("source", (f"{source['source']}: {counted(source['rows'], 'row')}, {state}", ""))
     events = s["events"][-5:]
     if events:
         lines.append([])
@@ -126,6 +130,17 @@ def frame(s: dict[str, Any], width: int, unicode: bool = True) -> list[Spans]:
         at = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
         lines.append(_cut([(f"{at}  {event['kind']:<14}", ""), (event["text"], "")], width))
     return lines
+
+
+def _most(counts: dict[str, int], width: int) -> str:
+    """Counts by their names, the largest first; those that find no room are counted."""
+    told = [f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
+    for shown in range(len(told), 0, -1):
+        left = len(told) - shown
+        text = ", ".join(told[:shown]) + (f" and {left} more" if left else "")
+        if len(text) <= width:
+            break
+    return text
 
 
 def _age(seconds: float) -> str:

@@ -37,6 +37,9 @@ PUSHED = 64  # rows taken from a source that pushes between two ticks
 SYNCING = 0.002  # seconds between two looks at a sync that is under way
 SAME_EVENT = 60.0  # seconds in which a kind of event is logged once
 EVENTS = 20  # in a status
+QUIET = 10.0  # seconds without anything learned after which no state is waited for any more
+IDS = 64  # texts of ids that are remembered, to name one in an event
+ID_TEXT = 40  # of their characters
 
 CONFIRMED = 2  # of zge_tick's drift
 ACCEPTED, ROLLED_BACK = 1, 2  # of its guard
@@ -184,6 +187,12 @@ class Service:
         self._next_second = self._started + 1
         self._dirty = False
         self._failing = False
+        # When the first and the last of what no commit has yet was learned; None: there is nothing.
+        self._owed: float | None = None
+        self._owing: float | None = None  # the first, of what the commit under way has
+        self._learned_at = 0.0
+        self._begun = self._safe = 0  # samples learned, at the start of a commit and on the disk
+        self._ids: list[tuple[int, str] | None] = [None] * IDS
         self._dropped = 0
         self._from_source: int | None = None  # number of the source's row in the queue
         self._rows = [0] * len(self.sources)
@@ -323,7 +332,7 @@ class Service:
                     self._refused_rows[i] += 1
                     self._refuse(e, _where(source))
                 except OSError as e:
-                    self.event("source", f"{source.spec}: {e.strerror}")
+                    self._tell(f"{source.spec}: {e.strerror}")
                     source.ended = True
                     break
             if source.ended:
@@ -337,7 +346,10 @@ class Service:
         before, self._troubles[i] = self._troubles[i], trouble
         if trouble == before:
             return
-        told = f"{source.spec} {trouble or getattr(source, 'well', '')}"
+        self._tell(f"{source.spec} {trouble or getattr(source, 'well', '')}")
+
+    def _tell(self, told: str) -> None:
+        """Of a source, as an event and to a person."""
         self.event("source", told)
         if self._say is not None:
             self._say(f"{told}.")
@@ -346,9 +358,11 @@ class Service:
         if fd is not None:
             self._selector.unregister(fd)
         source.close()
-        self.event("source", f"{source.spec} has ended")
         if all(other.ended for other in self.sources):
-            self.stop("its sources have ended")
+            self.event("source", f"{source.spec} has ended")
+            self.stop("its sources have ended")  # which the last words say
+        else:
+            self._tell(f"{source.spec} has ended")
 
     def _use(self, row: Row, source: int) -> None:
         """Predict or learn a row of a source."""
@@ -395,14 +409,15 @@ class Service:
                     predicted = self.learner.learn_one(x, label)
                 else:
                     predicted = self.learner.settle(key, label)
-            except DataError as e:  # of an id: samples were looked at when they came
+            except DataError:  # of an id: samples were looked at when they came
                 self._dirty = True  # it is counted
-                self._refuse(LineError("unknown id", e.message), "a label")
+                told = f"No sample with the id {self._id_told(key)} waits for its label."
+                self._refuse(LineError("unknown id", told), "a label")
                 return
             tick = self.learner.tick
             right = tick.correct
             self.rewired += tick.rewired
-            self._dirty = True
+            self._changed()
             self._accepted = tick.guard == ACCEPTED
             if tick.guard == ROLLED_BACK:
                 self.event("rolled back", "the anchors saw it become worse")
@@ -424,9 +439,29 @@ class Service:
 
     def _due(self) -> bool:
         """Whether to begin a commit: it is time, and where a guard judges what is learned it has
-        accepted the state as it is now."""
-        kept = self._accepted or not self._guarded
-        return self._dirty and kept and self.store is not None and self.store.due()
+        accepted the state as it is now, or was waited for long enough."""
+        if not self._dirty or self.store is None:
+            return False
+        return (self._accepted or not self._guarded or self._late()) and self.store.due()
+
+    def _late(self) -> bool:
+        """Whether what was learned is to be kept as it is, as at a clean stop: for a whole interval
+        no accepted state came when one could have been committed, or nothing more is learned, and
+        so nothing accepted. The state accepted last lies in the arena, to go back to."""
+        assert self.store is not None
+        if self._owed is None:
+            return False
+        now = self._clock()
+        return now - self._learned_at >= QUIET or now - self._owed >= max(
+            QUIET, 2 * self.store.interval
+        )
+
+    def _changed(self) -> None:
+        """Something was learned, or decided, that is not to be lost."""
+        self._dirty = True
+        self._learned_at = self._clock()
+        if self._owed is None:
+            self._owed = self._learned_at
 
     def _judged(self) -> bool:
         """Whether the guard is on: it has anchors enough."""
@@ -444,6 +479,8 @@ class Service:
     def _begin(self, store: Store) -> None:
         self.model.seal()
         self._dirty = False
+        self._owing, self._owed = self._owed, None
+        self._begun = self.samples - self.scored
         store.begin(self.model.arena.buffer.data)
         if not store.busy:
             self._kept(store)
@@ -451,7 +488,11 @@ class Service:
     def _kept(self, store: Store) -> None:
         """A commit has ended."""
         failing = store.failure is not None
-        self._dirty = self._dirty or failing
+        if failing:
+            self._dirty = True
+            self._owed = self._owed if self._owing is None else self._owing
+        else:
+            self._safe = self._begun
         if failing and not self._failing:
             self.event("commit failed", store.failure or "")
         elif self._failing and not failing:
@@ -470,6 +511,13 @@ class Service:
             self.store.finish()
             self._kept(self.store)
         return self.store.failure
+
+    def _keep_now(self, changed: bool = True) -> str | None:
+        """Commit what a person has decided: that is rare, and no tick may come to commit it. Why
+        that failed, or None; learning goes on in memory then."""
+        if changed:
+            self._changed()
+        return None if self.store is None else self.commit()
 
     def _finish(self) -> None:
         """What a clean stop owes: samples that were taken are learned, and all is committed."""
@@ -529,13 +577,11 @@ class Service:
             with contextlib.suppress(OSError):
                 os.unlink(new)
 
-    def event(self, kind: str, text: str = "", *, value: int = 0) -> None:
-        """Log an event; the same kind and text once a minute."""
+    def event(self, kind: str, text: str = "", *, value: int = 0, about: str | None = None) -> None:
+        """Log an event; the same kind once a minute for what it is about, else for its text."""
         if self.store is None:
             return
-        now, key = self._clock(), f"{kind} {text}"
-        if kind in ("bad input", "dropped", "client"):
-            key = kind
+        now, key = self._clock(), f"{kind} {text if about is None else about}"
         if now - self._logged.get(key, -SAME_EVENT) < SAME_EVENT:
             return
         if len(self._logged) > 100:
@@ -553,7 +599,7 @@ class Service:
             if self.learner is None:
                 raise ModelError(f"{self.path} was written to predict only.")
             self.learner.hold(key, x)
-            self._dirty = True
+            self._changed()
         label = self.model.predict_one(x)
         self.predictions += 1
         if watch and self._watched and not self.frozen:
@@ -577,7 +623,8 @@ class Service:
         why = e.why if isinstance(e, LineError) else "other"
         self.refused[why] = self.refused.get(why, 0) + 1
         self.last_refused = f"{where}: {e.message}"
-        self.event("bad input", self.last_refused, value=self.refused[why])
+        # One fault that comes all the time hides no other.
+        self.event("bad input", self.last_refused, value=self.refused[why], about=why)
 
     def request(self, line: bytes | LineError) -> dict[str, Any]:
         """Answer a request of the socket, an object with `op` and what that needs as JSON, or what
@@ -628,6 +675,12 @@ class Service:
         except (TypeError, ValueError) as e:
             raise LineError("id", "An id is a text, or a whole number below 2^64.") from e
         self.queue.put_label(number, self._number(label))
+        self._ids[number % IDS] = (number, key[:ID_TEXT]) if isinstance(key, str) else None
+
+    def _id_told(self, number: int | None) -> str:
+        """An id as it was given, where that is still known; else its number."""
+        known = None if number is None else self._ids[number % IDS]
+        return f'"{known[1]}"' if known is not None and known[0] == number else str(number)
 
     def _name_class(self, asked: dict[str, Any]) -> dict[str, Any]:
         if self.learner is None:
@@ -639,10 +692,10 @@ class Service:
             number = self.learner.add_class(name)
         except DataError as e:
             raise LineError("class", e.message, e.hint) from e
-        self._dirty = True
         label = self.model._labels[number]
         self.event("learning", f"a new class: {label}")
-        return {"label": label, "spare": self.model.arena.network.classes - number - 1}
+        spare = self.model.arena.network.classes - number - 1
+        return {"label": label, "spare": spare, "failure": self._keep_now()}
 
     def _status(self, asked: dict[str, Any]) -> dict[str, Any]:
         return self.status(history=bool(asked.get("history")))
@@ -652,54 +705,60 @@ class Service:
 
     def _control(self, asked: dict[str, Any]) -> dict[str, Any]:
         do = asked.get("do")
-        self.control(do if isinstance(do, str) else "")
-        return {"learning": self.learning}
+        failure = self.control(do if isinstance(do, str) else "")
+        return {"learning": self.learning, "failure": failure}
 
-    def control(self, do: str) -> None:
-        """Do what a person asks for. Raises LineError for what is not known, ModelError where the
-        file was written to predict only, ZgedgeError where the disk fails."""
+    def control(self, do: str) -> str | None:
+        """Do what a person asks for, and commit that; why it is in memory only, or None. Raises
+        LineError for what is not known, ModelError where the file was written to predict only,
+        ZgedgeError where it is to commit and the disk fails."""
         act = self._CONTROLS.get(do)
         if act is None:
             raise LineError("request", f'"do" is one of {", ".join(self._CONTROLS)}.')
         if self.learner is None and do != "stop":
             raise ModelError(f"{self.path} was written to predict only.")
-        act(self)
+        return act(self)
 
-    def _on(self) -> None:
+    def _on(self) -> str | None:
         assert self.learner is not None
+        before = self.learner.status()["learn"]
         self.learner.unfreeze()
         self.frozen = False
-        self._dirty = True
         self.event("learning", "on")
+        return self._keep_now(changed=before != "all")
 
-    def _freeze(self) -> None:
+    def _freeze(self) -> str | None:
         assert self.learner is not None
+        before = self.learner.status()["learn"]
         self.learner.freeze()
         self.frozen = True
-        self._dirty = True
         self.event("learning", "frozen")
+        return self._keep_now(changed=before != "none")
 
-    def _accept(self) -> None:
+    def _accept(self) -> str | None:
         assert self.learner is not None
         self.learner.accept()
-        self._dirty = self._accepted = True
+        self._accepted = True
         self.event("accepted", "by hand")
+        return self._keep_now()
 
-    def _roll_back(self) -> None:
+    def _roll_back(self) -> str | None:
         assert self.learner is not None
         self.learner.rollback()
-        self._dirty = self._accepted = True
+        self._accepted = True
         self.event("rolled back", "by hand")
+        return self._keep_now()
 
-    def _commit_now(self) -> None:
+    def _commit_now(self) -> str | None:
         if (why := self.commit()) is not None:
             raise ZgedgeError(why)
+        return None
 
     _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any]]] = {  # noqa: RUF012
         "predict": _predict, "learn": _learn, "label": _label, "status": _status,
         "metrics": _metrics, "control": _control, "class": _name_class,
     }  # fmt: skip
-    _CONTROLS: dict[str, Callable[[Service], None]] = {  # noqa: RUF012
+    _CONTROLS: dict[str, Callable[[Service], str | None]] = {  # noqa: RUF012
         "on": _on, "freeze": _freeze, "accept": _accept, "rollback": _roll_back,
         "commit": _commit_now,
         "stop": lambda self: self.stop("asked to"),
@@ -729,6 +788,8 @@ class Service:
             "predictions": self.predictions,
             "samples": self.samples,
             "scored": self.scored,
+            "uncommitted": None if self.store is None
+            else self.samples - self.scored - self._safe,
             "correct": self.correct,
             "drifts": self.drifts,
             "accuracy": self.rolling.accuracy,

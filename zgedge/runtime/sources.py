@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import select
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -409,6 +410,9 @@ class Followed(_Text):
         except OSError:
             return  # it may come yet
         found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):  # a file may come in its place yet
+            os.close(fd)
+            return
         self._file, self._inode = fd, (found.st_dev, found.st_ino)
         self._offset = 0
         self._reader.begin()
@@ -599,3 +603,72 @@ class Watched:
 
     def close(self) -> None:
         self._x = None
+
+
+class Awaited:
+    """What is not there at the start: a file or a folder, which it is once it has come.
+
+    file, folder  make the source of either; all that is in it is new
+    """
+
+    EVERY = 0.25
+    pushes = False
+    dropped = 0
+    fd = None
+    well = "is there now"
+
+    def __init__(self, path: str, file: Callable[[], Source], folder: Callable[[], Source]) -> None:
+        self.spec = path
+        self._file, self._folder = file, folder
+        self._source: Source | None = None
+        self._ended = False
+        self._next = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self._ended if self._source is None else self._source.ended
+
+    @ended.setter
+    def ended(self, ended: bool) -> None:
+        self._ended = ended
+        if self._source is not None:
+            self._source.ended = ended
+
+    @property
+    def number(self) -> int:
+        return 0 if self._source is None else self._source.number
+
+    @property
+    def place(self) -> str:
+        return getattr(self._source, "place", "")
+
+    @property
+    def trouble(self) -> str | None:
+        if self._source is None:
+            return "is not there yet, and is waited for"
+        return getattr(self._source, "trouble", None)
+
+    @property
+    def state(self) -> str | None:
+        if self._source is None:
+            return None if self._ended else "waits for it"
+        return getattr(self._source, "state", None)
+
+    def take(self, row: Row, now: float) -> bool:
+        if self._source is None:
+            if now < self._next:
+                return False
+            self._next = now + self.EVERY
+            try:
+                mode = os.stat(self.spec).st_mode
+            except OSError:
+                return False
+            self._source = self._folder() if stat.S_ISDIR(mode) else self._file()
+        return self._source.take(row, now)
+
+    def wait(self, now: float) -> float:
+        return max(0.0, self._next - now) if self._source is None else self._source.wait(now)
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()

@@ -50,6 +50,7 @@ HEADER_BYTES = _HEADER.size + DIGEST
 NAMES = ("slot-a", "slot-b")
 
 EMPTY, WHOLE, DAMAGED = "empty", "whole", "damaged"
+LOST = f"{DAMAGED}: it is empty, and held a state"
 _STATE, _HEAD, _SYNC = range(3)  # what a commit does next
 
 
@@ -199,6 +200,8 @@ class Slots:
                 self.found[i] = WHOLE
                 self.generation, self.newest, self.wear = head.generation, i, head.wear
                 self._survey(1 - i, heads[1 - i], scratch)
+                if self.found[1 - i] == EMPTY and self.generation > 1:
+                    self.found[1 - i] = LOST  # the commit before this one went there
                 return True
             self.found[i] = f"{DAMAGED}: {why}"
         return False
@@ -523,15 +526,15 @@ class Store:
         first: no memory is new to it later."""
         slots = Slots((Nowhere(), Nowhere()), self._identity, self._bytes)
         kept, self._slots = self._slots, slots
-        # A commit into nothing does not make a disk well.
-        trouble = self.failure, self._not_before, self._retry
+        # A commit into nothing does not make a disk well, and is none that had been.
+        trouble = self.failure, self._not_before, self._retry, self._last
         try:
             slots.begin(self._copy)
             while self.step(wait=True):
                 pass
         finally:
-            self._slots, self._last = kept, None
-            self.failure, self._not_before, self._retry = trouble
+            self._slots = kept
+            self.failure, self._not_before, self._retry, self._last = trouble
 
     @property
     def slots(self) -> list[str]:

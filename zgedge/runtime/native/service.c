@@ -22,6 +22,7 @@
 #define SECOND ((int64_t)1000000000)
 #define SAME_EVENT (60 * SECOND) /* in which a kind of event is logged once */
 #define METRICS_EVERY (10 * SECOND)
+#define QUIET (10 * SECOND) /* without anything learned, after which no state is waited for any more */
 
 enum {
     CLIENTS = 16,        /* at most, */
@@ -37,6 +38,8 @@ enum {
     QUEUE_KEPT = 16 * 1024, /* bytes of the queue that stay touched after a flood */
     EVENTS = 20,            /* in a status */
     LOGGED = 100,           /* events that are remembered not to be logged again */
+    IDS = 64,               /* texts of ids that are remembered, to name one in an event, */
+    ID_TEXT = 40,           /* and bytes of one */
 };
 
 enum { CONFIRMED = 2, ACCEPTED = 1, ROLLED_BACK = 2 };
@@ -61,6 +64,11 @@ typedef struct logged {
     uint64_t what;
     int64_t when;
 } logged;
+
+typedef struct id_text {
+    uint64_t key;
+    char text[ID_TEXT + 1]; /* empty: none */
+} id_text;
 
 /* A sample that waits is its class, and its values or the id that it is kept under. */
 typedef struct queue {
@@ -93,6 +101,11 @@ static struct service {
     char from[40];
     const char *stopping;
     bool learning, frozen, watched, guarded, accepted, dirty, failing;
+    /* When the first and the last of what no commit has yet was learned, and the first of what the commit under
+     * way has; 0: there is nothing. */
+    int64_t owed, learned_at, owing;
+    uint64_t begun, safe; /* samples learned, at the start of a commit and on the disk */
+    id_text ids[IDS];
     uint64_t scored; /* of the samples: not learned, because learning was frozen */
     uint64_t predictions, samples, correct, rewired, drifts, dropped, refused[WHYS], before[4];
     uint64_t rss, rss_first, rss_most;
@@ -118,13 +131,13 @@ static void stopped(int number) {
 
 /* ---- events ---- */
 
-static void event(int kind, const char *text, uint64_t value) {
+/* Once a minute for what it is about. */
+static void event_about(int kind, const char *about, const char *text, uint64_t value) {
     if (!it.kept) {
         return;
     }
-    const bool any = kind == ZGN_BAD_INPUT || kind == ZGN_DROPPED || kind == ZGN_SOURCE || kind == ZGN_CLIENT;
     uint64_t what = 0xcbf29ce484222325u ^ (uint64_t)kind;
-    for (const char *c = any ? "" : text; *c != 0; c++) {
+    for (const char *c = about; *c != 0; c++) {
         what = (what ^ (uint8_t)*c) * 0x100000001b3u;
     }
     const int64_t now = zgn_now();
@@ -143,10 +156,13 @@ static void event(int kind, const char *text, uint64_t value) {
     zgn_log_add(&it.store.log, kind, text, zgn_model_steps(&it.model), (int64_t)value);
 }
 
+static void event(int kind, const char *text, uint64_t value) { event_about(kind, text, text, value); }
+
 static void refuse(why reason, const char *where, const char *text) {
     it.refused[reason]++;
     (void)snprintf(it.last_refused, sizeof it.last_refused, "%.20s: %.120s", where, text);
-    event(ZGN_BAD_INPUT, it.last_refused, it.refused[reason]);
+    /* One fault that comes all the time hides no other. */
+    event_about(ZGN_BAD_INPUT, whys[reason], it.last_refused, it.refused[reason]);
 }
 
 static void drifted(uint32_t drift) {
@@ -182,7 +198,24 @@ static void rest(void) {
     q->deepest = 0;
 }
 
+/* An id is remembered as it was given, where that was a text. */
+static void name_id(uint64_t key, const zgn_value *id) {
+    id_text *place = &it.ids[key % IDS];
+    place->key = key;
+    const size_t bytes = id->kind != ZGN_TEXT ? 0 : id->bytes < ID_TEXT ? id->bytes : ID_TEXT;
+    const size_t whole = zgn_utf8_until((const uint8_t *)id->text, bytes);
+    memcpy(place->text, id->text, whole);
+    place->text[whole] = 0;
+}
+
 /* ---- ticks ---- */
+
+/* Something was learned, or decided, that is not to be lost. */
+static void changed(void) {
+    it.dirty = true;
+    it.learned_at = zgn_now();
+    it.owed = it.owed == 0 ? it.learned_at : it.owed;
+}
 
 static void learned(uint32_t right) {
     it.samples++;
@@ -215,12 +248,19 @@ static void tick(void) {
                                       : zge_learner_step_f32(m, x, &y, 1, m->batch - 1, &was, &told);
         it.dirty = true; /* an id that is not there is counted */
         if (status != ZGE_OK) {
+            const uint64_t key = q->key[at];
+            const id_text *known = &it.ids[key % IDS];
             char text[100];
-            (void)snprintf(text, sizeof text, "No sample with the id %llu waits for its label.",
-                           (unsigned long long)q->key[at]);
+            if (known->key == key && known->text[0] != 0) {
+                (void)snprintf(text, sizeof text, "No sample with the id \"%s\" waits for its label.", known->text);
+            } else {
+                (void)snprintf(text, sizeof text, "No sample with the id %llu waits for its label.",
+                               (unsigned long long)key);
+            }
             refuse(status == ZGE_E_ID ? UNKNOWN_ID : OTHER, "a label",
                    status == ZGE_E_ID ? text : zge_status_text(status));
         } else {
+            changed();
             it.rewired += told.rewired;
             it.accepted = told.guard == ACCEPTED;
             if (told.guard == ROLLED_BACK) {
@@ -239,14 +279,33 @@ static void tick(void) {
 
 /* ---- keeping what was learned ---- */
 
-/* Whether to begin a commit: it is time, and where a guard judges it has accepted the state as it is now. */
+/* Whether what was learned is to be kept as it is, as at a clean stop: for a whole interval no accepted state came
+ * when one could have been committed, or nothing more is learned, and so nothing accepted. The state accepted last
+ * lies in the arena, to go back to. */
+static bool late(void) {
+    if (it.owed == 0) {
+        return false;
+    }
+    const int64_t now = zgn_now();
+    const double most = 2e9 * it.store.interval;
+    return now - it.learned_at >= QUIET ||
+           (double)(now - it.owed) >= (most > (double)QUIET ? most : (double)QUIET);
+}
+
+/* Whether to begin a commit: it is time, and where a guard judges it has accepted the state as it is now, or was
+ * waited for long enough. */
 static bool due(void) {
-    return it.kept && it.dirty && (it.accepted || !it.guarded) && zgn_store_due(&it.store);
+    return it.kept && it.dirty && (it.accepted || !it.guarded || late()) && zgn_store_due(&it.store);
 }
 
 static void kept(void) {
     const bool failing = it.store.failure[0] != 0;
-    it.dirty = it.dirty || failing;
+    if (failing) {
+        it.dirty = true;
+        it.owed = it.owing == 0 ? it.owed : it.owing;
+    } else {
+        it.safe = it.begun;
+    }
     if (failing && !it.failing) {
         event(ZGN_COMMIT_FAILED, it.store.failure, 0);
     } else if (it.failing && !failing) {
@@ -260,6 +319,9 @@ static void kept(void) {
 static void begin(void) {
     (void)zge_model_seal(&it.model.m);
     it.dirty = false;
+    it.owing = it.owed;
+    it.owed = 0;
+    it.begun = it.samples - it.scored;
     zgn_store_begin(&it.store);
     if (!it.store.busy) {
         kept();
@@ -290,6 +352,14 @@ static void commit(void) {
     }
 }
 
+/* Commit what a person has decided: that is rare, and no tick may come to commit it. */
+static void keep_now(bool anything) {
+    if (anything) {
+        changed();
+    }
+    commit();
+}
+
 /* ---- status ---- */
 
 static void put_time(zgn_out *out, const char *name, double q) {
@@ -315,9 +385,15 @@ static void put_status(zgn_out *out, bool history) {
     zgn_put(out, ", \"bytes\": %zu, \"budget\": ", model->bytes);
     zgn_put_number(out, budget == 0 ? (double)NAN : budget);
     zgn_put(out, ", \"started_from\": \"%s\", \"uptime\": %.3f, \"learning\": \"%s\"", it.from, uptime(), learning());
-    zgn_put(out, ", \"predictions\": %llu, \"samples\": %llu, \"scored\": %llu, \"correct\": %llu, \"drifts\": %llu, \"accuracy\": ",
-            (unsigned long long)it.predictions, (unsigned long long)it.samples, (unsigned long long)it.scored,
-            (unsigned long long)it.correct, (unsigned long long)it.drifts);
+    zgn_put(out, ", \"predictions\": %llu, \"samples\": %llu, \"scored\": %llu, \"uncommitted\": ",
+            (unsigned long long)it.predictions, (unsigned long long)it.samples, (unsigned long long)it.scored);
+    if (it.kept) {
+        zgn_put(out, "%llu", (unsigned long long)(it.samples - it.scored - it.safe));
+    } else {
+        zgn_put(out, "null");
+    }
+    zgn_put(out, ", \"correct\": %llu, \"drifts\": %llu, \"accuracy\": ", (unsigned long long)it.correct,
+            (unsigned long long)it.drifts);
     zgn_put_number(out, accuracy());
     zgn_put(out, ", \"window\": %u, \"refused\": {", it.rolling.count);
     bool first = true;
@@ -591,7 +667,7 @@ static int predict(answer *a, const zgn_request *r, zgn_out *out) {
         if (status != ZGE_OK) {
             return core_error(a, status);
         }
-        it.dirty = true;
+        changed();
     }
     int32_t class;
     const zge_status status = zge_model_predict_f32(m, it.x, 1, &class, &it.score);
@@ -648,7 +724,15 @@ static int label(answer *a, const zgn_request *r, zgn_out *out) {
     const uint32_t at = next_place(number);
     it.queue.key[at] = key;
     it.queue.held[at] = true;
+    name_id(key, &r->id);
     return waits(a, out);
+}
+
+/* The end of a reply to what a person decides: why that is in memory only. */
+static void put_failure(zgn_out *out) {
+    zgn_put(out, ", \"failure\": ");
+    zgn_put_string(out, it.kept && it.store.failure[0] != 0 ? it.store.failure : NULL);
+    zgn_put(out, "}");
 }
 
 static int name_class(answer *a, const zgn_request *r, zgn_out *out) {
@@ -665,15 +749,16 @@ static int name_class(answer *a, const zgn_request *r, zgn_out *out) {
     if (a->code != ZGN_OK) {
         return a->code;
     }
-    it.dirty = true;
     size_t bytes;
     const char *name = zgn_model_name(&it.model, (int32_t)number, &bytes);
     char text[ZGN_EVENT_TEXT + 20];
     (void)snprintf(text, sizeof text, "a new class: %.*s", bytes < ZGN_EVENT_TEXT ? (int)bytes : ZGN_EVENT_TEXT, name);
     event(ZGN_LEARNING, text, 0);
+    keep_now(true);
     zgn_put(out, "{\"ok\": true, \"label\": ");
     zgn_put_label(out, &it.model, (int32_t)number);
-    zgn_put(out, ", \"spare\": %u}", it.model.m.classes - it.model.m.known);
+    zgn_put(out, ", \"spare\": %u", it.model.m.classes - it.model.m.known);
+    put_failure(out);
     return ZGN_OK;
 }
 
@@ -708,10 +793,11 @@ static bool same(const zgn_value *v, const char *text) {
 }
 
 static int freeze(answer *a, bool on) {
-    if (configure(a, on ? ZGE_LEARN_NONE : ZGE_LEARN_ALL) == ZGN_OK) {
+    const uint32_t before = zge_get16(it.model.m.learner + ZGE_K_LEARN), after = on ? ZGE_LEARN_NONE : ZGE_LEARN_ALL;
+    if (configure(a, after) == ZGN_OK) {
         it.frozen = on;
-        it.dirty = true;
         event(ZGN_LEARNING, on ? "frozen" : "on", 0);
+        keep_now(before != after);
     }
     return a->code;
 }
@@ -720,8 +806,9 @@ static int decide(answer *a, zge_status status, int kind) {
     if (status != ZGE_OK) {
         return core_error(a, status);
     }
-    it.dirty = it.accepted = true;
+    it.accepted = true;
     event(kind, "by hand", 0);
+    keep_now(true);
     return ZGN_OK;
 }
 
@@ -751,7 +838,13 @@ static int act(answer *a, const zgn_value *what) {
 
 static int control(answer *a, const zgn_request *r, zgn_out *out) {
     if (act(a, &r->act) == ZGN_OK) {
-        zgn_put(out, "{\"ok\": true, \"learning\": \"%s\"}", learning());
+        const bool keeps = !same(&r->act, "stop");
+        zgn_put(out, "{\"ok\": true, \"learning\": \"%s\"", learning());
+        if (keeps) {
+            put_failure(out);
+        } else {
+            zgn_put(out, ", \"failure\": null}");
+        }
     }
     return a->code;
 }
@@ -1249,6 +1342,8 @@ static void hello(void) {
                   it.store.failure[0] != 0 ? " Learning goes on in memory." : "");
 }
 
+static const char *plural(uint64_t n) { return n == 1 ? "" : "s"; }
+
 static void goodbye(void) {
     if (it.options->json) {
         static char text[REPLY];
@@ -1266,18 +1361,21 @@ static void goodbye(void) {
         refused += it.refused[i];
     }
     (void)fprintf(stderr, "Stopped (%s): ", it.stopping);
-    if (it.samples > it.scored || it.scored == 0) {
-        (void)fprintf(stderr, "%llu samples learned, ", (unsigned long long)(it.samples - it.scored));
+    const uint64_t learned_here = it.samples - it.scored;
+    if (learned_here != 0 || it.scored == 0) {
+        (void)fprintf(stderr, "%llu sample%s learned, ", (unsigned long long)learned_here, plural(learned_here));
     }
     if (it.scored != 0) {
-        (void)fprintf(stderr, "%llu samples scored while it was frozen, ", (unsigned long long)it.scored);
+        (void)fprintf(stderr, "%llu sample%s scored while it was frozen, ", (unsigned long long)it.scored,
+                      plural(it.scored));
     }
     (void)fprintf(stderr, "%llu predicted", (unsigned long long)it.predictions);
     if (refused != 0) {
         (void)fprintf(stderr, ", %llu refused", (unsigned long long)refused);
     }
     if (it.kept) {
-        (void)fprintf(stderr, "; %llu commits in %s", (unsigned long long)it.store.wear.commits, it.state);
+        const uint64_t commits = it.store.wear.commits;
+        (void)fprintf(stderr, "; %llu commit%s in %s", (unsigned long long)commits, plural(commits), it.state);
     }
     if (refused != 0) {
         (void)fprintf(stderr, ". The last that was refused: ");

@@ -505,6 +505,9 @@ static int load(zgn_store *s, uint8_t *into, bool *whole, zgn_error *e) {
         read_state(s, 1 - s->newest, &heads[1 - s->newest], NULL)) {
         found(s, 1 - s->newest, NULL);
     }
+    if (*whole && s->generation > 1 && strcmp(s->found[1 - s->newest], "empty") == 0) {
+        found(s, 1 - s->newest, "it is empty, and held a state"); /* the commit before this one went there */
+    }
     return ZGN_OK;
 }
 

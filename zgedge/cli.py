@@ -952,6 +952,7 @@ def _inputs(
         return sources.load_inputs(
             data, features=model.inputs, shape=shape, data_dir=data_dir, label=label,
             window=window, hop=hop, part=part, say=_note, progress=progress, files=files,
+            names=model.arena.feature_names,
         )  # fmt: skip
 
 
@@ -965,6 +966,7 @@ def _held_out(
 ) -> tuple[npt.NDArray[Any], list[str] | None]:
     """The rows that `train` keeps back for testing."""
     from zgedge import data as sources
+    from zgedge.data.dataset import find_names
 
     network = model.arena.network
     picture, series = (network.task == kind for kind in ("picture", "series"))
@@ -982,7 +984,10 @@ def _held_out(
         )
     if files is not None:
         files += dataset.files_test or ()
-    return dataset.x_test, [dataset.classes[i] for i in dataset.y_test]
+    x, names = dataset.x_test, model.arena.feature_names
+    if names is not None and dataset.feature_names is not None:
+        x = x[:, find_names(data, names, dataset.feature_names)]
+    return x, [dataset.classes[i] for i in dataset.y_test]
 
 
 def _labelled(

@@ -180,7 +180,10 @@ def _loader(model: Model) -> Any:
     window = network.shape[0] if network.task == "series" else None
 
     def load(path: str) -> Any:
-        return data.load_inputs(path, features=model.inputs, shape=shape, window=window)
+        return data.load_inputs(
+            path, features=model.inputs, shape=shape, window=window,
+            names=model.arena.feature_names,
+        )  # fmt: skip
 
     return load
 

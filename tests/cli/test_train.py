@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import TRAIN, csv_text, refused, run, run_json, table
+from tests.cli.conftest import TRAIN, csv_text, process, refused, run, run_json, table
 from zgedge import arena, cli, data
 from zgedge import network as net
 from zgedge.errors import BudgetError
@@ -242,6 +242,31 @@ def test_no_learning_is_inference_only(model: Path, fixed: Path, tmp_path: Path)
     assert about["bytes"] == learning["inference_bytes"] < learning["bytes"]
     result = run("train", *TRAIN, "--no-learning", "--out", tmp_path / "n.zge")
     assert "zgedge adapt" not in result.stdout  # it would be refused
+
+
+def test_columns_in_another_order_are_put_in_order(tmp_path: Path) -> None:
+    rows, out = table(300), tmp_path / "m.zge"
+    data, moved, other = (tmp_path / f"{name}.csv" for name in ("data", "moved", "other"))
+    data.write_text(csv_text(rows))
+    lines = [line.split(",") for line in data.read_text().splitlines()]
+    moved.write_text("".join(",".join([*line[:0:-1], line[0]]) + "\n" for line in lines))
+    other.write_text(data.read_text().replace("s1,", "s9,", 1))
+    train = ("--label", "kind", "--budget", "4KB", "--epochs", "3")
+    said = run("train", data, *train, "--out", out).stdout
+    assert "names of 6 columns" in said
+    assert Model.open(out).arena.feature_names == tuple(f"s{i}" for i in range(6))
+    expected = run_json("eval", out, data, "--label", "kind")
+    assert expected["accuracy"] > 0.8
+    assert run_json("eval", out, moved) == expected
+    assert run("predict", out, moved).stdout == run("predict", out, data).stdout
+    with moved.open() as rows_in:
+        service = process("run", out, "--source", "-", "--freeze", "--json", stdin=rows_in)
+        found = json.loads(service.communicate(timeout=60)[0])
+    assert found["correct"] / found["scored"] == pytest.approx(expected["accuracy"])
+    held = run_json("eval", out, data, "--label", "kind", "--held-out")
+    assert held == run_json("eval", out, moved, "--held-out")
+    assert "no column 's1'" in refused("eval", out, other, "--label", "kind", code=3)
+    assert "no column 's1'" in refused("eval", out, other, "--label", "kind", "--held-out", code=3)
 
 
 def test_own_csv_by_label_name(tmp_path: Path) -> None:

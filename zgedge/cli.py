@@ -267,6 +267,7 @@ def train(
             "planned_steps": result.planned_steps, "threads": result.threads,
             "validation_accuracy": result.validation_accuracy if result.held_out else None,
             "held_out": result.held_out, "seed": seed,
+            "no_guard": result.no_guard,
             "interrupted": result.interrupted, "network": spec_of(planned.network),
             "reproduce": None if result.interrupted else again,
         })  # fmt: skip
@@ -286,6 +287,7 @@ def train(
     if result.accuracy is not None:
         spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
     to.spans([*spans, (f", {result.seconds:.1f} s.", "")])
+    _say_no_guard(to, result.no_guard)
     if asked is not None and not result.interrupted:
         to.line(
             f"In {format_duration(asked)}, the choice of the network included, on {result.threads} "
@@ -318,6 +320,11 @@ def train(
     beside = 2 + width + 2 + max(len(what) for what, _ in hints) <= to.width
     for what, command in hints:
         to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
+
+
+def _say_no_guard(to: Screen, why: str | None) -> None:
+    if why is not None:
+        to.line(f"No guard over what it learns on a device: {why}.")
 
 
 def _teacher_line(network: net.Network) -> str:
@@ -1446,7 +1453,7 @@ def import_command(
         "network": spec_of(result.network), "layers": bytemap.layer_rows(result.network),
         "trunk": bytemap.trunk_rows(result.network), "rewired": result.rewired,
         "epochs": len(result.history), "steps": result.steps,
-        "planned_steps": result.planned_steps, "seed": seed,
+        "planned_steps": result.planned_steps, "seed": seed, "no_guard": result.no_guard,
         "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
     }  # fmt: skip
     if as_json:
@@ -1493,6 +1500,7 @@ def _say_import(to: Screen, about: dict[str, Any], kept: int) -> None:
         ("Wrote ", ""), (about["path"], "bold"),
         (f": {about['bytes']:,} of {about['budget']:,} bytes, {about['seconds']:.1f} s.", ""),
     ])  # fmt: skip
+    _say_no_guard(to, about["no_guard"])
 
 
 # ---- adapt ----

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.cli.conftest import TRAIN, csv_text, process, refused, run, run_json, table
 from zgedge import arena, cli, data
 from zgedge import network as net
-from zgedge.errors import BudgetError
+from zgedge.errors import BudgetError, ModelError
 from zgedge.network import KB
 from zgedge.report import pictures
 from zgedge.runtime import Learner, Model
@@ -442,3 +442,36 @@ def test_an_accuracy_of_training_rows_is_called_that_in_the_report(tmp_path: Pat
         run("train", source, "--budget", "4KB", "--epochs", 2, "--log", log, "--out", out)
         run("report", out, "--log", log, "--out", page)
         assert said in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "why"),
+    [
+        (900, (), "72 rows are held out, 136 are needed"),
+        (2400, ("--budget", "4KB"), r"^\d+ anchors .* take [\d,]+ bytes, more than half"),
+        (900, ("--network", "d32 r50"), "the replay was named, and stays as it is"),
+        (2400, ("--network", "d8"), None),
+        (900, ("--no-learning",), None),
+    ],
+    ids=["rows", "bytes", "named", "guarded", "no learning"],
+)  # fmt: skip
+def test_why_there_is_no_guard(
+    tmp_path: Path, rows: int, options: tuple[str, ...], why: str | None
+) -> None:
+    data, out = tmp_path / "kinds.csv", tmp_path / "m.zge"
+    data.write_text(csv_text(table(rows, columns=60)))
+    train = ("train", data, "--label", "kind", "--budget", "32KB", "--epochs", "1", "--out", out)
+    found = run_json(*train, *options)
+    guard = Model.open(out).arena.network.anchors
+    said = run(*train, *options).stdout
+    if why is None:
+        assert found["no_guard"] is None
+        assert "No guard" not in said
+        assert (guard > 0) == ("--no-learning" not in options)
+        return
+    assert not guard
+    assert re.search(why, found["no_guard"])
+    assert "No guard over what it learns on a device: " in said
+    if "--network" not in options:
+        with pytest.raises(ModelError, match="on more rows, or to a larger budget"):
+            Learner(Model.open(out)).accept()

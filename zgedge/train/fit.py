@@ -32,6 +32,7 @@ from zgedge.train.pack import (
     fitted_replay,
     pack,
     unknown_threshold,
+    why_no_guard,
     with_guard,
     with_traces,
 )
@@ -912,14 +913,17 @@ class _Training:
         if unknown:
             held = logits(self.network, best.layers, self.held_codes, best.trunk, self.device)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
-        memories = None
+        memories, no_guard = None, why_no_guard(self.network, 0)
         if STRATEGIES[strategy].device == "attention":
             self.network = with_traces(self.network)
         if self.network.learning and self.network.replay_samples:
             y = self.labels.numpy()
             if self.task.fit_replay:
                 self.network = fitted_replay(self.network, best.layers, self.codes.numpy(), y)
-                self.network = with_guard(self.network, len(self.held_labels))
+            count = len(self.held_labels)
+            no_guard = why_no_guard(self.network, count, fitted=self.task.fit_replay)
+            if self.task.fit_replay:
+                self.network = with_guard(self.network, count)
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]
@@ -968,4 +972,5 @@ class _Training:
             threads=torch.get_num_threads(),
             seconds=seconds,
             interrupted=interrupted,
+            no_guard=no_guard,
         )

@@ -46,7 +46,7 @@ from zgedge.errors import (
     ZgedgeError,
 )
 from zgedge.network import SPARSE
-from zgedge.report import bytemap
+from zgedge.report import bytemap, interval
 from zgedge.report.screen import Screen, clean, screen, table
 from zgedge.runtime import Learner, Model
 from zgedge.spec import check_words, spec_of
@@ -315,7 +315,10 @@ def train(
         hints.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
     told = f" --log {shlex.quote(log)}" if log else ""
     what = "all of it as one page" if log else "a page of it; train with --log for more"
-    hints.append((what, f"zgedge report {path} --data {source}{told}"))
+    # Named sets have a test part, which is what is read of them in any case.
+    named_set = data in {entry.name for entry in sources.catalog(data_dir) if entry.named}
+    held = "" if named_set else " --held-out"
+    hints.append((what, f"zgedge report {path} --data {source}{held}{told}"))
     width = max(len(command) for _, command in hints)
     beside = 2 + width + 2 + max(len(what) for what, _ in hints) <= to.width
     for what, command in hints:
@@ -620,11 +623,12 @@ def plan_command(
     """Show which networks fit the budget, and which one would be trained, and why."""
     from zgedge import data as sources
     from zgedge.bench import latency as cost
+    from zgedge.devices.profiles import ALIASES
     from zgedge.train.duration import parse_duration
 
     size = parse_size(budget)
     seconds = None if train_time is None else parse_duration(train_time)
-    if board is not None and board not in cost.BOARDS:
+    if board is not None and ALIASES.get(board, board) not in cost.BOARDS:
         raise UsageError(f"{board!r} is no board.", f"Choose from {', '.join(cost.BOARDS)}.")
     _check_words(network, latency)
     with _reading(quiet=as_json) as reading:
@@ -922,10 +926,9 @@ def evaluate(
         print_json({"accuracy": accuracy, "samples": len(y), "unknown": unknown, "classes": each})
         return
     to = screen()
-    error = (accuracy * (1 - accuracy) / len(y)) ** 0.5
     to.spans([
         ("accuracy ", ""), (f"{accuracy:.2%}", "bold green"),
-        (f" ± {error:.2%} (one standard error) on {len(y):,} samples", ""),
+        (f" ({interval.words(sum(right.values()), len(y))}) on {len(y):,} samples", ""),
     ])  # fmt: skip
     if unknown:
         to.line(f"{unknown:,} were called unknown")
@@ -1580,7 +1583,7 @@ def adapt(
     style = "bold green" if after >= before else "bold red"
     to.spans([
         (f"accuracy {before:.2%} -> ", ""), (f"{after:.2%}", style),
-        (f" on {len(y_held):,} samples kept back", ""),
+        (f" on {len(y_held):,} samples " + (f"of {evaluation}" if evaluation else "kept back"), ""),
     ])  # fmt: skip
     to.line(f"{done.steps:,} steps, {done.samples:,} samples, {done.rewired:,} connections rewired")
     to.line(f"Wrote {out}: {len(model.arena.buffer):,} bytes, as before.")
@@ -1629,7 +1632,11 @@ def _note(text: str) -> None:
 @main.command(epilog=ENDS)
 @file_argument
 @click.option("--steps", required=True, type=int, metavar="N", help="Learning steps to run.")
-@click.option("--data", metavar="DATA", help="Learn from these [default: what the file remembers].")
+@click.option(
+    "--data", metavar="DATA",
+    help="Learn from these [default: what the file remembers; with convolutions made-up samples, "
+    "as it remembers features of pictures].",
+)  # fmt: skip
 @click.option("--leak", default=0, metavar="BYTES", help="Plant a leak: the proof must fail.")
 @hop_option
 @label_option
@@ -2180,7 +2187,9 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
         text = f"extra {extra}: " + (f"missing {', '.join(names)}" if names else "complete")
         rows.append(yes(not names, text + (f"; pip install 'zgedge[{extra}]'" if names else "")))
     for name, place in found["data"].items():
-        rows.append(yes(True, f"data set {name}: {place or 'not in ' + found['data_folder']}"))
+        lacks = f"not here; looked for in {found['data_folder']}"
+        where = place or ("comes with scikit-learn" if name == "digits" else lacks)
+        rows.append(("good" if place else "-", f"data set {name}: {where}"))
     table(to, ("", ""), rows)
 
 

@@ -146,10 +146,12 @@ def _sources(
 ) -> list[Any]:
     from zgedge.runtime.sources import Followed, Pipe, Reader, Watched
 
+    network = model.arena.network
+    window = network.shape[0] if network.task == "series" else None
     made: list[Any] = []
     try:
         for spec in specs:
-            reader = Reader(model.inputs, form, label, name, model.arena.feature_names)
+            reader = Reader(model.inputs, form, label, name, model.arena.feature_names, window)
             if spec == "-":
                 if any(isinstance(other, Pipe) for other in made):
                     raise UsageError("Standard input can be one source, not two.")
@@ -214,7 +216,8 @@ def _hello(service: Any, path: str) -> str:
 def _goodbye(found: dict[str, Any]) -> str:
     kept = ""
     if found["store"] is not None:
-        kept = f"; {found['store']['commits']:,} commits in {found['store']['folder']}"
+        n = found["store"]["commits"]
+        kept = f"; {n:,} {'commit' if n == 1 else 'commits'} in {found['store']['folder']}"
     told = f"Stopped ({found['stopped']}): "
     scored, learned = found["scored"], found["samples"] - found["scored"]
     if learned or not scored:

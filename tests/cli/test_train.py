@@ -475,3 +475,12 @@ def test_why_there_is_no_guard(
     if "--network" not in options:
         with pytest.raises(ModelError, match="on more rows, or to a larger budget"):
             Learner(Model.open(out)).accept()
+
+
+def test_what_next_is_the_report_of_rows_that_were_held_out(tmp_path: Path) -> None:
+    data, out = tmp_path / "kinds.csv", tmp_path / "m.zge"
+    data.write_text(csv_text(table(120)))
+    given = ("--budget", "4KB", "--steps", "5", "--out", out)
+    said = " ".join(run("train", data, "--label", "kind", *given).stdout.split())
+    assert f"--data {data} --label kind --held-out" in said
+    assert "--held-out" not in run("train", *given).stdout

@@ -95,6 +95,13 @@ def test_csv_names_that_are_numbers_or_usual_keys() -> None:
     assert list(rows_of(reader, "label,id,kind", "1,2,x")) == [([2, 1], "x", None)]
 
 
+def test_a_model_of_windows_says_that_none_are_cut() -> None:
+    for line in (b"1,2,3", b"[1, 2, 3]"):
+        with pytest.raises(LineError, match=r"a whole window, 4 rows of 3 values") as e:
+            Reader(12, window=4).read(line, Row(12))
+        assert e.value.why == "width"
+
+
 def test_json_rows() -> None:
     found = list(
         rows_of(

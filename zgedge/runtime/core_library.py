@@ -193,7 +193,8 @@ def check(status: int, where: str) -> None:
     if status == E_NO_GUARD:
         raise ModelError(
             text,
-            "Train it on more rows, or to a larger budget: `zgedge train` says why there is no guard.",
+            "Train it on more rows, or to a larger budget: `zgedge train` says why there is no "
+            "guard.",
             status=status,
         )
     raise UsageError(text)

@@ -147,6 +147,7 @@ class Reader:
 
     label, name  columns (CSV) or keys (JSON) of the label and of the name of a sample
     features     names of the inputs, where the model knows them
+    window       rows of a window, where the model was trained on windows: a line has a whole one
 
     CSV has a header where not one of its first line's values is a number, or where it names all
     inputs. Where the model knows names, the inputs are found by them, and a header without them
@@ -163,12 +164,14 @@ class Reader:
         label: str | None = None,
         name: str | None = None,
         features: Sequence[str] | None = None,
+        window: int | None = None,
     ) -> None:
         if form is not None and form not in FORMS:
             raise UsageError(f"form={form!r} is none of {', '.join(FORMS)}.")
         self.inputs = inputs
         self.form = form
         self._features = features
+        self._window = window
         self._named_label = label
         self._label_key, self._name_key = label or "label", name or "id"
         self._columns: tuple[list[int], int | None, int | None] | None = None
@@ -190,7 +193,16 @@ class Reader:
             return False
         if self.form is None:
             self.form = "json" if text[0] in "{[" else "csv"
-        return self._json(text, row) if self.form == "json" else self._csv(text, row)
+        try:
+            return self._json(text, row) if self.form == "json" else self._csv(text, row)
+        except LineError as e:
+            if self._window is None or e.why != "width":
+                raise
+            raise LineError(
+                "width",
+                f"{e.message} A line must have a whole window, {self._window} rows of "
+                f"{self.inputs // self._window} values, the oldest first: none is cut here.",
+            ) from e
 
     def _json(self, text: str, row: Row) -> bool:
         found = parse(text)

@@ -355,3 +355,42 @@ def test_text_that_is_no_network(text: str, item: str) -> None:
     with pytest.raises(UsageError) as e:
         parse(text, (28, 28, 1), 10)
     assert repr(item) in str(e.value)
+
+
+NAMED = replace(TABLE, column_bytes=100)
+
+
+def _text(made: Plan) -> str:
+    return spec_of(replace(made.network, replay_samples=0, replay_bits=0))
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_names_of_columns_are_counted_where_they_keep_to_their_share(learning: bool) -> None:
+    made = plan(NAMED, 4096, learning=learning)
+    assert made.network.names_bytes == 106
+    assert made.bytes <= 4096
+    assert "names of 13 columns" in dict(made.reasons)
+    again = named(NAMED, 4096, _text(made), learning=learning)
+    assert again.network == made.network
+    assert "names of 13 columns" in dict(again.reasons)
+
+
+@pytest.mark.parametrize("bytes_", [513, 100_000])
+def test_names_of_columns_that_take_too_much_are_left_out_and_it_is_said(bytes_: int) -> None:
+    task = replace(TABLE, column_bytes=bytes_)
+    made = plan(task, 4096)
+    assert made.network == plan(TABLE, 4096).network
+    assert "must keep their order" in dict(made.reasons)["no names of columns"]
+    assert named(task, 4096, _text(made)).network == made.network
+
+
+def test_names_of_columns_never_make_a_budget_too_small() -> None:
+    task = Task((1, 700, 1), 3, 6, 700, "table", 500, column_bytes=5000)
+    smallest = smallest_budget(task)
+    assert smallest == smallest_budget(replace(task, column_bytes=0))
+    for budget in (smallest, 39_999, 40_000, 40_001):
+        assert plan(task, budget).bytes <= budget
+    tight = replace(task, column_bytes=smallest // 8)
+    made = plan(tight, smallest)
+    assert made.network.names_bytes == 6
+    assert named(tight, smallest, _text(made)).network == made.network

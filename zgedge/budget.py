@@ -28,7 +28,7 @@ from zgedge.space import (
     expected_error,
     likely,
 )
-from zgedge.spec import parse, spec_of
+from zgedge.spec import Spec, parse, spec_of
 
 if TYPE_CHECKING:
     from zgedge.data import Dataset
@@ -50,6 +50,8 @@ HIDDEN_SHARE = 0.25
 FEWEST_UNITS, MOST_HIDDEN = 8, 1024
 HEAD_DENSITY = 0.5
 BATCH_SHARE = 0.1
+# Names of columns are kept where they take at most so much of a budget.
+NAMES_SHARE = 1 / 8
 BATCHES = (2, 4, 8, 16)
 # Trunks with fewer weights do worse than a layer that looks at the pictures itself; where a device
 # learns, what is behind a trunk is all that learns, and must not be starved for one.
@@ -94,7 +96,7 @@ class Task:
 
     `shape` is (height, width, channels); `names_bytes` the length of the names in the file;
     `groups` 1 where one scale serves all inputs, else the number of inputs; `samples` the training
-    samples.
+    samples; `column_bytes` what the names of a table's columns would take besides, 0 without any.
     """
 
     shape: tuple[int, int, int]
@@ -103,6 +105,7 @@ class Task:
     groups: int
     kind: str
     samples: int
+    column_bytes: int = 0
 
     @property
     def inputs(self) -> int:
@@ -130,7 +133,34 @@ class Task:
             groups=1 if data.kind == "picture" else inputs,
             kind=data.kind,
             samples=len(data.x_train),
+            column_bytes=_column_bytes(data),
         )
+
+
+def _column_bytes(data: Dataset) -> int:
+    """What the names of the columns take, where each names one column."""
+    names = data.feature_names if data.kind == "table" else None
+    if not names or not all(names) or len(set(names)) < len(names) or "\0" in "".join(names):
+        return 0
+    return len(names_blob((), names))
+
+
+def _with_columns(task: Task, budget: int) -> Task:
+    """The task with the names of its columns among its names, where these keep to their share."""
+    if task.column_bytes > NAMES_SHARE * budget:
+        return task
+    return replace(task, names_bytes=task.names_bytes + task.column_bytes, column_bytes=0)
+
+
+def _why_columns(task: Task, network: Network) -> list[tuple[str, str]]:
+    """Whether the file of a planned network has the names of the columns, where there are any."""
+    if not task.column_bytes:
+        return []
+    if network.names_bytes > task.names_bytes:
+        what = f"names of {task.inputs:,} columns"
+        return [(what, f"{task.column_bytes:,} bytes; columns may then come in any order")]
+    why = f"{task.column_bytes:,} bytes are too many; columns must keep their order"
+    return [("no names of columns", why)]
 
 
 @dataclass(frozen=True)
@@ -492,6 +522,26 @@ def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
             f"The network has layers of pictures, and the data are a {task.kind}.",
             "Leave them out: s64:24 is a sparse layer, d32 a dense one.",
         )
+    network = _of_spec(_with_columns(task, budget), budget, spec, learning)
+    if network.file_bytes > budget:
+        network = _of_spec(task, budget, spec, learning)
+    if network.file_bytes > budget:
+        raise BudgetError(
+            f"The network {text!r} takes {network.file_bytes:,} bytes; the budget is {budget:,}.",
+            "Make it narrower, or the budget larger"
+            + (", or add --no-learning." if learning else "."),
+            smallest=network.file_bytes,
+        )
+    reasons = [("the network that was named", spec_of(network))]
+    if learning and spec.replay is None:
+        network, reason = _with_replay(task, budget, network)
+        reasons = [("the network that was named", spec_of(network)), reason]
+    reasons += _why_columns(task, network)
+    return Plan(network, budget, False, tuple(reasons), fit_replay=spec.replay is None)
+
+
+def _of_spec(task: Task, budget: int, spec: Spec, learning: bool) -> Network:
+    """The network that a person wrote, which may take more than the budget."""
     network = _network(task, budget, learning, spec.batch or 1, spec.layers, spec.trunk)
     if network.file_bytes > budget:  # as a plan is that just fits
         network = replace(network, align=_align(SMALLEST))
@@ -505,18 +555,7 @@ def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
                 "Leave /2 out: behind layers of pictures, and of a table, values are remembered.",
             )
         network = replace(network, replay_samples=samples, replay_bits=bits, replay_pool=pool)
-    if network.file_bytes > budget:
-        raise BudgetError(
-            f"The network {text!r} takes {network.file_bytes:,} bytes; the budget is {budget:,}.",
-            "Make it narrower, or the budget larger"
-            + (", or add --no-learning." if learning else "."),
-            smallest=network.file_bytes,
-        )
-    reasons = [("the network that was named", spec_of(network))]
-    if learning and spec.replay is None:
-        network, reason = _with_replay(task, budget, network)
-        reasons = [("the network that was named", spec_of(network)), reason]
-    return Plan(network, budget, False, tuple(reasons), fit_replay=spec.replay is None)
+    return network
 
 
 def _with_batch(budget: int, network: Network) -> Network:
@@ -653,6 +692,9 @@ def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
             max(SMALLEST, _smallest(task, x).file_bytes) for x in (learning, False)
         )
         raise _too_small(task, budget, smallest, without if learning else None)
+    of, task = task, _with_columns(task, budget)
+    if _smallest(task, learning).file_bytes > budget:
+        task = of
     block = block_for(task)
     fan_in = fan_in_for(task.inputs, block)
     most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
@@ -692,6 +734,7 @@ def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
         saturated = saturated and chosen.replay_samples >= min(task.samples, MAX_REPLAY_SAMPLES)
     else:
         reasons.append(("no learning", "asked for: weights, wiring and activations only"))
+    reasons += _why_columns(of, chosen)
     if saturated:
         reasons.append(
             (

@@ -46,7 +46,7 @@ from zgedge.errors import (
     ZgedgeError,
 )
 from zgedge.network import SPARSE
-from zgedge.report import bytemap
+from zgedge.report import bytemap, interval
 from zgedge.report.screen import Screen, clean, screen, table
 from zgedge.runtime import Learner, Model
 from zgedge.spec import check_words, spec_of
@@ -277,6 +277,7 @@ def train(
             "planned_steps": result.planned_steps, "threads": result.threads,
             "validation_accuracy": result.validation_accuracy if result.held_out else None,
             "held_out": result.held_out, "seed": seed,
+            "no_guard": result.no_guard,
             "interrupted": result.interrupted, "network": spec_of(planned.network),
             "reproduce": None if result.interrupted else again,
         })  # fmt: skip
@@ -296,6 +297,7 @@ def train(
     if result.accuracy is not None:
         spans.append((f", test accuracy {result.accuracy:.2%}", "bold green"))
     to.spans([*spans, (f", {result.seconds:.1f} s.", "")])
+    _say_no_guard(to, result.no_guard)
     if asked is not None and not result.interrupted:
         to.line(
             f"In {format_duration(asked)}, the choice of the network included, on {result.threads} "
@@ -323,11 +325,19 @@ def train(
         hints.append(("see that its memory never grows", f"zgedge prove {path} --steps 100000"))
     told = f" --log {shlex.quote(log)}" if log else ""
     what = "all of it as one page" if log else "a page of it; train with --log for more"
-    hints.append((what, f"zgedge report {path} --data {source}{told}"))
+    # Named sets have a test part, which is what is read of them in any case.
+    named_set = data in {entry.name for entry in sources.catalog(data_dir) if entry.named}
+    held = "" if named_set else " --held-out"
+    hints.append((what, f"zgedge report {path} --data {source}{held}{told}"))
     width = max(len(command) for _, command in hints)
     beside = 2 + width + 2 + max(len(what) for what, _ in hints) <= to.width
     for what, command in hints:
         to.line(f"  {command:<{width}}  {what}" if beside else f"  {command}")
+
+
+def _say_no_guard(to: Screen, why: str | None) -> None:
+    if why is not None:
+        to.line(f"No guard over what it learns on a device: {why}.")
 
 
 def _teacher_line(network: net.Network) -> str:
@@ -566,11 +576,12 @@ def plan_command(
     """Show which networks fit the budget, and which one would be trained, and why."""
     from zgedge import data as sources
     from zgedge.bench import latency as cost
+    from zgedge.devices.profiles import ALIASES
     from zgedge.train.duration import parse_duration
 
     size = parse_size(budget)
     seconds = None if train_time is None else parse_duration(train_time)
-    if board is not None and board not in cost.BOARDS:
+    if board is not None and ALIASES.get(board, board) not in cost.BOARDS:
         raise UsageError(f"{board!r} is no board.", f"Choose from {', '.join(cost.BOARDS)}.")
     _check_words(network, latency)
     with _reading(quiet=as_json) as reading:
@@ -868,10 +879,9 @@ def evaluate(
         print_json({"accuracy": accuracy, "samples": len(y), "unknown": unknown, "classes": each})
         return
     to = screen()
-    error = (accuracy * (1 - accuracy) / len(y)) ** 0.5
     to.spans([
         ("accuracy ", ""), (f"{accuracy:.2%}", "bold green"),
-        (f" ± {error:.2%} (one standard error) on {len(y):,} samples", ""),
+        (f" ({interval.words(sum(right.values()), len(y))}) on {len(y):,} samples", ""),
     ])  # fmt: skip
     if unknown:
         to.line(f"{unknown:,} were called unknown")
@@ -905,6 +915,7 @@ def _inputs(
         return sources.load_inputs(
             data, features=model.inputs, shape=shape, data_dir=data_dir, label=label,
             window=window, hop=hop, part=part, say=_note, progress=progress, files=files,
+            names=model.arena.feature_names,
         )  # fmt: skip
 
 
@@ -918,6 +929,7 @@ def _held_out(
 ) -> tuple[npt.NDArray[Any], list[str] | None]:
     """The rows that `train` keeps back for testing."""
     from zgedge import data as sources
+    from zgedge.data.dataset import find_names
 
     network = model.arena.network
     picture, series = (network.task == kind for kind in ("picture", "series"))
@@ -935,7 +947,10 @@ def _held_out(
         )
     if files is not None:
         files += dataset.files_test or ()
-    return dataset.x_test, [dataset.classes[i] for i in dataset.y_test]
+    x, names = dataset.x_test, model.arena.feature_names
+    if names is not None and dataset.feature_names is not None:
+        x = x[:, find_names(data, names, dataset.feature_names)]
+    return x, [dataset.classes[i] for i in dataset.y_test]
 
 
 def _labelled(
@@ -1398,7 +1413,7 @@ def import_command(
         "network": spec_of(result.network), "layers": bytemap.layer_rows(result.network),
         "trunk": bytemap.trunk_rows(result.network), "rewired": result.rewired,
         "epochs": len(result.history), "steps": result.steps,
-        "planned_steps": result.planned_steps, "seed": seed,
+        "planned_steps": result.planned_steps, "seed": seed, "no_guard": result.no_guard,
         "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
     }  # fmt: skip
     if as_json:
@@ -1445,6 +1460,7 @@ def _say_import(to: Screen, about: dict[str, Any], kept: int) -> None:
         ("Wrote ", ""), (about["path"], "bold"),
         (f": {about['bytes']:,} of {about['budget']:,} bytes, {about['seconds']:.1f} s.", ""),
     ])  # fmt: skip
+    _say_no_guard(to, about["no_guard"])
 
 
 # ---- adapt ----
@@ -1524,7 +1540,7 @@ def adapt(
     style = "bold green" if after >= before else "bold red"
     to.spans([
         (f"accuracy {before:.2%} -> ", ""), (f"{after:.2%}", style),
-        (f" on {len(y_held):,} samples kept back", ""),
+        (f" on {len(y_held):,} samples " + (f"of {evaluation}" if evaluation else "kept back"), ""),
     ])  # fmt: skip
     to.line(f"{done.steps:,} steps, {done.samples:,} samples, {done.rewired:,} connections rewired")
     to.line(f"Wrote {out}: {len(model.arena.buffer):,} bytes, as before.")
@@ -1573,7 +1589,11 @@ def _note(text: str) -> None:
 @main.command(epilog=ENDS)
 @file_argument
 @click.option("--steps", required=True, type=int, metavar="N", help="Learning steps to run.")
-@click.option("--data", metavar="DATA", help="Learn from these [default: what the file remembers].")
+@click.option(
+    "--data", metavar="DATA",
+    help="Learn from these [default: what the file remembers; with convolutions made-up samples, "
+    "as it remembers features of pictures].",
+)  # fmt: skip
 @click.option("--leak", default=0, metavar="BYTES", help="Plant a leak: the proof must fail.")
 @hop_option
 @label_option
@@ -2124,7 +2144,9 @@ def _say_doctor(to: Screen, found: dict[str, Any]) -> None:
         text = f"extra {extra}: " + (f"missing {', '.join(names)}" if names else "complete")
         rows.append(yes(not names, text + (f"; pip install 'zgedge[{extra}]'" if names else "")))
     for name, place in found["data"].items():
-        rows.append(yes(True, f"data set {name}: {place or 'not in ' + found['data_folder']}"))
+        lacks = f"not here; looked for in {found['data_folder']}"
+        where = place or ("comes with scikit-learn" if name == "digits" else lacks)
+        rows.append(("good" if place else "-", f"data set {name}: {where}"))
     table(to, ("", ""), rows)
 
 

@@ -285,7 +285,9 @@ def key_trust(
     """Take bundles that are signed with this key, here and on boards that are set up from here."""
     from zgedge.devices import keys
 
-    other = keys.public(public)
+    other = keys.public(
+        public, "Give the file that ends in .pub, which the other desk's `zgedge key new` wrote."
+    )
     added = keys.trust(other)
     if host is not None:
         from zgedge.devices import deploy as steps

@@ -151,10 +151,12 @@ def _sources(
 ) -> list[Any]:
     from zgedge.runtime.sources import Awaited, Followed, Pipe, Reader, Watched
 
+    network = model.arena.network
+    window = network.shape[0] if network.task == "series" else None
     made: list[Any] = []
     try:
         for spec in specs:
-            reader = Reader(model.inputs, form, label, name, model.arena.feature_names)
+            reader = Reader(model.inputs, form, label, name, model.arena.feature_names, window)
             if spec == "-":
                 if any(isinstance(other, Pipe) for other in made):
                     raise UsageError("Standard input can be one source, not two.")
@@ -190,7 +192,10 @@ def _loader(model: Model) -> Any:
     window = network.shape[0] if network.task == "series" else None
 
     def load(path: str) -> Any:
-        return data.load_inputs(path, features=model.inputs, shape=shape, window=window)
+        return data.load_inputs(
+            path, features=model.inputs, shape=shape, window=window,
+            names=model.arena.feature_names,
+        )  # fmt: skip
 
     return load
 

@@ -88,10 +88,13 @@ def refused(code: int, message: str, hint: str | None = None) -> ZgedgeError:
 
 
 class MissingExtraError(ZgedgeError, ImportError):
-    """A part of zgedge needs packages that are not installed."""
+    """A part of zgedge needs packages that are not installed. `package` is the first of them."""
+
+    package = "what it needs"
 
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(
             f"{package} is not installed; this part of zgedge needs it.",
             f"Install it with: pip install 'zgedge[{extra}]'",
         )
+        self.package = package

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from zgedge.bench import latency
+from zgedge.devices import profiles
 from zgedge.errors import UsageError
 from zgedge.runtime import core_library as core
 from zgedge.train.duration import format_latency
@@ -71,6 +72,9 @@ def test_boards_are_slower_where_their_clock_and_vectors_are() -> None:
     assert latency.board_factor(pi4, "avx2", 3.0) > latency.board_factor(pi5, "avx2", 3.0) > 1.0
     assert latency.board_factor(pi4, "avx2", 3.0) == pytest.approx(4.0)
     assert latency.factor_of("rpi4") > 0
+    assert latency.factor_of("rpi-zero2") == latency.factor_of("rpi-zero2w")
+    for name in latency.BOARDS:  # as `zgedge device list` has them
+        assert profiles.load(name).name == name
     assert core.variant()
 
 

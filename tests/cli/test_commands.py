@@ -162,6 +162,22 @@ def test_adapt_measured_on_other_data(model: Path, permuted: Path) -> None:
     assert found["samples"] == 20 * Learner(model).batch
 
 
+def test_adapt_says_which_rows_it_was_measured_on(model: Path, permuted: Path) -> None:
+    said = run("adapt", model, permuted, "--steps", "20", "--eval", "digits").stdout
+    assert "samples of digits" in said
+    assert "kept back" not in said
+    assert "samples kept back" in run("adapt", model, permuted, "--steps", "20").stdout
+
+
+def test_eval_claims_no_certainty(model: Path, tmp_path: Path) -> None:
+    digits = load("digits")
+    found = Model.open(model).predict(digits.x_test)
+    kept = np.flatnonzero(found == np.array(digits.classes, int)[digits.y_test])[:50]
+    np.savez(tmp_path / "d.npz", x=digits.x_test[kept], y=digits.y_test[kept])
+    said = run("eval", model, tmp_path / "d.npz").stdout
+    assert "accuracy 100.00% (95 % interval 92.87 to 100.00) on 50 samples" in said
+
+
 def test_adapt_without_rewiring(model: Path, permuted: Path) -> None:
     assert run_json("adapt", model, permuted, "--steps", "50", "--rewire", "static")["rewired"] == 0
     assert run_json("info", model)["learner"]["strategy"] == "rigl"  # for this run only
@@ -297,6 +313,12 @@ def test_doctor() -> None:
     said = run("doctor").stdout
     assert "self test" in said
     assert found["variant"] in said
+
+
+def test_doctor_without_data_sets(tmp_path: Path) -> None:
+    said = run("doctor", "--data-dir", tmp_path).stdout
+    assert "not here; looked for in" in said
+    assert not re.search(r"good +data set mnist", said)
 
 
 # ---- what is said in JSON, and to a reader who leaves ----

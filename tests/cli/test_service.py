@@ -22,6 +22,7 @@ from tests.cli.conftest import process, refused, run, run_json
 from tests.conftest import ROOT
 from tests.core import test_guard as guarded
 from tests.worlds import start, worlds
+from zgedge import cli_service
 from zgedge.network import sparse
 from zgedge.report.top import bar, frame, spark
 from zgedge.runtime import Learner, Model
@@ -379,6 +380,15 @@ def test_learn_freezes_and_lets_learn(model: Path, served: Served) -> None:
     assert run_json("learn", "status", model)["learner"]["steps"] == 1
 
 
+def test_one_commit_is_one() -> None:
+    store: dict[str, Any] = {"commits": 1, "folder": "s"}
+    found = {"stopped": "asked", "scored": 0, "samples": 0, "predictions": 0, "refused": {},
+             "store": store}  # fmt: skip
+    assert cli_service._goodbye(found).endswith("; 1 commit in s.")
+    store["commits"] = 2
+    assert cli_service._goodbye(found).endswith("; 2 commits in s.")
+
+
 def test_learn_names_a_class(tmp_path: Path) -> None:
     net = nets.network((1, 64, 1), classes=12, known=10, batch=4)
     model = tmp_path / "spare.zge"
@@ -390,7 +400,7 @@ def test_learn_names_a_class(tmp_path: Path) -> None:
     assert said.startswith("It has the class 10 now, with room for 1 more.\nIt learns.")
     assert served.ask(op="learn", x=X[0].tolist(), y=10)["ok"]
     assert "called '10' already" in refused("learn", "class", model, "10", code=3)
-    assert "whole number" in refused("learn", "class", model, "humming", code=3)
+    assert "such as 11" in refused("learn", "class", model, "humming", code=3)
     assert run_json("learn", "class", model, "77")["learning"] == "on"
     assert "--spare-classes N" in refused("learn", "class", model, "78", code=2)
     assert "Missing argument 'NAME'" in refused("learn", "class", model, code=2)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import TRAIN, csv_text, refused, run, run_json, table
+from tests.cli.conftest import TRAIN, csv_text, process, refused, run, run_json, table
 from zgedge import arena, data
 from zgedge import network as net
-from zgedge.errors import BudgetError
+from zgedge.errors import BudgetError, ModelError
 from zgedge.report import pictures
 from zgedge.runtime import Learner, Model
 from zgedge.train import search
@@ -252,6 +252,31 @@ def test_no_learning_is_inference_only(model: Path, fixed: Path, tmp_path: Path)
     assert "zgedge adapt" not in result.stdout  # it would be refused
 
 
+def test_columns_in_another_order_are_put_in_order(tmp_path: Path) -> None:
+    rows, out = table(300), tmp_path / "m.zge"
+    data, moved, other = (tmp_path / f"{name}.csv" for name in ("data", "moved", "other"))
+    data.write_text(csv_text(rows))
+    lines = [line.split(",") for line in data.read_text().splitlines()]
+    moved.write_text("".join(",".join([*line[:0:-1], line[0]]) + "\n" for line in lines))
+    other.write_text(data.read_text().replace("s1,", "s9,", 1))
+    train = ("--label", "kind", "--budget", "4KB", "--epochs", "3")
+    said = run("train", data, *train, "--out", out).stdout
+    assert "names of 6 columns" in said
+    assert Model.open(out).arena.feature_names == tuple(f"s{i}" for i in range(6))
+    expected = run_json("eval", out, data, "--label", "kind")
+    assert expected["accuracy"] > 0.8
+    assert run_json("eval", out, moved) == expected
+    assert run("predict", out, moved).stdout == run("predict", out, data).stdout
+    with moved.open() as rows_in:
+        service = process("run", out, "--source", "-", "--freeze", "--json", stdin=rows_in)
+        found = json.loads(service.communicate(timeout=60)[0])
+    assert found["correct"] / found["scored"] == pytest.approx(expected["accuracy"])
+    held = run_json("eval", out, data, "--label", "kind", "--held-out")
+    assert held == run_json("eval", out, moved, "--held-out")
+    assert "no column 's1'" in refused("eval", out, other, "--label", "kind", code=3)
+    assert "no column 's1'" in refused("eval", out, other, "--label", "kind", "--held-out", code=3)
+
+
 def test_own_csv_by_label_name(tmp_path: Path) -> None:
     data = tmp_path / "kinds.csv"
     data.write_text(csv_text(table(300)))
@@ -425,3 +450,45 @@ def test_an_accuracy_of_training_rows_is_called_that_in_the_report(tmp_path: Pat
         run("train", source, "--budget", "4KB", "--epochs", 2, "--log", log, "--out", out)
         run("report", out, "--log", log, "--out", page)
         assert said in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "why"),
+    [
+        (900, (), "72 rows are held out, 136 are needed"),
+        (2400, ("--budget", "4KB"), r"^\d+ anchors .* take [\d,]+ bytes, more than half"),
+        (900, ("--network", "d32 r50"), "the replay was named, and stays as it is"),
+        (2400, ("--network", "d8"), None),
+        (900, ("--no-learning",), None),
+    ],
+    ids=["rows", "bytes", "named", "guarded", "no learning"],
+)  # fmt: skip
+def test_why_there_is_no_guard(
+    tmp_path: Path, rows: int, options: tuple[str, ...], why: str | None
+) -> None:
+    data, out = tmp_path / "kinds.csv", tmp_path / "m.zge"
+    data.write_text(csv_text(table(rows, columns=60)))
+    train = ("train", data, "--label", "kind", "--budget", "32KB", "--epochs", "1", "--out", out)
+    found = run_json(*train, *options)
+    guard = Model.open(out).arena.network.anchors
+    said = run(*train, *options).stdout
+    if why is None:
+        assert found["no_guard"] is None
+        assert "No guard" not in said
+        assert (guard > 0) == ("--no-learning" not in options)
+        return
+    assert not guard
+    assert re.search(why, found["no_guard"])
+    assert "No guard over what it learns on a device: " in said
+    if "--network" not in options:
+        with pytest.raises(ModelError, match="on more rows, or to a larger budget"):
+            Learner(Model.open(out)).accept()
+
+
+def test_what_next_is_the_report_of_rows_that_were_held_out(tmp_path: Path) -> None:
+    data, out = tmp_path / "kinds.csv", tmp_path / "m.zge"
+    data.write_text(csv_text(table(120)))
+    given = ("--budget", "4KB", "--steps", "5", "--out", out)
+    said = " ".join(run("train", data, "--label", "kind", *given).stdout.split())
+    assert f"--data {data} --label kind --held-out" in said
+    assert "--held-out" not in run("train", *given).stdout

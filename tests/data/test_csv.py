@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -60,6 +61,56 @@ def test_header_names_the_inputs(write: Write) -> None:
     data = load(path, label="kind")
     assert data.feature_names == ("left", "right")
     assert rows_of(path, label="kind")[0] == [[1, 2], [3, 4], [5, 6], [7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("left,right,kind\n1,2,a\n3,4,b\n", None),
+        ("right,left,kind\n2,1,a\n4,3,b\n", None),
+        ("kind,right,left\na,2,1\nb,4,3\n", None),
+        ("left,kind,right\n1,a,2\n3,b,4\n", "2"),
+        (",right,left,kind\n0,2,1,a\n1,4,3,b\n", None),
+        ("when,right,kind,left\nnoon,2,a,1\nnight,4,b,3\n", "kind"),
+        ("1,2,a\n3,4,b\n", None),
+    ],
+    ids=["as trained", "swapped", "label first", "label by number", "row index", "one more",
+         "no header"],
+)  # fmt: skip
+def test_inputs_are_found_by_the_names_of_a_model(
+    write: Write, text: str, label: str | None
+) -> None:
+    x, labels = load_inputs(write("a.csv", text), features=2, label=label, names=("left", "right"))
+    assert (x.tolist(), labels) == ([[1, 2], [3, 4]], ["a", "b"])
+
+
+def test_names_of_a_model_without_labels_and_of_numbers(write: Write) -> None:
+    path = write("a.csv", "right,left\n2,1\n")
+    x, labels = load_inputs(path, features=2, names=("left", "right"))
+    assert (x.tolist(), labels) == ([[1, 2]], None)
+    path = write("b.csv", "2020,2019,kind\n2,1,a\n")
+    x, labels = load_inputs(path, features=2, names=("2019", "2020"))
+    assert (x.tolist(), labels) == ([[1, 2]], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "says"),
+    [
+        ("left,up,kind\n1,2,a\n", None, "no column 'right', which the model knows an input by; "
+         "it has columns 'up', 'kind' besides"),
+        ("left\n1\n", None, "no column 'right'"),
+        ("2019,up,kind\n1,2,a\n", "kind", "no columns 'left', 'right'"),
+        ("left,right,right,kind\n1,2,2,a\n", None, "more than one column 'right'"),
+        ("when,left,right,kind\n1,1,2,a\n", None, "2 columns besides the model's 2 inputs: "
+         "'when', 'kind'"),
+        ("left,right,kind\n1,2,a\n", "left", "no column 'left' besides"),
+    ],
+)  # fmt: skip
+def test_header_of_other_names_than_the_model_knows(
+    write: Write, text: str, label: str | None, says: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(says)):
+        load_inputs(write("a.csv", text), features=2, label=label, names=("left", "right"))
 
 
 def test_byte_order_mark_is_no_part_of_the_first_cell(write: Write) -> None:

@@ -669,3 +669,13 @@ def test_pillow_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"zgedge\[train\]"):
         load(folder)
+
+
+def test_a_side_that_was_chosen_is_not_asked_for_again(photos: Path) -> None:
+    said: dict[int | None, str] = {}
+    for side in (None, 32):
+        notes: list[str] = []
+        load(photos, side=side, say=notes.append)
+        (said[side],) = [note for note in notes if "are scaled to" in note]
+    assert "--side" in said[None]
+    assert "--side" not in said[32]

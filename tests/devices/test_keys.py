@@ -43,6 +43,13 @@ def test_another_key_and_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(ZgedgeError, match="no key") as e:
         keys.sign(b"x")
     assert "key new" in (e.value.hint or "")
+    for asked in (keys.own, lambda: keys.public(tmp_path / "other", "Give the file.")):
+        with pytest.raises(ZgedgeError, match="There is no key") as e:
+            asked()
+        assert "--key" not in (e.value.hint or "")  # `key show` and `key trust` have no such option
+    (tmp_path / "sensor.csv").write_text("1,2\n")
+    with pytest.raises(ZgedgeError, match="sensor.csv is no public key, and there is no"):
+        keys.public(tmp_path / "sensor.csv")
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "mine"], check=True
     )

@@ -131,6 +131,10 @@ def test_an_unknown_device_is_said_with_those_there_are(name: str) -> None:
         profiles.load(name)
 
 
+def test_another_name_of_a_board() -> None:
+    assert profiles.load("rpi-zero2") == profiles.load("rpi-zero2w")
+
+
 def test_ones_own_profile(tmp_path: Path, settings: Path) -> None:
     added = profiles.add(write(tmp_path / "kiosk.toml", {**table(), "title": "A kiosk"}))
     assert added == profiles.load("kiosk")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from zgedge import data
 from zgedge.budget import Task, plan
 from zgedge.errors import DataError, MissingExtraError, ZgedgeError
+from zgedge.report import pictures
 from zgedge.report.__main__ import main
 from zgedge.report.pictures import draw, grid_of, read_log
 from zgedge.train import train
@@ -55,6 +56,22 @@ def test_draws_a_training_that_was_cut_off(log: Path, tmp_path: Path) -> None:
     short = write(tmp_path / "short.jsonl", events(log)[:3])
     draw(short, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_layers_have_the_numbers_of_info(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda picture, out: drawn.append(picture))
+    changed = events(log)
+    for event in changed:
+        if event["event"] == "start":
+            event["trunk"] = [{"kind": "conv"}, {"kind": "max"}]
+        if event["event"] == "epoch":
+            event["rewired"] = [5, 0]
+    draw(write(tmp_path / "trunk.jsonl", changed), tmp_path / "p.png")
+    (legend,) = [axis.get_legend() for axis in drawn[0].axes if axis.get_legend() is not None]
+    assert [text.get_text() for text in legend.get_texts()] == ["layer 3"]
 
 
 def test_draws_a_table_and_no_rewiring(log: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zgedge.errors import DataError, UsageError
+from zgedge.errors import DataError, MissingExtraError, UsageError
 from zgedge.runtime.sources import (
     Awaited,
     Followed,
@@ -70,6 +70,37 @@ def test_csv_columns_are_found_by_the_names_that_the_model_knows() -> None:
     assert list(rows_of(Reader(2, features=("a", "b")), "b,kind,a", "1,x,2")) == [
         ([2, 1], "x", None)
     ]
+
+
+def test_csv_header_without_a_name_that_the_model_knows_makes_its_rows_useless() -> None:
+    reader = Reader(2, features=("a", "b"))
+    assert list(rows_of(reader, "b,c,label", "1,2,x", "3,4,y")) == ["names"] * 3
+    with pytest.raises(LineError, match="no 'a'; the model knows its inputs by their names"):
+        reader.read(b"5,6", Row(2))
+    assert list(rows_of(reader, "b,a", "1,2")) == [([2, 1], None, None)]  # the right one comes
+    reader = Reader(2, features=("a", "b"))
+    assert list(rows_of(reader, "b,c", "1,2")) == ["names"] * 2
+    reader.begin()  # another file
+    assert list(rows_of(reader, "1,2")) == [([1, 2], None, None)]
+
+
+def test_csv_noise_is_no_header_for_a_model_that_knows_names() -> None:
+    reader = Reader(2, features=("a", "b"))
+    assert list(rows_of(reader, "hello", "1,2")) == ["width", ([1, 2], None, None)]
+
+
+def test_csv_names_that_are_numbers_or_usual_keys() -> None:
+    reader = Reader(2, features=("2019", "2020"))
+    assert list(rows_of(reader, "2020,2019,kind", "1,2,x")) == [([2, 1], "x", None)]
+    reader = Reader(2, features=("id", "label"))
+    assert list(rows_of(reader, "label,id,kind", "1,2,x")) == [([2, 1], "x", None)]
+
+
+def test_a_model_of_windows_says_that_none_are_cut() -> None:
+    for line in (b"1,2,3", b"[1, 2, 3]"):
+        with pytest.raises(LineError, match=r"a whole window, 4 rows of 3 values") as e:
+            Reader(12, window=4).read(line, Row(12))
+        assert e.value.why == "width"
 
 
 def test_json_rows() -> None:
@@ -385,6 +416,24 @@ def test_watched_folder(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[11.0, 12]]))  # another one under its name
     assert all_rows(source, 12.0) == []
     assert all_rows(source, 14.0) == [([11, 12], None)]
+
+
+def test_watched_folder_refuses_what_nothing_is_installed_for(tmp_path: Path) -> None:
+    def load_or_lack(path: str) -> tuple[Any, list[Any] | None]:
+        if path.endswith(".png"):
+            raise MissingExtraError("train", "pillow")
+        return load(path)
+
+    source = Watched(str(tmp_path), 2, load_or_lack)
+    (tmp_path / "a.png").write_bytes(b"")
+    np.save(tmp_path / "b.npy", np.ones((1, 2)))
+    assert all_rows(source, 0.0) == []
+    row = Row(2)
+    with pytest.raises(LineError, match="pip install pillow$") as e:
+        source.take(row, 2.0)
+    assert e.value.why == "not installed"
+    assert source.place == "a.png"
+    assert all_rows(source, 3.0) == [([1, 1], None)]
 
 
 def test_watched_folder_from_the_start(tmp_path: Path) -> None:

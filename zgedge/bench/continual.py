@@ -473,7 +473,7 @@ def collect(
             every = contenders.rows_of(stream)
             for row in (contenders.Row(asked) for asked in rows or ()):
                 if row.name not in {one.name for one in every}:
-                    missing[name, row.name] = "it means nothing for such a stream"
+                    missing[name, row.name] = "It means nothing for such a stream."
             for row in every:
                 if (rows is not None and row.name not in rows) or (name, row.name) in missing:
                     continue

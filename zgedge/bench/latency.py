@@ -32,6 +32,7 @@ from zgedge import arena
 from zgedge import network as net
 from zgedge.bench import nets, results, timing
 from zgedge.budget import Task, fitted, parse_size, sparse_plan
+from zgedge.devices.profiles import ALIASES
 from zgedge.errors import UsageError, ZgedgeError
 from zgedge.network import Layer, Network, TrunkLayer
 from zgedge.runtime import Model
@@ -262,12 +263,13 @@ class Board:
 # Clocks: the boards' product pages. Multiply-adds a cycle: the 128-bit Advanced SIMD pipes of Arm's
 # software optimization guides; with the dot product (v8.2) 16 a pipe, without it 8 through 16 bits.
 BOARDS = {
-    "rpi-zero2": Board("Raspberry Pi Zero 2 W", "Cortex-A53", 1.0, 8),
+    "rpi-zero2w": Board("Raspberry Pi Zero 2 W", "Cortex-A53", 1.0, 8),
     "rpi3": Board("Raspberry Pi 3 B+", "Cortex-A53", 1.4, 8),
     "rpi4": Board("Raspberry Pi 4 B", "Cortex-A72", 1.5, 8),
     "rpi5": Board("Raspberry Pi 5", "Cortex-A76", 2.4, 32),
     "jetson-nano": Board("Jetson Nano", "Cortex-A57", 1.43, 8),
     "jetson-orin-nano": Board("Jetson Orin Nano", "Cortex-A78AE", 1.5, 32),
+    "jetson-agx-orin": Board("Jetson AGX Orin", "Cortex-A78AE", 2.2, 32),
 }
 # Of the variants on a host: two products of 16 numbers a cycle in AVX2, of 64 in AVX-512 VNNI.
 _PRODUCTS = {"portable": 8, "avx2": 32, "vnni": 128, "neon": 8, "dotprod": 32}
@@ -298,7 +300,7 @@ def board_factor(board: Board, variant: str, clock: float) -> float:
 
 def factor_of(board: str) -> float:
     """How many times longer a prediction takes on a named board than on this host: an estimate."""
-    return board_factor(BOARDS[board], core.variant(), host_clock())
+    return board_factor(BOARDS[ALIASES.get(board, board)], core.variant(), host_clock())
 
 
 def parse_latency(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zgedge.data.findings import Findings
+from zgedge.errors import DataError
 
 Array = npt.NDArray[Any]
 
@@ -81,7 +83,8 @@ class Request:
     (height, width, channels) where it was trained on pictures; `features` is None when the data are
     read to train on, and only then must there be labels. `part` is what is wanted of data that have
     a test part. `side` is the longer side that pictures are to be scaled to, None for the usual.
-    `progress` is called with pictures read and pictures in all.
+    `progress` is called with pictures read and pictures in all. `names` are those of the inputs,
+    where a trained model knows them.
     """
 
     spec: str
@@ -93,6 +96,7 @@ class Request:
     part: str = "test"
     side: int | None = None
     progress: Callable[[int, int], None] | None = None
+    names: Sequence[str] | None = None
 
     @property
     def training(self) -> bool:
@@ -112,6 +116,34 @@ class Source:
     accepts: Callable[[str], bool]
     read: Callable[[Request], Raw]
     find: Callable[[Path], str | None] | None = None
+
+
+def find_names(spec: str, names: Sequence[str], header: Sequence[str]) -> list[int]:
+    """Where in a header the inputs of a model are. Raises DataError where one lacks or is twice."""
+    here, known = Counter(header), set(names)
+    lack = [name for name in names if name not in here]
+    if lack:
+        other = [name for name in header if name and name not in known]
+        raise DataError(
+            f"{spec} has no {_listed(lack)}, which the model knows "
+            f"{'an input' if len(lack) == 1 else 'inputs'} by"
+            + (f"; it has {_listed(other)} besides." if other else "."),
+            "Name the columns as in the data that it was trained on. Without a header they are "
+            "taken in their order.",
+        )
+    if twice := [name for name in names if here[name] > 1]:
+        raise DataError(f"{spec} has more than one {_listed(twice)}.", "Rename all but one.")
+    at = {name: i for i, name in enumerate(header)}
+    return [at[name] for name in names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:4]))
+    return (
+        f"column {shown}"
+        if len(names) == 1
+        else (f"columns {shown}" + (f" and {len(names) - 4:,} more" if len(names) > 4 else ""))
+    )
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,6 +111,7 @@ def load_inputs(
     say: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     files: list[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[Array, list[str] | None]:
     """Read rows for a trained model of `features` inputs: (n, features) and their labels as text.
 
@@ -121,7 +122,9 @@ def load_inputs(
     all others give every row. With the `shape` (height, width, channels) of a model of pictures,
     picture files of any size are scaled to it as for training; without it they must have
     `features` values. `say` and `progress` are as for `load`. A list that is given as `files` gets
-    the path of each row, where every row is a picture file of its own.
+    the path of each row, where every row is a picture file of its own. With the `names` of the
+    inputs of a model, the columns of a table with a header are found by them, in whatever order
+    they stand; the label is then the one column more, or the one that `label` names.
 
     Raises `DataError` for data that cannot be used; where the number of inputs differs, the
     message names both numbers.
@@ -135,7 +138,7 @@ def load_inputs(
     width = features if window is None else features // window
     request = Request(
         os.fspath(spec), data_folder(data_dir), label, width, Findings(), shape=shape, part=part,
-        progress=progress,
+        progress=progress, names=names if window is None else None,
     )  # fmt: skip
     _, raw = _read(request)
     chosen = raw.train if part == "train" else raw.test or raw.train

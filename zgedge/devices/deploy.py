@@ -232,6 +232,7 @@ def rows_of(model: Model, data: str) -> tuple[npt.NDArray[np.float32], list[Any]
     x, texts = sources.load_inputs(
         data, features=model.inputs, shape=network.shape if network.task == "picture" else None,
         window=network.shape[0] if network.task == "series" else None,
+        names=model.arena.feature_names,
     )  # fmt: skip
     names = {str(name): _plain(name) for name in model.classes}
     if texts is None or set(texts) - set(names):

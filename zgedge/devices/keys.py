@@ -75,20 +75,25 @@ def trusted_path() -> Path:
 
 def own() -> Key:
     """The public half of the desk's own key. Raises ZgedgeError where there is none."""
-    return public(own_path())
+    return public(own_path(), "Make one with: zgedge key new.")
 
 
-def public(path: str | os.PathLike[str]) -> Key:
-    """The public half of the key in `path`, or beside it. Raises ZgedgeError."""
+def public(
+    path: str | os.PathLike[str],
+    hint: str = "Make one with: zgedge key new, or name yours with --key.",
+) -> Key:
+    """The public half of the key in `path`, or beside it. Raises ZgedgeError, with that hint."""
     file = Path(path)
     if file.suffix != ".pub":
         file = file.with_name(file.name + ".pub")
     try:
         return parse(file.read_text())
     except (OSError, UnicodeDecodeError) as e:
-        raise ZgedgeError(
-            f"There is no key {file}.", "Make one with: zgedge key new, or name yours with --key."
-        ) from e
+        if file != Path(path) and Path(path).exists():
+            told = f"{path} is no public key, and there is no {file} beside it."
+        else:
+            told = f"There is no key {file}."
+        raise ZgedgeError(told, hint) from e
 
 
 def new(comment: str) -> Key:

@@ -184,11 +184,15 @@ _ORDER = ("rpi-zero2w", "rpi3", "rpi4", "rpi5", "jetson-nano", "jetson-orin-nano
           "emulated-armv7")  # fmt: skip
 
 
+# Other names that boards are known by.
+ALIASES = {"rpi-zero2": "rpi-zero2w"}
+
+
 def load(name: str) -> Profile:
     """The profile of that name. Raises UsageError where there is none."""
     if NAME.fullmatch(name):
-        for folder in (own_folder(), BUILT_IN):
-            path = folder / f"{name}.toml"
+        other = ALIASES.get(name, name)
+        for path in (own_folder() / f"{name}.toml", BUILT_IN / f"{other}.toml"):
             if path.is_file():
                 return read(path)
     raise UsageError(

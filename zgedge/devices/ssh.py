@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 _FAULTS: tuple[tuple[str, str, str, str], ...] = (
     ("unknown-host", r"Could not resolve hostname",
      "There is no host {host}.",
-     "Check the name, or give the address of the board: --host user@192.168.1.20."),
+     "Check the name, or give the address of the board: user@192.168.1.20."),
     ("refused", r"Connection refused",
      "{host} is there, and no SSH server answers on it.",
      "Turn SSH on: on a Raspberry Pi `sudo raspi-config`, Interface Options. Check the port."),
@@ -105,7 +105,7 @@ class Remote:
             or any(c.isspace() or not c.isprintable() for c in host)
         ):
             raise RemoteError(
-                f"{host!r} is no name of a host.", "Give one as ssh takes it: --host user@name.",
+                f"{host!r} is no name of a host.", "Give one as ssh takes it: user@name.",
                 reason="unknown-host",
             )  # fmt: skip
         found = shutil.which("ssh")

@@ -15,6 +15,7 @@ from zgedge import network as net
 from zgedge.arena import Arena
 from zgedge.errors import DataError, UsageError
 from zgedge.network import Network
+from zgedge.report import interval
 from zgedge.report.pictures import read_log
 from zgedge.runtime import Model
 
@@ -47,9 +48,9 @@ class Measured:
         return float((self.found == self.labels).mean())
 
     @property
-    def error(self) -> float:
-        """One standard error of the accuracy."""
-        return float((self.accuracy * (1 - self.accuracy) / len(self.labels)) ** 0.5)
+    def interval(self) -> str:
+        """Where the accuracy of other rows of the same kind may be."""
+        return interval.words(int((self.found == self.labels).sum()), len(self.labels))
 
     @property
     def unknown(self) -> int:

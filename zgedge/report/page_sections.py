@@ -88,7 +88,7 @@ def _cards(arena: Arena, measured: Measured | None) -> list[Html]:
         budget = f"{percent(size / arena.budget)} of a budget of {arena.budget:,}"
     cards = [card("Bytes", f"{size:,}", budget)]
     if measured is not None:
-        sub = f"± {100 * measured.error:.2f} (one standard error), {len(measured.labels):,} rows"
+        sub = f"{measured.interval}, {len(measured.labels):,} rows"
         cards.append(card("Accuracy, measured now", percent(measured.accuracy, 2), sub))
     elif arena.accuracy is not None:
         cards.append(

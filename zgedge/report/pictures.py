@@ -50,7 +50,7 @@ def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     picture = figure((11, 4 * rows))
     axes = picture.subplots(rows, 2, squeeze=False)
     _accuracy(axes[0][0], epochs, measured_on(start))
-    _rewired(axes[0][1], epochs)
+    _rewired(axes[0][1], epochs, len(start.get("trunk") or ()))
     # One scale for all, so that start and end can be compared.
     grids = [grid_of(event["shape"], event["counts"]) for event in wires]
     most = max((float(grid.max()) for grid in grids), default=0.0)
@@ -107,13 +107,14 @@ def _accuracy(axis: Any, epochs: list[dict[str, Any]], rows: str) -> None:
     other.set_ylim(bottom=0)
 
 
-def _rewired(axis: Any, epochs: list[dict[str, Any]]) -> None:
+def _rewired(axis: Any, epochs: list[dict[str, Any]], before: int) -> None:
+    """Layers are numbered as `zgedge info` does: those of a trunk stand `before` them."""
     numbers = [event["epoch"] for event in epochs]
     counts = np.array([event["rewired"] for event in epochs])
     below = np.zeros(len(numbers))
     for layer in range(counts.shape[1]):
         if counts[:, layer].any():
-            axis.bar(numbers, counts[:, layer], 1.0, below, label=f"layer {layer + 1}")
+            axis.bar(numbers, counts[:, layer], 1.0, below, label=f"layer {before + layer + 1}")
             below += counts[:, layer]
     axis.set_xlabel("epoch")
     axis.set_ylabel("connections rewired")

@@ -192,6 +192,9 @@ def check(status: int, where: str) -> None:
         raise ModelError(text, "Train it without --no-learning.", status=status)
     if status == E_NO_GUARD:
         raise ModelError(
-            text, "Train it to a larger budget: small ones have no anchors.", status=status
+            text,
+            "Train it on more rows, or to a larger budget: `zgedge train` says why there is no "
+            "guard.",
+            status=status,
         )
     raise UsageError(text)

@@ -344,7 +344,8 @@ class Learner:
             except ValueError as e:
                 raise DataError(
                     f"The class {name!r} is no whole number, as those of {self.model.name} are.",
-                    self._known(),
+                    "Give a whole number that no class has yet, such as "
+                    f"{max(map(int, self.model.classes.tolist()), default=-1) + 1}.",
                 ) from e
         if text in map(str, self.model._labels):
             raise DataError(

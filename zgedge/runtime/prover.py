@@ -43,7 +43,7 @@ def prove(
     """Run `zgedge.runtime.memory.prove` on the model file `path` in a fresh process.
 
     samples  [n, inputs] raw values and [n] labels; None: those that the file remembers, or, where
-             there are none, made-up ones
+             there are none or it remembers features of pictures, made-up ones
     leak     bytes to plant as a leak at every step
     reading  called with each reading of memory, a value for every name in `memory.FIELDS`
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.errors import DataError, UsageError
+from zgedge.errors import DataError, MissingExtraError, UsageError
 
 CHUNK = 64 * 1024
 LEAST_LINE = 64 * 1024
@@ -148,11 +148,14 @@ class Reader:
 
     label, name  columns (CSV) or keys (JSON) of the label and of the name of a sample
     features     names of the inputs, where the model knows them
+    window       rows of a window, where the model was trained on windows: a line has a whole one
 
-    CSV has a header where not one of its first line's values is a number. Then the inputs are found
-    by their names, or are the columns that are left, in their order; the label is the last column
-    unless it is named. Without a header a row has the inputs, and behind them a label or none. JSON
-    has `{"x": [...]}`, with the label and the name beside it, or a list of the inputs.
+    CSV has a header where not one of its first line's values is a number, or where it names all
+    inputs. Where the model knows names, the inputs are found by them, and a header without them
+    makes the rows under it useless; else they are the columns that are left, in their order, and
+    the label is the last column unless it is named. Without a header a row has the inputs, and
+    behind them a label or none. JSON has `{"x": [...]}`, with the label and the name beside it, or
+    a list of the inputs.
     """
 
     def __init__(
@@ -162,20 +165,23 @@ class Reader:
         label: str | None = None,
         name: str | None = None,
         features: Sequence[str] | None = None,
+        window: int | None = None,
     ) -> None:
         if form is not None and form not in FORMS:
             raise UsageError(f"form={form!r} is none of {', '.join(FORMS)}.")
         self.inputs = inputs
         self.form = form
         self._features = features
+        self._window = window
         self._named_label = label
         self._label_key, self._name_key = label or "label", name or "id"
         self._columns: tuple[list[int], int | None, int | None] | None = None
         self._width = 0
+        self._unfit: str | None = None
 
     def begin(self) -> None:
         """A new file begins: it may have a header."""
-        self._columns = None
+        self._columns = self._unfit = None
 
     def read(self, line: bytes, row: Row) -> bool:
         """Read a line into `row`; False where there is no sample in it. Raises LineError."""
@@ -188,7 +194,16 @@ class Reader:
             return False
         if self.form is None:
             self.form = "json" if text[0] in "{[" else "csv"
-        return self._json(text, row) if self.form == "json" else self._csv(text, row)
+        try:
+            return self._json(text, row) if self.form == "json" else self._csv(text, row)
+        except LineError as e:
+            if self._window is None or e.why != "width":
+                raise
+            raise LineError(
+                "width",
+                f"{e.message} A line must have a whole window, {self._window} rows of "
+                f"{self.inputs // self._window} values, the oldest first: none is cut here.",
+            ) from e
 
     def _json(self, text: str, row: Row) -> bool:
         found = parse(text)
@@ -206,6 +221,8 @@ class Reader:
 
     def _csv(self, text: str, row: Row) -> bool:
         cells = text.split(",")
+        if self._unfit is not None and any(map(_is_number, cells)):
+            raise LineError("names", self._unfit)
         if self._columns is None and not self._begin_csv(cells):
             return False
         assert self._columns is not None
@@ -231,27 +248,38 @@ class Reader:
     def _begin_csv(self, cells: list[str]) -> bool:
         """Settle the columns by the first line; False where it is a header."""
         names = [cell.strip().strip('"') for cell in cells]
-        header = not any(map(_is_number, names))
+        features = self._features or ()
+        known = set(features)
+        header = not any(map(_is_number, names)) or (bool(known) and known <= set(names))
         if not header:
             if self._named_label is not None:
                 raise LineError("no header", f"There is no header to find {self._label_key!r} in.")
             self._columns, self._width = (list(range(self.inputs)), None, None), self.inputs
             return True
         places = list(range(len(names)))
-        name = names.index(self._name_key) if self._name_key in names else None
+        name = names.index(self._name_key) if self._name_key in set(names) - known else None
         if name is not None:
             places.remove(name)
         label = None
-        if self._label_key in names:
+        if self._label_key in set(names) - known:
             label = names.index(self._label_key)
         elif self._named_label is not None:
             raise LineError("no header", f"The header has no column {self._label_key!r}.")
         if label is not None:
             places.remove(label)
-        features = self._features
-        if features is not None and set(features) <= {names[i] for i in places}:
-            left = [i for i in places if names[i] not in features]
-            places = [names.index(feature) for feature in features]
+        here = set(names)
+        lack = [feature for feature in features if feature not in here]
+        if lack and len(places) >= self.inputs:
+            # Rows in an order that nobody knows would be answered, and learned, wrongly.
+            shown = ", ".join(map(repr, lack[:4]))
+            shown += f" and {len(lack) - 4:,} more" if len(lack) > 4 else ""
+            self._unfit = f"The header has no {shown}; the model knows its inputs by their names."
+            raise LineError("names", self._unfit)
+        if features and not lack:
+            self._unfit = None
+            left = [i for i in places if names[i] not in known]
+            at = {text: i for i, text in reversed(list(enumerate(names)))}
+            places = [at[feature] for feature in features]
             if label is None and len(left) == 1:
                 label = left[0]
         elif label is None and len(places) == self.inputs + 1:
@@ -578,6 +606,12 @@ class Watched:
                 self._x, self._labels = self._load(path)
             except DataError as e:
                 raise LineError("file", _without(path, e.message)) from e
+            except MissingExtraError as e:
+                # One file must not end the service, at this start and at each that follows.
+                raise LineError(
+                    "not installed",
+                    f"{e.package} is not installed, which reads it: pip install {e.package}",
+                ) from e
         at, self._at = self._at, self._at + 1
         self.number += 1
         self.place = f"{self._name}, row {self._at:,}"

@@ -34,6 +34,7 @@ from zgedge.train.pack import (
     fitted_replay,
     pack,
     unknown_threshold,
+    why_no_guard,
     with_guard,
     with_traces,
 )
@@ -924,6 +925,7 @@ class _Training:
             held = logits(self.network, best.layers, self.held_codes, best.trunk, self.device)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
         memories, grown = None, self.task.grown
+        no_guard = why_no_guard(self.network, 0, grown)
         if STRATEGIES[strategy].device == "attention":
             self.network = with_traces(self.network, grown)
         if self.network.learning and self.network.replay_samples:
@@ -932,7 +934,10 @@ class _Training:
                 self.network = fitted_replay(
                     self.network, best.layers, self.codes.numpy(), y, grown
                 )  # fmt: skip
-                self.network = with_guard(self.network, len(self.held_labels), grown)
+            count = len(self.held_labels)
+            no_guard = why_no_guard(self.network, count, grown, fitted=self.task.fit_replay)
+            if self.task.fit_replay:
+                self.network = with_guard(self.network, count, grown)
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]
@@ -981,4 +986,5 @@ class _Training:
             threads=torch.get_num_threads(),
             seconds=seconds,
             interrupted=interrupted,
+            no_guard=no_guard,
         )

@@ -185,6 +185,33 @@ def with_guard(network: Network, held: int, grown: Grown = as_it_is) -> Network:
     return network
 
 
+def why_no_guard(
+    network: Network, held: int, grown: Grown = as_it_is, *, fitted: bool = True
+) -> str | None:
+    """Why `with_guard` gives a network no anchors; None where it gives some, or nothing is learned.
+
+    network  as `with_guard` takes it, and what makes it grow
+    fitted   false where a person said how the replay is, which then stays as it is
+    """
+    if not network.learning or (fitted and with_guard(network, held, grown).anchors):
+        return None
+    if not network.replay_samples:
+        return "the budget leaves no bytes for a replay to take some from"
+    if not fitted:
+        return "the replay was named, and stays as it is"
+    if held < FEWEST:
+        rows = "1 row is" if held == 1 else f"{held or 'no'} rows are"
+        return f"{rows} held out, {FEWEST} are needed"
+    few = FEWEST + (min(MOST_ANCHORS, held) - FEWEST) % 16
+    whole = grown(network)
+    takes = grown(replace(network, watch=True, anchors=few)).file_bytes - whole.file_bytes
+    room = network.replay_samples * whole.replay_sample_bytes
+    return (
+        f"{few} anchors and the state beside them would take {takes:,} bytes, more than half of "
+        f"the replay's {room:,}"
+    )
+
+
 def choose_anchors(
     network: Network,
     layers: Sequence[LayerParameters],

@@ -52,6 +52,8 @@ class TrainResult:
     planned_steps        steps of the whole schedule: `steps=planned_steps` trains the same bytes
     threads              threads that torch summed with; another number may give other bytes
     interrupted          True where Ctrl-C ended training early
+    no_guard             why the network has no anchors that guard what it learns (docs/guard.md);
+                         None where it has some, or learns nothing
     """
 
     network: Network
@@ -68,6 +70,7 @@ class TrainResult:
     threads: int
     seconds: float
     interrupted: bool
+    no_guard: str | None
 
     @property
     def rewired(self) -> int:

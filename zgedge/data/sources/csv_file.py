@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from zgedge.data.dataset import Array, Part, Raw, Request, Source, label_text
+from zgedge.data.dataset import Array, Part, Raw, Request, Source, find_names, label_text
 from zgedge.data.findings import Findings
 from zgedge.errors import DataError
 
@@ -28,9 +28,12 @@ class _Layout:
     first: int  # 1 where the first column is a row index, which is left out
     label: int | None
     names: tuple[str, ...]  # one per column, for messages
+    found: tuple[int, ...] | None = None  # inputs by their names, in a model's order
 
     @property
     def inputs(self) -> list[int]:
+        if self.found is not None:
+            return list(self.found)
         return [c for c in range(self.first, len(self.names)) if c != self.label]
 
 
@@ -130,6 +133,10 @@ def _layout(path: Path, first_row: list[str], request: Request) -> _Layout:
     The first row is a header when it names the label column, when no input cell in it is a number,
     or when its input cells count 0, 1, 2 ... and its label is nobody else's.
     """
+    if request.names is not None and (
+        set(request.names) <= set(first_row) or not any(map(_is_number, first_row))
+    ):
+        return _layout_by_name(first_row, request.names, request)
     # pandas writes its row index as a first column without a name. As an input it would betray
     # the order of the rows, so it is left out.
     rest = first_row[1:]
@@ -139,8 +146,36 @@ def _layout(path: Path, first_row: list[str], request: Request) -> _Layout:
     header = index or not any(map(_is_number, cells)) or _names_label(first_row, label, request)
     if not header and _counts(cells):
         header = label is None or label_text(first_row[label]) not in _labels_below(path, label)
+    if header and request.names is not None:
+        return _layout_by_name(first_row, request.names, request)
     names = tuple(first_row) if header else tuple(str(c + 1) for c in range(len(first_row)))
     return _Layout(header, int(index), label, names)
+
+
+def _layout_by_name(first_row: list[str], names: Sequence[str], request: Request) -> _Layout:
+    """Where a header has the inputs that a model knows by name; the label is what else it has."""
+    path, wanted = request.spec, request.label
+    found = find_names(path, names, first_row)
+    index = int(first_row[0] == "" and 0 not in found)
+    rest = [c for c in range(index, len(first_row)) if c not in found]
+    label = rest[0] if len(rest) == 1 else None
+    if wanted is not None and rest:
+        label = _find_column(wanted, first_row, index)
+        if label not in rest:
+            raise DataError(
+                f"{path} has no column {wanted!r} besides the model's inputs.",
+                f"Others are {', '.join(first_row[c] for c in rest[:12])}.",
+            )
+    elif label is None and rest:
+        shown = ", ".join(repr(first_row[c]) for c in rest[:12])
+        raise DataError(
+            f"{path} has {len(rest)} columns besides the model's {len(names)} inputs: {shown}.",
+            "Say with --label which is the label, or leave them out.",
+        )
+    if left := [first_row[c] for c in rest if c != label]:
+        shown = ", ".join(map(repr, left[:12]))
+        request.findings.note(f"{path}: the model does not know {shown}; left out.")
+    return _Layout(True, index, label, tuple(first_row), tuple(found))
 
 
 def _names_label(first_row: list[str], label: int | None, request: Request) -> bool:

@@ -443,7 +443,7 @@ def _announce(heads: dict[Path, _Head], shape: tuple[int, int, int], request: Re
             f"{scaled:,} of {len(heads):,} pictures are scaled to {width} x {height} pixels"
             + (f"; {cut:,} of another form lose their edges, the middle is kept." if cut else "."),
             "A model scales what it predicts on in the same way; --side asks for another size."
-            if request.training else None,
+            if request.training and request.side is None else None,
         )  # fmt: skip
     if turned := sum(head.turned for head in heads.values()):
         note(f"{turned:,} pictures are turned upright as the camera noted.")

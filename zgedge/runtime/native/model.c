@@ -107,7 +107,7 @@ int zgn_model_error(const zgn_model *model, zge_status status, zgn_error *e) {
         return zgn_fail(e, ZGN_MODEL,
                         model->m.analytic != NULL
                             ? "Files with an analytic head have no guard: train it with --head softmax."
-                            : "Train it to a larger budget: small ones have no anchors.",
+                            : "Train it on more rows, or to a larger budget: `zgedge train` says why there is no guard.",
                         "%s: %s.", model->path, text);
     default:
         return zgn_fail(e, ZGN_USAGE, NULL, "%s: %s.", model->path, text);

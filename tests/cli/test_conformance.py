@@ -39,7 +39,7 @@ ARGUMENTS = {
     "run": (["FILE"], {"--source", "--state", "--socket", "--form", "--label", "--id",
                        "--from-start", "--answers", "--freeze", "--commit-every",
                        "--erase-block", "--queue", "--metrics-file"}),
-    "learn": (["{on|freeze|status|accept|rollback|class}", "[FILE]", "[NAME]"],
+    "learn": (["{on|freeze|status|accept|rollback|commit|class}", "[FILE]", "[NAME]"],
               {"--state", "--socket", "--host"}),
     "top": (["[FILE]"], {"--state", "--socket", "--once", "--every", "--host"}),
     "deploy": (["[MODEL]"], {"--device", "--host", "--port", "--ssh-config", "--name", "--runtime",

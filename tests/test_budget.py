@@ -25,6 +25,7 @@ from zgedge.budget import (
     smallest_budget,
     sparse_plan,
 )
+from zgedge.data import Dataset
 from zgedge.errors import BudgetError, UsageError
 from zgedge.network import BLOCKS, DENSE, KB, SPARSE
 from zgedge.runtime import Model
@@ -382,6 +383,19 @@ def test_names_of_columns_that_take_too_much_are_left_out_and_it_is_said(bytes_:
     assert made.network == plan(TABLE, 4096).network
     assert "must keep their order" in dict(made.reasons)["no names of columns"]
     assert named(task, 4096, _text(made)).network == made.network
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [(("a", "b"), True), (("a", "2019"), False), (("0", "1"), False), (("a", "a"), False),
+     (("a", ""), False)],
+)  # fmt: skip
+def test_columns_are_found_by_names_that_no_row_of_numbers_could_be(
+    names: tuple[str, ...], known: bool
+) -> None:
+    x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    rows = Dataset("t", x, y, x, y, ("n", "y"), False, (1, 2, 1), "table", names)
+    assert bool(rows.column_names) == bool(Task.of(rows).column_bytes) == known
 
 
 def test_names_of_columns_never_make_a_budget_too_small() -> None:

@@ -138,11 +138,9 @@ class Task:
 
 
 def _column_bytes(data: Dataset) -> int:
-    """What the names of the columns take, where each names one column."""
-    names = data.feature_names if data.kind == "table" else None
-    if not names or not all(names) or len(set(names)) < len(names) or "\0" in "".join(names):
-        return 0
-    return len(names_blob((), names))
+    """What the names of the columns take, where there are some to find them by."""
+    names = data.column_names
+    return 0 if names is None else len(names_blob((), names))
 
 
 def _with_columns(task: Task, budget: int) -> Task:

@@ -166,13 +166,13 @@ def _sources(
 
                 made.append(Mqtt(spec, reader))
             elif os.path.isdir(spec):
-                made.append(Watched(spec, model.inputs, _loader(model), begin=from_start))
+                made.append(Watched(spec, model.inputs, _loader(model, label), begin=from_start))
             elif os.path.exists(spec):
                 made.append(Followed(spec, reader, begin=from_start))
             elif os.path.isdir(os.path.dirname(spec.rstrip("/")) or "."):
                 made.append(Awaited(
                     spec, partial(Followed, spec, reader, begin=True),
-                    partial(Watched, spec, model.inputs, _loader(model), begin=True),
+                    partial(Watched, spec, model.inputs, _loader(model, label), begin=True),
                 ))  # fmt: skip
             else:
                 raise UsageError(f"There is no {spec} to follow, and no folder for it.")
@@ -183,7 +183,7 @@ def _sources(
     return made
 
 
-def _loader(model: Model) -> Any:
+def _loader(model: Model, label: str | None) -> Any:
     """Reads a file of samples as the data package reads it."""
     from zgedge import data
 
@@ -193,7 +193,7 @@ def _loader(model: Model) -> Any:
 
     def load(path: str) -> Any:
         return data.load_inputs(
-            path, features=model.inputs, shape=shape, window=window,
+            path, features=model.inputs, shape=shape, window=window, label=label,
             names=model.arena.feature_names,
         )  # fmt: skip
 

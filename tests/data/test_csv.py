@@ -73,9 +73,10 @@ def test_header_names_the_inputs(write: Write) -> None:
         (",right,left,kind\n0,2,1,a\n1,4,3,b\n", None),
         ("when,right,kind,left\nnoon,2,a,1\nnight,4,b,3\n", "kind"),
         ("1,2,a\n3,4,b\n", None),
+        ("when,label,right,left\nnoon,a,2,1\nnight,b,4,3\n", None),
     ],
     ids=["as trained", "swapped", "label first", "label by number", "row index", "one more",
-         "no header"],
+         "no header", "the usual name of a label"],
 )  # fmt: skip
 def test_inputs_are_found_by_the_names_of_a_model(
     write: Write, text: str, label: str | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import threading
 import time
@@ -85,8 +87,28 @@ def test_csv_header_without_a_name_that_the_model_knows_makes_its_rows_useless()
 
 
 def test_csv_noise_is_no_header_for_a_model_that_knows_names() -> None:
-    reader = Reader(2, features=("a", "b"))
-    assert list(rows_of(reader, "hello", "1,2")) == ["width", ([1, 2], None, None)]
+    for noise in ("hello", "NA,NA"):
+        reader = Reader(2, features=("a", "b"))
+        assert list(rows_of(reader, noise, "1,2")) == ["names", ([1, 2], None, None)]
+
+
+@pytest.mark.parametrize(
+    "header", ["a,b,label", "id,a,c", "x,y,z", "a,b", "a,b,c,a", "c,b,a,label,c"]
+)
+def test_no_row_under_a_header_that_does_not_fit_is_answered(header: str) -> None:
+    reader = Reader(3, features=("a", "b", "c"))
+    assert list(rows_of(reader, header, "1,2,0", "3,4,5,6")) == ["names"] * 3
+    reader = Reader(3, features=("a", "b", "c"))
+    reader.apart = True  # messages of anybody: the next one is another's
+    assert list(rows_of(reader, header, "1,2,0")) == ["names", ([1, 2, 0], None, None)]
+
+
+def test_csv_names_in_quotes_may_hold_commas_and_quotes() -> None:
+    names = ("temp, C", 'a "x"', '5"')
+    out = io.StringIO()
+    csv.writer(out).writerow([*names[::-1], "label"])
+    reader = Reader(3, features=names)
+    assert list(rows_of(reader, out.getvalue(), "1,2,3,q")) == [([3, 2, 1], "q", None)]
 
 
 def test_csv_names_that_are_numbers_or_usual_keys() -> None:

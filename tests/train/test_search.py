@@ -215,6 +215,19 @@ def test_only_sound_trials_of_the_same_search_are_remembered(
     assert trained(whole) == made
 
 
+def test_a_plan_that_shrinks_tells_anew_what_its_bytes_decide() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 12)), rng.integers(0, 3, 400)
+    names = tuple(f"column {i}" for i in range(12))
+    rows = Dataset("t", x, y, x[:9], y[:9], ("a", "b", "c"), False, (1, 12, 1), "table", names)
+    chosen = search.choose(rows, 16 * KB, trials=False)
+    made = search.shrunk(chosen, rows, chosen.plan.bytes - 2000)
+    told, before = [[what for what, _ in x.plan.reasons] for x in (made, chosen)]
+    assert [what.split()[0] for what in told] == [what.split()[0] for what in before]
+    assert f"replay of {made.plan.network.replay_samples:,} samples" in told
+    assert "names of 12 columns" in told
+
+
 @pytest.mark.usefixtures("short")
 def test_a_slow_start_does_not_make_the_search_long(
     pictures: Dataset, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,15 @@ class Dataset:
     files_test: tuple[str, ...] | None = None
 
     @property
+    def column_names(self) -> tuple[str, ...] | None:
+        """Names by which the columns of a table can be found; None where two are alike, or one is
+        empty, or a number: a row of numbers could then be taken for a header."""
+        names = self.feature_names if self.kind == "table" else None
+        if not names or not all(names) or len(set(names)) < len(names) or "\0" in "".join(names):
+            return None
+        return None if any(map(is_number, names)) else names
+
+    @property
     def features(self) -> int:
         """Number of inputs of one sample."""
         return int(self.x_train.shape[1])
@@ -116,6 +125,14 @@ class Source:
     accepts: Callable[[str], bool]
     read: Callable[[Request], Raw]
     find: Callable[[Path], str | None] | None = None
+
+
+def is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def find_names(spec: str, names: Sequence[str], header: Sequence[str]) -> list[int]:

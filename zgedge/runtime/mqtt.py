@@ -40,6 +40,7 @@ class Mqtt:
         host, port, user, password, topic = _parts(spec)
         self._topic = topic
         self._reader = reader
+        reader.apart = True
         self._limit = line_limit(reader.inputs)
         room = max(16, min(INBOX, INBOX_BYTES // (8 * reader.inputs)))
         self._inbox: deque[bytes] = deque(maxlen=room)

@@ -7,11 +7,13 @@ what a pipe or a file holds is never dropped. Nothing here blocks.
 from __future__ import annotations
 
 import contextlib
+import csv
 import ctypes
 import json
 import os
 import select
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -178,6 +180,7 @@ class Reader:
         self._columns: tuple[list[int], int | None, int | None] | None = None
         self._width = 0
         self._unfit: str | None = None
+        self.apart = False  # lines come from anywhere: one says nothing of those that follow
 
     def begin(self) -> None:
         """A new file begins: it may have a header."""
@@ -247,7 +250,7 @@ class Reader:
 
     def _begin_csv(self, cells: list[str]) -> bool:
         """Settle the columns by the first line; False where it is a header."""
-        names = [cell.strip().strip('"') for cell in cells]
+        names = header_names(cells)
         features = self._features or ()
         known = set(features)
         header = not any(map(_is_number, names)) or (bool(known) and known <= set(names))
@@ -267,15 +270,15 @@ class Reader:
             raise LineError("no header", f"The header has no column {self._label_key!r}.")
         if label is not None:
             places.remove(label)
-        here = set(names)
-        lack = [feature for feature in features if feature not in here]
-        if lack and len(places) >= self.inputs:
-            # Rows in an order that nobody knows would be answered, and learned, wrongly.
-            shown = ", ".join(map(repr, lack[:4]))
-            shown += f" and {len(lack) - 4:,} more" if len(lack) > 4 else ""
-            self._unfit = f"The header has no {shown}; the model knows its inputs by their names."
-            raise LineError("names", self._unfit)
-        if features and not lack:
+        here = Counter(names)
+        # Rows in an order that nobody knows would be answered, and learned, wrongly.
+        if lack := [feature for feature in features if feature not in here]:
+            # Words that say nothing of columns, such as NA in each, are of no other row.
+            shares = len(lack) < len(features) or label is not None or name is not None
+            raise self._not_fit(f"no {_some(lack)}", shares or len(here) == len(names) > 1)
+        if twice := [feature for feature in features if here[feature] > 1]:
+            raise self._not_fit(f"more than one {_some(twice)}", True)
+        if features:
             self._unfit = None
             left = [i for i in places if names[i] not in known]
             at = {text: i for i, text in reversed(list(enumerate(names)))}
@@ -292,6 +295,14 @@ class Reader:
         self._columns, self._width = (places, label, name), len(names)
         return False
 
+    def _not_fit(self, what: str, header: bool) -> LineError:
+        """The error of a line that is none of numbers and, where it is a header and rows come one
+        after another, of every row under it."""
+        why = f"The header has {what}; the model knows its inputs by their names."
+        if header and not self.apart:
+            self._unfit = why
+        return LineError("names", why)
+
 
 def parse(text: str | bytes) -> Any:
     """JSON that a stranger sent. Raises LineError."""
@@ -301,6 +312,19 @@ def parse(text: str | bytes) -> Any:
         raise LineError("not UTF-8", f"A line is not UTF-8 at byte {e.start}.") from e
     except (ValueError, RecursionError) as e:
         raise LineError("not JSON", f"A line is not JSON: {e}.") from e
+
+
+def header_names(cells: list[str]) -> list[str]:
+    """The names in a header that was cut at its commas: one in quotes may hold some."""
+    try:
+        return [name.strip() for name in next(csv.reader([",".join(cells)], skipinitialspace=True))]
+    except (csv.Error, StopIteration):
+        return [cell.strip() for cell in cells]
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:4]))
+    return shown + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
 
 
 def _is_number(cell: str) -> bool:

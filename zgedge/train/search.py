@@ -194,13 +194,19 @@ def shrunk(choice: Choice, dataset: Dataset, budget: int) -> Choice:
     made = named(
         Task.of(dataset), budget, text_again(old), learning=old.network.learning
     )  # fmt: skip
-    reasons = tuple(
-        made.reasons[-1] if what.startswith("replay of ") else (what, why)
-        for what, why in old.reasons
-    )
+    # What the new bytes decide is told anew, in the place of what was told of the old ones.
+    told = {kind: r for r in made.reasons if (kind := _of_bytes(r[0])) is not None}
+    reasons = tuple(told.get(_of_bytes(what) or "", (what, why)) for what, why in old.reasons)
     first = replace(choice.considered[0], network=made.network)
     plan = replace(old, network=made.network, budget=budget, saturated=False, reasons=reasons)
     return replace(choice, plan=plan, considered=(first, *choice.considered[1:]))
+
+
+def _of_bytes(what: str) -> str | None:
+    """Which choice of a plan its bytes decide, by the reason's words; None: none of them."""
+    if what.startswith("replay of "):
+        return "replay"
+    return "names" if what.startswith(("names of ", "no names of ")) else None
 
 
 def text_again(planned: Plan) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zgedge.data.dataset import Array, Part, Raw, Request, Source, find_names, label_text
+from zgedge.data.dataset import Array, Part, Raw, Request, Source, find_names, is_number, label_text
 from zgedge.data.findings import Findings
 from zgedge.errors import DataError
 
@@ -74,14 +74,6 @@ def _not_utf8(path: Path) -> str:
     return f"{path} is not UTF-8 text."
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _find_column(wanted: str, first_row: list[str], index: int) -> int | None:
     """The column of that name, or of that number counted from 1.
 
@@ -134,16 +126,16 @@ def _layout(path: Path, first_row: list[str], request: Request) -> _Layout:
     or when its input cells count 0, 1, 2 ... and its label is nobody else's.
     """
     if request.names is not None and (
-        set(request.names) <= set(first_row) or not any(map(_is_number, first_row))
+        set(request.names) <= set(first_row) or not any(map(is_number, first_row))
     ):
         return _layout_by_name(first_row, request.names, request)
     # pandas writes its row index as a first column without a name. As an input it would betray
     # the order of the rows, so it is left out.
     rest = first_row[1:]
-    index = first_row[0] == "" and (not any(map(_is_number, rest)) or _counts(rest[:-1]))
+    index = first_row[0] == "" and (not any(map(is_number, rest)) or _counts(rest[:-1]))
     label = _label_column(first_row, int(index), request)
     cells = [cell for c, cell in enumerate(first_row) if c >= index and c != label]
-    header = index or not any(map(_is_number, cells)) or _names_label(first_row, label, request)
+    header = index or not any(map(is_number, cells)) or _names_label(first_row, label, request)
     if not header and _counts(cells):
         header = label is None or label_text(first_row[label]) not in _labels_below(path, label)
     if header and request.names is not None:
@@ -159,6 +151,8 @@ def _layout_by_name(first_row: list[str], names: Sequence[str], request: Request
     index = int(first_row[0] == "" and 0 not in found)
     rest = [c for c in range(index, len(first_row)) if c not in found]
     label = rest[0] if len(rest) == 1 else None
+    if wanted is None and len(rest) > 1 and [first_row[c] for c in rest].count("label") == 1:
+        wanted = "label"
     if wanted is not None and rest:
         label = _find_column(wanted, first_row, index)
         if label not in rest:
@@ -239,7 +233,7 @@ def _report_text(
 ) -> None:
     for c in layout.inputs:
         cell = cells[c].strip()
-        if not _is_number(cell):
+        if not is_number(cell):
             what = f"{cell!r} is not a number" if cell else "the cell is empty"
             findings.error(
                 f"{path}, row {line}, column {layout.names[c]!r}: {what}.",

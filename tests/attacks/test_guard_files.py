@@ -99,7 +99,7 @@ def test_room_for_anchors_that_there_is_not(room: int) -> None:
 
 # Offset in the watch, format, values that are good, values that are not.
 WATCH = {
-    "trial": (4, "<H", [0], [2, 65535]),
+    "trial": (4, "<H", [0], [3, 65535]),
     "caution": (6, "<H", [0, 6], [7, 65535]),
     "age": (8, "<I", [2000], [1999, 2001, 1 << 31]),  # a rate goes with an age below 2,000
     "rate": (12, "<I", [0], [1 << 31, 1, NAN, 0x3F000000, 0xBF000000, 0x7F800000]),
@@ -151,6 +151,7 @@ def test_trial_without_anchors_enough(network: Network) -> None:
         (30, 29, 0, 0, core.OK), (30, 30, 0, 0, STATE), (128, 127, 0, 0, core.OK),
         (129, 0, 0, 0, STATE), (30, 0, 1, 0, STATE), (97, 0, 0, 1, STATE),
         (SPARE, 0, 0, 1, core.OK), (SPARE, 1, 1, 1, STATE), (SPARE, 31, 32, 1, core.OK),
+        (SPARE, 31, 32, 2, core.OK), (SPARE, 31, 32, 3, STATE), (SPARE, 0, 33, 2, STATE),
         (SPARE, 0, 33, 1, STATE), (SPARE + 1, 0, 32, 1, STATE), (1 << 31, 0, 1 << 31, 1, STATE),
         (0, 0, 0, 0, core.OK), (0, 1, 0, 0, STATE), (0, 0, (1 << 32) - 96, 1, STATE),
     ],

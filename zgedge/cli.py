@@ -215,7 +215,7 @@ def train(
         return
     from zgedge.train.room import with_room
     from zgedge.train.search import shrunk, text_again
-    from zgedge.train.seeded import roomy, within
+    from zgedge.train.spare import roomy, within
 
     names = dataset.classes
 

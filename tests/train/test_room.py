@@ -19,7 +19,7 @@ from zgedge.spec import spec_of
 from zgedge.train import search
 from zgedge.train.room import Fits, with_room
 from zgedge.train.search import Choice
-from zgedge.train.seeded import room_for
+from zgedge.train.spare import room_for
 
 __all__ = ["pictures"]
 

@@ -18,7 +18,8 @@ from zgedge.runtime import Learner, Model
 from zgedge.train import fixed
 from zgedge.train.fixed import whitened_patches
 from zgedge.train.pack import with_guard, with_traces
-from zgedge.train.seeded import planned, room_for, roomy, seeded, within
+from zgedge.train.seeded import planned, seeded
+from zgedge.train.spare import room_for, roomy, within
 from zgedge.train.trunk import features
 
 

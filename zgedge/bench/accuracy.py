@@ -41,7 +41,7 @@ PACKAGES = ("numpy", "torch", "zgedge")
 NOT_IN_A_RUN = frozenset(
     {
         "duration", "estimator", "fixed", "float_network", "importing", "prune", "read_onnx",
-        "room", "search",
+        "room", "search", "seeded",
     }
 )  # fmt: skip
 FIXED, DENSE, ANALYTIC, CONVOLUTION = (

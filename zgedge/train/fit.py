@@ -45,7 +45,7 @@ from zgedge.train.rewiring import STRATEGIES, Batch, Connections, Strategy, rewi
 from zgedge.train.rewiring.base import clear
 from zgedge.train.rewiring.lottery import REWIND
 from zgedge.train.rewiring.static import Static
-from zgedge.train.seeded import roomy
+from zgedge.train.spare import roomy
 from zgedge.train.start import Start
 from zgedge.train.teacher import taught_loss, teacher_of, teacher_steps
 from zgedge.train.tickets import plan_rounds, pruned

@@ -15,7 +15,7 @@ from zgedge.budget import LARGEST, SMALLEST
 from zgedge.errors import BudgetError
 from zgedge.network import Network
 from zgedge.train.search import Choice
-from zgedge.train.seeded import room_for
+from zgedge.train.spare import room_for
 
 Fits = Callable[[Network], bool]
 # Given bytes, the seconds that are left, and which networks to try; None: nothing is tried.

@@ -81,6 +81,8 @@ bench: .venv/zgedge-all
 	$(bin)/zgedge bench equal-bytes --data mnist --budget 256KB \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist_256KB.md
 	$(bin)/python -m zgedge.bench.pictures --log .cache/pictures.jsonl --out docs/results/pictures.md
+	$(bin)/python -m zgedge.bench.pictures --length '10 minutes' --log .cache/pictures.jsonl \
+		--out docs/results/pictures_10_minutes.md
 	$(bin)/python -m zgedge.bench.latency --out docs/results/latency.md
 	rm -f docs/results/choice.md
 	$(bin)/python -m zgedge.bench.choice --data digits --budget 12KB --seeds 0,1,2 \

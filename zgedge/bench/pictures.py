@@ -8,6 +8,7 @@ core on the test pictures. Runs are kept as JSON lines, those that are there are
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -98,7 +99,12 @@ class Run:
 
 
 def measure(dataset: Dataset, setting: Setting, seed: int, say: Callable[[str], None]) -> Run:
-    """Train one cell, write the file, open it, and measure there."""
+    """Train one cell, write the file, open it, and measure there.
+
+    What trains for a time has every core, as `zgedge train` takes them; else one, whose sums are
+    the same everywhere.
+    """
+    torch.set_num_threads(1 if setting.seconds is None else len(os.sched_getaffinity(0)))
     share = None if setting.seconds is None else SEARCH_SHARE * setting.seconds
     choice = choose(
         dataset, setting.budget, learning=False, network=setting.network, seconds=share,

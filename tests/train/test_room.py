@@ -67,9 +67,7 @@ def test_a_search_by_time_beside_room_goes_on(
 ) -> None:
     memory = tmp_path / "state.search"
     clock = Drifting(2.0, 0.0625)
-    monkeypatch.setattr(search, "FEWEST_HELD", 10)
-    monkeypatch.setattr(search, "train", clock.train)
-    monkeypatch.setattr(search, "time", clock)
+    clock.rule(monkeypatch)
 
     def choose(share: int, left: float | None, fits: Fits | None) -> Choice:
         return search.choose(pictures, share, seconds=left, trials=fits is not None, memory=memory)

@@ -121,6 +121,12 @@ class Clock:
     now: float = 0.0
     trials: list[int] = field(default_factory=list)
 
+    def rule(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let a search go by this clock, with trials of few rows."""
+        monkeypatch.setattr(search, "FEWEST_HELD", 10)
+        monkeypatch.setattr(search, "train", self.train)
+        monkeypatch.setattr(search, "time", self)
+
     def monotonic(self) -> float:
         return self.now
 
@@ -141,9 +147,7 @@ def test_a_search_keeps_to_its_time(
     pictures: Dataset, monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float
 ) -> None:
     clock = replace(clock, trials=[])
-    monkeypatch.setattr(search, "FEWEST_HELD", 10)
-    monkeypatch.setattr(search, "train", clock.train)
-    monkeypatch.setattr(search, "time", clock)
+    clock.rule(monkeypatch)
     monkeypatch.setattr(search, "_work", lambda one: 1.0)
     found = search.choose(pictures, 12 * KB, seconds=seconds)
     pace = 2 * clock.fixed + clock.step * sum(search.PACE_STEPS)
@@ -162,9 +166,7 @@ def test_a_search_by_time_that_was_interrupted_goes_on(
     """Its time is what trials took, so those that are remembered are found, and count."""
     memory = tmp_path / "state.search"
     clock = Clock(2.0, 0.0625)
-    monkeypatch.setattr(search, "FEWEST_HELD", 10)
-    monkeypatch.setattr(search, "train", clock.train)
-    monkeypatch.setattr(search, "time", clock)
+    clock.rule(monkeypatch)
     whole = search.choose(pictures, 12 * KB, seconds=300.0, memory=memory)
     assert len(clock.trials) > 6
     lines = memory.read_bytes().splitlines(keepends=True)

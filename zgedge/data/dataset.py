@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from zgedge.columns import is_number, some, unlike
 from zgedge.data.findings import Findings
 from zgedge.errors import DataError
 
@@ -127,20 +127,11 @@ class Source:
     find: Callable[[Path], str | None] | None = None
 
 
-def is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def find_names(spec: str, names: Sequence[str], header: Sequence[str]) -> list[int]:
     """Where in a header the inputs of a model are. Raises DataError where one lacks or is twice."""
-    here, known = Counter(header), set(names)
-    lack = [name for name in names if name not in here]
+    lack, twice = unlike(names, header)
     if lack:
-        other = [name for name in header if name and name not in known]
+        other = [name for name in header if name and name not in set(names)]
         raise DataError(
             f"{spec} has no {_listed(lack)}, which the model knows "
             f"{'an input' if len(lack) == 1 else 'inputs'} by"
@@ -148,19 +139,14 @@ def find_names(spec: str, names: Sequence[str], header: Sequence[str]) -> list[i
             "Name the columns as in the data that it was trained on. Without a header they are "
             "taken in their order.",
         )
-    if twice := [name for name in names if here[name] > 1]:
+    if twice:
         raise DataError(f"{spec} has more than one {_listed(twice)}.", "Rename all but one.")
     at = {name: i for i, name in enumerate(header)}
     return [at[name] for name in names]
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:4]))
-    return (
-        f"column {shown}"
-        if len(names) == 1
-        else (f"columns {shown}" + (f" and {len(names) - 4:,} more" if len(names) > 4 else ""))
-    )
+    return f"{'column' if len(names) == 1 else 'columns'} {some(names)}"
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -13,13 +13,13 @@ import json
 import os
 import select
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from zgedge.columns import is_number, some, unlike
 from zgedge.errors import DataError, MissingExtraError, UsageError
 
 CHUNK = 64 * 1024
@@ -224,9 +224,9 @@ class Reader:
 
     def _csv(self, text: str, row: Row) -> bool:
         cells = text.split(",")
-        if self._unfit is not None and any(map(_is_number, cells)):
+        if self._unfit is not None and any(map(is_number, cells)):
             raise LineError("names", self._unfit)
-        if self._columns is None and not self._begin_csv(cells):
+        if self._columns is None and not self._begin_csv(text):
             return False
         assert self._columns is not None
         inputs, label, name = self._columns
@@ -248,12 +248,12 @@ class Reader:
             raise LineError("not numbers", f"The values are not all numbers: {e}.") from e
         return True
 
-    def _begin_csv(self, cells: list[str]) -> bool:
+    def _begin_csv(self, text: str) -> bool:
         """Settle the columns by the first line; False where it is a header."""
-        names = header_names(cells)
+        names = _header_names(text)
         features = self._features or ()
         known = set(features)
-        header = not any(map(_is_number, names)) or (bool(known) and known <= set(names))
+        header = not any(map(is_number, names)) or (bool(known) and known <= set(names))
         if not header:
             if self._named_label is not None:
                 raise LineError("no header", f"There is no header to find {self._label_key!r} in.")
@@ -270,18 +270,19 @@ class Reader:
             raise LineError("no header", f"The header has no column {self._label_key!r}.")
         if label is not None:
             places.remove(label)
-        here = Counter(names)
         # Rows in an order that nobody knows would be answered, and learned, wrongly.
-        if lack := [feature for feature in features if feature not in here]:
+        lack, twice = unlike(features, names)
+        if lack:
             # Words that say nothing of columns, such as NA in each, are of no other row.
             shares = len(lack) < len(features) or label is not None or name is not None
-            raise self._not_fit(f"no {_some(lack)}", shares or len(here) == len(names) > 1)
-        if twice := [feature for feature in features if here[feature] > 1]:
-            raise self._not_fit(f"more than one {_some(twice)}", True)
+            apart = len(set(names)) == len(names) > 1
+            raise self._not_fit(f"no {some(lack)}", shares or apart)
+        if twice:
+            raise self._not_fit(f"more than one {some(twice)}", True)
         if features:
             self._unfit = None
             left = [i for i in places if names[i] not in known]
-            at = {text: i for i, text in reversed(list(enumerate(names)))}
+            at = {text: i for i, text in enumerate(names)}
             places = [at[feature] for feature in features]
             if label is None and len(left) == 1:
                 label = left[0]
@@ -314,25 +315,12 @@ def parse(text: str | bytes) -> Any:
         raise LineError("not JSON", f"A line is not JSON: {e}.") from e
 
 
-def header_names(cells: list[str]) -> list[str]:
-    """The names in a header that was cut at its commas: one in quotes may hold some."""
+def _header_names(text: str) -> list[str]:
+    """The names in a header, of which one in quotes may hold commas."""
     try:
-        return [name.strip() for name in next(csv.reader([",".join(cells)], skipinitialspace=True))]
+        return [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
     except (csv.Error, StopIteration):
-        return [cell.strip() for cell in cells]
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:4]))
-    return shown + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+        return [cell.strip() for cell in text.split(",")]
 
 
 class Source(Protocol):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zgedge.data.dataset import Array, Part, Raw, Request, Source, find_names, is_number, label_text
+from zgedge.columns import is_number
+from zgedge.data.dataset import Array, Part, Raw, Request, Source, find_names, label_text
 from zgedge.data.findings import Findings
 from zgedge.errors import DataError
 

@@ -925,7 +925,7 @@ class _Training:
             held = logits(self.network, best.layers, self.held_codes, best.trunk, self.device)
             threshold = unknown_threshold(held, self.held_labels, best.layers[-1])
         memories, grown = None, self.task.grown
-        no_guard = why_no_guard(self.network, 0, grown)
+        no_guard = why_no_guard(self.network, self.network, 0, grown)
         if STRATEGIES[strategy].device == "attention":
             self.network = with_traces(self.network, grown)
         if self.network.learning and self.network.replay_samples:
@@ -935,9 +935,10 @@ class _Training:
                     self.network, best.layers, self.codes.numpy(), y, grown
                 )  # fmt: skip
             count = len(self.held_labels)
-            no_guard = why_no_guard(self.network, count, grown, fitted=self.task.fit_replay)
-            if self.task.fit_replay:
-                self.network = with_guard(self.network, count, grown)
+            plain, fitted = self.network, self.task.fit_replay
+            if fitted:
+                self.network = with_guard(plain, count, grown)
+            no_guard = why_no_guard(plain, self.network, count, grown, fitted=fitted)
             room = self.network.replay_samples
             chosen = choose_memories(y, self.network.classes, room, self.rng)
             remembered = self.codes.numpy()[chosen]

@@ -186,14 +186,15 @@ def with_guard(network: Network, held: int, grown: Grown = as_it_is) -> Network:
 
 
 def why_no_guard(
-    network: Network, held: int, grown: Grown = as_it_is, *, fitted: bool = True
+    network: Network, guarded: Network, held: int, grown: Grown = as_it_is, *, fitted: bool = True
 ) -> str | None:
     """Why `with_guard` gives a network no anchors; None where it gives some, or nothing is learned.
 
     network  as `with_guard` takes it, and what makes it grow
+    guarded  what `with_guard` made of it
     fitted   false where a person said how the replay is, which then stays as it is
     """
-    if not network.learning or (fitted and with_guard(network, held, grown).anchors):
+    if not network.learning or guarded.anchors:
         return None
     if not network.replay_samples:
         return "the budget leaves no bytes for a replay to take some from"

@@ -103,7 +103,7 @@ def run(
 ) -> None:
     """Serve FILE, and let it go on learning from its sources inside the same bytes. FILE is not
     changed: what is learned is kept in a folder, and survives a power cut."""
-    from zgedge.runtime.service import Service, stopped_by_signals
+    from zgedge.runtime.service import Service, StopSignals
 
     if answers and as_json:
         raise UsageError("--answers prints a line for each row, --json one for all: give one.")
@@ -115,15 +115,16 @@ def run(
             path = f"{file}.socket"
     made = _sources(model, sources, form, label, name, from_start)
     say: Callable[[dict[str, Any]], None] | None = _answer if answers else None
-    service = Service(
-        file, state=folder or None, socket=path, sources=made, answers=say,
-        commit_every=commit_every, queue=queue, erase=parse_erase(erase_block),
-        metrics_file=metrics_file, say=None if as_json else _tell,
-    )  # fmt: skip
-    if freeze and service.learner is not None:
-        service.control("freeze")
-    del model
-    with stopped_by_signals(service):
+    with StopSignals() as signals:
+        service = Service(
+            file, state=folder or None, socket=path, sources=made, answers=say,
+            commit_every=commit_every, queue=queue, erase=parse_erase(erase_block),
+            metrics_file=metrics_file, say=None if as_json else _tell,
+        )  # fmt: skip
+        signals.stop(service)
+        if freeze and service.learner is not None:
+            service.control("freeze")
+        del model
         if not as_json:
             click.echo(_hello(service, path), err=True)
         found = service.run()

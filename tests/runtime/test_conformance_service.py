@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -442,6 +443,18 @@ def test_what_was_refused_is_said_at_the_end(runtime: str, model: Path, serve: S
     assert said.endswith(". The last that was refused: socket: 2 values; the model takes 24.")
     run = serve(runtime, model, "b", as_json=False)
     assert " refused" not in last_words(run)
+
+
+def test_a_signal_as_soon_as_it_can_be_reached_stops_it_cleanly(model: Path, serve: Serve) -> None:
+    """The first moment at which anyone outside sees the Python service is its socket."""
+    main = (
+        "import os, signal, sys; from zgedge.cli import main; sys.addaudithook(lambda event, _: "
+        "event == 'socket.bind' and os.kill(os.getpid(), signal.SIGTERM)); main()"
+    )
+    run = serve([sys.executable, "-c", main], model, start=False)
+    status = run.ended()
+    assert status["stopped"] == "SIGTERM"
+    assert not Path(run.path).exists()
 
 
 def test_a_frozen_one_does_not_say_that_it_learned(runtime: str, model: Path, serve: Serve) -> None:

@@ -15,9 +15,9 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from socket import socketpair
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -232,7 +232,7 @@ class Service:
 
     def run(self) -> dict[str, Any]:
         """Serve until `stop`, or until the last of its sources has ended. Returns the last status,
-        with `stopped`: why. Signals are the caller's (`stopped_by_signals`)."""
+        with `stopped`: why. Signals are the caller's (`StopSignals`)."""
         if self.store is not None:
             for damage in self.store.damages:
                 self.event("slot damaged", damage)
@@ -845,16 +845,30 @@ def _nothing(mask: int) -> None:
     """A source became readable; it is asked in its turn."""
 
 
-@contextlib.contextmanager
-def stopped_by_signals(service: Service) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the service cleanly while this is entered."""
+class StopSignals:
+    """SIGTERM and SIGINT stop a service cleanly while this is entered.
 
-    def handle(number: int, frame: Any) -> None:
-        service.stop(signal.Signals(number).name)
+    It is entered before the service is made: one that can be reached can be stopped, and leaves no
+    socket behind. A signal that comes before `stop` is told which service is stopped by it then.
+    """
 
-    old = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
+    def __enter__(self) -> Self:
+        self._service: Service | None = None
+        self._came: str | None = None
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._came = self._came or signal.Signals(number).name
+        if self._service is not None:
+            self._service.stop(self._came)
+
+    def stop(self, service: Service) -> None:
+        """Name the service that they stop."""
+        self._service = service
+        if self._came is not None:
+            service.stop(self._came)

@@ -143,7 +143,7 @@ def _column_bytes(data: Dataset) -> int:
     return 0 if names is None else len(names_blob((), names))
 
 
-def _with_columns(task: Task, budget: int) -> Task:
+def with_columns(task: Task, budget: int) -> Task:
     """The task with the names of its columns among its names, where these keep to their share."""
     if task.column_bytes > NAMES_SHARE * budget:
         return task
@@ -520,7 +520,7 @@ def named(task: Task, budget: int, text: str, *, learning: bool = True) -> Plan:
             f"The network has layers of pictures, and the data are a {task.kind}.",
             "Leave them out: s64:24 is a sparse layer, d32 a dense one.",
         )
-    network = _of_spec(_with_columns(task, budget), budget, spec, learning)
+    network = _of_spec(with_columns(task, budget), budget, spec, learning)
     if network.file_bytes > budget:
         network = _of_spec(task, budget, spec, learning)
     if network.file_bytes > budget:
@@ -690,7 +690,7 @@ def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
             max(SMALLEST, _smallest(task, x).file_bytes) for x in (learning, False)
         )
         raise _too_small(task, budget, smallest, without if learning else None)
-    of, task = task, _with_columns(task, budget)
+    of, task = task, with_columns(task, budget)
     if _smallest(task, learning).file_bytes > budget:
         task = of
     block = block_for(task)

@@ -381,6 +381,10 @@ def _train_analytic(
     if parameters.accuracy is not None:
         spans.append((f", test accuracy {parameters.accuracy:.2%}", "bold green"))
     to.spans([*spans, (f", {seconds:.1f} s.", "")])
+    if dataset.column_names is not None:
+        kept = parameters.feature_names is not None
+        told = "in any order" if kept else "in their order only: their names take too many bytes"
+        to.line(f"Columns may come {told}.")
 
 
 class _Latency(NamedTuple):

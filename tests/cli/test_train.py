@@ -277,6 +277,26 @@ def test_columns_in_another_order_are_put_in_order(tmp_path: Path) -> None:
     assert "no column 's1'" in refused("eval", out, other, "--label", "kind", "--held-out", code=3)
 
 
+def test_an_analytic_head_finds_its_columns_by_their_names(tmp_path: Path) -> None:
+    data, moved = tmp_path / "data.csv", tmp_path / "moved.csv"
+    data.write_text(csv_text(table(300)))
+    lines = [line.split(",") for line in data.read_text().splitlines()]
+    moved.write_text("".join(",".join([*line[:0:-1], line[0]]) + "\n" for line in lines))
+    train = ("train", data, "--label", "kind", "--head", "analytic", "--budget")
+    for more in ((), ("--spare-classes", "2")):
+        out = tmp_path / f"{len(more)}.zge"
+        assert "may come in any order" in run(*train, "4KB", *more, "--out", out).stdout
+        expected = run_json("eval", out, data, "--label", "kind")
+        assert expected["accuracy"] > 0.8
+        assert run_json("eval", out, moved) == expected
+    wide = tmp_path / "wide.csv"
+    wide.write_text(data.read_text().replace("s1,", f"{'s' * 600},", 1))
+    out = tmp_path / "wide.zge"
+    said = run("train", wide, *train[2:], "4KB", "--out", out).stdout
+    assert "in their order only" in said
+    assert Model.open(out).arena.feature_names is None
+
+
 def test_own_csv_by_label_name(tmp_path: Path) -> None:
     data = tmp_path / "kinds.csv"
     data.write_text(csv_text(table(300)))

@@ -24,7 +24,7 @@ from zgedge.arena import (
     weight_shape,
     write,
 )
-from zgedge.budget import Task
+from zgedge.budget import Task, with_columns
 from zgedge.data.dataset import Dataset
 from zgedge.errors import BudgetError, UsageError
 from zgedge.network import Layer, Network, TrunkLayer, conv, dense, max_pool, sparse
@@ -58,6 +58,7 @@ def seeded(
     width = network.layers[-1].inputs
     s_in = trunk[-1].s_out if trunk else layers[-1].s_out
     known = len(dataset.classes)
+    columns = len(_names(dataset, spare, None)) != network.names_bytes
     layers.append(
         LayerParameters(
             np.zeros((known, width), np.int8), None, np.zeros(known, np.int32),
@@ -66,7 +67,8 @@ def seeded(
     )  # fmt: skip
     parameters = Parameters(
         coding.scale, coding.center, layers, dataset.classes, int_classes=dataset.int_classes,
-        seed=seed, samples=len(dataset.x_train), budget=budget, trunk=trunk,
+        feature_names=dataset.column_names if columns else None, seed=seed,
+        samples=len(dataset.x_train), budget=budget, trunk=trunk,
         learner=LearnerParameters(key=seed, strategy="static"),
     )  # fmt: skip
     model = Model(in_memory(write(network, parameters)), dataset.name)
@@ -82,20 +84,20 @@ def seeded(
 
 
 def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) -> Network:
-    """The network with as many features as a file of `budget` bytes holds, at most 511."""
+    """The network with as many features as a file of `budget` bytes holds, at most 511, beside the
+    names of the columns where these keep to their share."""
     task = Task.of(dataset)
     classes = task.classes + spare
     if classes > net.MAX_ANALYTIC_CLASSES:
         raise UsageError(
             f"{classes} classes are more than the {net.MAX_ANALYTIC_CLASSES} of an analytic head."
         )
-    blob = names_blob(dataset.classes, spare=spare if spare else None)
     options = {
-        "names_bytes": len(blob), "groups": task.groups, "task": task.kind, "batch": 1,
+        "groups": task.groups, "task": task.kind, "batch": 1,
         "head": net.ANALYTIC_HEAD, "known": task.classes if spare else 0, "pending": pending,
     }  # fmt: skip
 
-    def of(count: int) -> Network:
+    def of(count: int, columns: tuple[str, ...] | None) -> Network:
         trunk: tuple[TrunkLayer, ...] = ()
         hidden: tuple[Layer, ...] = ()
         if task.kind == "picture":
@@ -107,13 +109,17 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
             wide = 3 * fan_in >= task.inputs
             hidden = (dense(task.inputs, width) if wide else sparse(task.inputs, width, fan_in),)
         layers = (*hidden, dense(width, classes))
-        return Network(task.shape, classes, layers, trunk=trunk, **options)  # type: ignore[arg-type]
+        named = len(_names(dataset, spare, columns))
+        return Network(task.shape, classes, layers, trunk=trunk, names_bytes=named, **options)  # type: ignore[arg-type]
 
     best: Network | None = None
-    smallest = of(1)
+    smallest = of(1, None)
+    columns = dataset.column_names if with_columns(task, budget).column_bytes == 0 else None
+    if of(1, columns).file_bytes > budget:
+        columns = None
     for count in range(1, net.MAX_ANALYTIC + 1):
         try:
-            network = of(count)
+            network = of(count, columns)
         except ValueError:  # more than 511 features
             break
         if network.file_bytes > budget:
@@ -126,6 +132,10 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
             smallest=smallest.file_bytes,
         )
     return best
+
+
+def _names(dataset: Dataset, spare: int, columns: tuple[str, ...] | None) -> bytes:
+    return names_blob(dataset.classes, columns, spare=spare if spare else None)
 
 
 def _trunk(shape: tuple[int, int, int], channels: int) -> tuple[TrunkLayer, ...]:

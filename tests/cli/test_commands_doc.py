@@ -104,7 +104,7 @@ def piped(model: Path) -> dict[str, Any]:
 def of_a_service(model: Path, *args: str) -> dict[str, Any]:
     child = process("run", model, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(1000):
+        for _ in range(6000):
             if Path(f"{model}.state", "socket").exists():
                 break
             time.sleep(0.01)

@@ -45,7 +45,7 @@ class Served:
         self.model = model
         self.socket = f"{model}.state/socket"
         self.child = process("run", model, *args, **options)
-        for _ in range(1000):
+        for _ in range(6000):
             if os.path.exists(self.socket) or self.child.poll() is not None:
                 break
             time.sleep(0.01)
@@ -56,7 +56,7 @@ class Served:
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         self.child.send_signal(number)
-        out, err = self.child.communicate(timeout=20)
+        out, err = self.child.communicate(timeout=60)
         return self.child.returncode, out, err
 
 
@@ -160,7 +160,7 @@ def test_a_signal_ends_it_while_samples_pour_in(model: Path) -> None:
         except BlockingIOError:
             time.sleep(0.001)
     made.child.send_signal(signal.SIGTERM)
-    out, err = made.child.communicate(timeout=20)
+    out, err = made.child.communicate(timeout=60)
     assert made.child.returncode == 0, err
     found = json.loads(out)
     assert found["samples"] == found["learner"]["samples"] > 0
@@ -178,7 +178,7 @@ def test_run_follows_a_file_and_watches_a_folder(model: Path, tmp_path: Path) ->
     np.savez(folder / "a.npz", x=X[10:30], y=Y[10:30])
     with log.open("a") as f:
         f.write(rows(5, 50))
-    for _ in range(1000):
+    for _ in range(6000):
         status = made.ask(op="status")
         if status["samples"] == 35:
             break
@@ -192,7 +192,7 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
 ) -> None:
     log = tmp_path / "log.csv"
     made = Served(model, "--source", log)
-    for _ in range(1000):
+    for _ in range(6000):
         status = made.ask(op="status")
         if len(status["events"]) > 1:
             break
@@ -200,7 +200,7 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
     assert status["events"][-1]["text"].startswith(f"{log} is not there yet"[:80])
     assert status["sources"][0]["state"] == "waits for it"
     log.write_text(rows(3))
-    for _ in range(1000):
+    for _ in range(6000):
         status = made.ask(op="status")
         if status["samples"] == 3:
             break
@@ -214,13 +214,13 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
 def test_a_folder_that_comes_later_is_watched(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     made = Served(model, "--source", f"{folder}/")
-    for _ in range(1000):
+    for _ in range(6000):
         if len(made.ask(op="status")["events"]) > 1:
             break
         time.sleep(0.01)
     folder.mkdir()
     np.savez(folder / "a.npz", x=X[:20], y=Y[:20])
-    for _ in range(1000):
+    for _ in range(6000):
         status = made.ask(op="status")
         if status["samples"] == 20:
             break
@@ -235,7 +235,7 @@ def test_the_end_of_one_source_of_two_is_said(model: Path, tmp_path: Path) -> No
     made = Served(model, "--source", "-", "--source", tmp_path, stdin=subprocess.PIPE)
     made.child.stdin.write(rows(3))
     made.child.stdin.close()
-    for _ in range(1000):
+    for _ in range(6000):
         if made.ask(op="status")["sources"][0]["ended"]:
             break
         time.sleep(0.01)
@@ -250,7 +250,7 @@ def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Pa
     folder.mkdir(parents=True)
     (folder / "bad.npz").write_text("no array at all")
     made = Served(model, "--source", folder, "--from-start")
-    for _ in range(1000):
+    for _ in range(6000):
         status = made.ask(op="status")
         if status["refused"]:
             break
@@ -260,7 +260,7 @@ def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Pa
     (text,) = [e["text"] for e in status["events"] if e["kind"] == "bad input"]
     assert said.startswith(text[:60])
     np.savez(folder / "half.npz", x=np.vstack([X[:2], np.full((1, 64), 17.0)]), y=[1, 99, 2])
-    for _ in range(1000):
+    for _ in range(6000):
         status = made.ask(op="status")
         if len(status["refused"]) > 1:
             break
@@ -452,7 +452,7 @@ def test_one_of_each_at_the_end(model: Path) -> None:
 def test_a_service_of_a_file_that_only_predicts_is_found(fixed: Path) -> None:
     """Its socket lies beside the file: it has no folder."""
     child = process("run", fixed)
-    for _ in range(1000):
+    for _ in range(6000):
         if os.path.exists(f"{fixed}.socket"):
             break
         time.sleep(0.01)
@@ -461,7 +461,7 @@ def test_a_service_of_a_file_that_only_predicts_is_found(fixed: Path) -> None:
         assert "none: there is no folder" in run("top", fixed, "--once").stdout
     finally:
         child.terminate()
-        child.communicate(timeout=20)
+        child.communicate(timeout=60)
 
 
 def test_nobody_to_speak_to(model: Path) -> None:
@@ -496,7 +496,7 @@ def test_top_goes_on_until_it_is_interrupted(model: Path, served: Served) -> Non
         heads += line.startswith("zgedge top")
         text += line
     child.send_signal(signal.SIGINT)
-    child.communicate(timeout=20)
+    child.communicate(timeout=60)
     assert child.returncode == 130
     assert "\x1b" not in text  # it is no terminal
 
@@ -573,7 +573,7 @@ def test_the_examples_of_the_guide_run(model: Path, tmp_path: Path) -> None:
             if words.rstrip().endswith("&"):
                 argv = shlex.split(words.rstrip().removesuffix("&"))
                 background.append(subprocess.Popen(argv, cwd=folder, env=environment))
-                for _ in range(1000):
+                for _ in range(6000):
                     if (folder / "digits.zge.state" / "socket").exists():
                         break
                     time.sleep(0.01)
@@ -587,7 +587,7 @@ def test_the_examples_of_the_guide_run(model: Path, tmp_path: Path) -> None:
     finally:
         for child in background:
             child.terminate()
-            child.wait(20)
+            child.wait(60)
 
 
 def test_memory_is_taken_before_the_first_row(tmp_path: Path) -> None:

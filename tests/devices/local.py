@@ -140,7 +140,7 @@ class Local:
 
     def kill_all(self) -> None:
         """End what runs from this folder, as a power cut does."""
-        for _ in range(100):
+        for _ in range(3000):
             found = list(self.processes())
             for pid in found:
                 with suppress(ProcessLookupError):
@@ -216,7 +216,7 @@ class Poller:
         self._stop.set()
         self._thread.join()
 
-    def see(self, answers: int, seconds: float = 20.0) -> None:
+    def see(self, answers: int, seconds: float = 60.0) -> None:
         """Wait until so many more questions were answered."""
         until = self.answered + answers
         end = time.monotonic() + seconds

@@ -73,7 +73,7 @@ def test_reboot_keeps_files_and_ends_processes(board: Emulated) -> None:
             "kept",
             "0",
         ]
-        for _ in range(200):
+        for _ in range(1200):
             if (board.root / "opt/started").exists():
                 break
             time.sleep(0.05)
@@ -159,7 +159,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     assert emulated._lives(pid)
     child.kill()
     child.communicate()
-    for _ in range(200):
+    for _ in range(3000):
         if not emulated._lives(pid):
             break
         time.sleep(0.02)

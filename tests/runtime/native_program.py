@@ -60,7 +60,7 @@ class Served:
             self.wait_for_socket()
 
     def wait_for_socket(self) -> None:
-        for _ in range(3000):
+        for _ in range(12000):
             with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
                 sock.connect(self.path)
                 return
@@ -82,7 +82,7 @@ class Served:
         """Lines as they are, each after the reply to the one before."""
         found = []
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(30)
+            sock.settimeout(60)
             sock.connect(self.path)
             with sock.makefile("rb") as replies:
                 for line in lines:
@@ -104,7 +104,7 @@ class Served:
 
     def wait(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """A status once it is so."""
-        for _ in range(1000):
+        for _ in range(12000):
             status = self.ask(op="status")
             if when(status):
                 return status

@@ -194,7 +194,7 @@ def test_a_conversation(model: Path, tmp_path: Path) -> None:
         assert [r["label"] for r in replies[:3]] == Model.open(model).predict(X[:3]).tolist()
     finally:
         service.stop("the end")
-        thread.join(10)
+        thread.join(60)
 
 
 def test_as_a_command(model: Path, tmp_path: Path) -> None:

@@ -512,7 +512,7 @@ def test_a_flood_is_counted_and_a_clean_stop_learns_what_waits(
     )
     waited = 0
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(60)
         sock.connect(run.path)
         # It is asked to stop while samples wait.
         sock.sendall(data + b'{"op": "control", "do": "stop"}\n')
@@ -545,7 +545,7 @@ def test_clients_that_are_too_many_or_never_read(native: str, model: Path, serve
             assert sent < 10_000_000
         assert run.ask(op="predict", x=X[0].tolist())["ok"]
         sock.setblocking(True)
-        sock.settimeout(30)
+        sock.settimeout(60)
         with sock.makefile("rb") as replies:  # none is lost
             assert all(json.loads(replies.readline())["ok"] for _ in range(sent // len(line)))
     held = []
@@ -553,13 +553,13 @@ def test_clients_that_are_too_many_or_never_read(native: str, model: Path, serve
         held.append(socket.socket(socket.AF_UNIX))
         held[-1].connect(run.path)
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(run.path)
         refusal = json.loads(sock.recv(1000))
         assert refusal == sockets.TOO_MANY
     for sock in held:
         sock.close()
-    for _ in range(100):
+    for _ in range(3000):
         with contextlib.suppress(Exception):
             assert run.ask(op="status")["clients"] == 1
             return
@@ -573,7 +573,7 @@ def test_pieces_of_lines(native: str, model: Path, serve: Serve) -> None:
     plain = Model.open(model)
     data = [json.dumps({"op": "predict", "x": x.tolist()}).encode() for x in X[:300]]
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(60)
         sock.connect(run.path)
         for i in range(len(data[0])):
             sock.sendall(data[0][i : i + 1])
@@ -588,7 +588,7 @@ def test_metrics_file_and_options(native: str, model: Path, tmp_path: Path, serv
     target = tmp_path / "zgedge.prom"
     run = serve(native, model, "a", "--freeze", f"--metrics-file={target}", "--erase-block", "4KB")
     assert run.ask(op="status")["learning"] == "frozen"
-    for _ in range(500):
+    for _ in range(6000):
         if target.exists():
             break
         time.sleep(0.01)
@@ -604,7 +604,7 @@ def test_metrics_file_and_options(native: str, model: Path, tmp_path: Path, serv
         (["run", model, "--socket", model], 2), (["run", model, "--state", "/proc/x"], 1),
         (["help"], 0),
     ):  # fmt: skip
-        done = subprocess.run([native, *map(str, words)], capture_output=True, timeout=20)
+        done = subprocess.run([native, *map(str, words)], capture_output=True, timeout=60)
         assert done.returncode == code, (words, done)
         assert done.stderr or code == 0 or words[:1] == ["golden"]
 
@@ -617,7 +617,7 @@ def test_systemd_is_told(
     name = f"@zgedge-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + name[1:] if abstract else name)
-        sock.settimeout(20)
+        sock.settimeout(60)
         run = serve(runtime, model, env={"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "300000"})
         assert sock.recv(100) == b"READY=1"
         for _ in range(3):
@@ -631,7 +631,7 @@ def test_systemd_is_told(
             with pytest.raises(TimeoutError):
                 sock.recv(100)
             os.kill(run.process.pid, 18)
-            sock.settimeout(20)
+            sock.settimeout(60)
         run.process.terminate()
         while (said := sock.recv(100)) != b"STOPPING=1":
             assert said == b"WATCHDOG=1"
@@ -716,14 +716,12 @@ def test_a_few_labels_and_then_silence(runtime: str, tmp_path: Path, serve: Serv
     path.write_bytes(MODELS["guard"]())
     run = serve(runtime, path, "a", "--commit-every", "1")
     x, y = worlds(guarded.NETWORKS["sparse-b1"])[0].draw(np.random.default_rng(2), 7)
+    began = time.monotonic()
     run.learn(x, y)
-    status = run.ask(op="status")
-    assert (status["uncommitted"], status["store"]["commits"]) == (7, 0)
-    time.sleep(8)
-    assert run.ask(op="status")["store"]["commits"] == 0
-    time.sleep(5)
-    status = run.ask(op="status")
-    assert (status["uncommitted"], status["store"]["commits"]) == (0, 1)
+    assert run.ask(op="status")["uncommitted"] == 7
+    status = run.wait(lambda status: status["uncommitted"] == 0)
+    assert time.monotonic() - began > 8
+    assert status["store"]["commits"] == 1
     run.kill()
     run = serve(runtime, path, "a", "--commit-every", "1")
     status = run.ask(op="status")
@@ -755,12 +753,18 @@ def test_an_unknown_id_is_told_as_it_was_given_and_hides_no_other_fault(
 ) -> None:
     model.write_bytes(MODELS["pending"]())
     run = serve(runtime, model)
-    for key in ("r7", "w\u00e4sche \u2603" * 9, 12):
+    word = "w\u00e4sche \u2603"  # of 11 bytes
+    for key, said in (
+        ("r7", '"r7"'),
+        ("12345678" + word * 9, f'"12345678{word * 2}w\u00e4sche "'),  # no half of a character
+        ("", str(arena.id_number(""))),
+        (12, "12"),
+    ):
         before = run.ask(op="status")["refused"].get("unknown id", 0)
         assert run.ask(op="label", id=key, y=1)["ok"]
-        run.wait(lambda s, n=before: s["refused"].get("unknown id", 0) == n + 1)
-    told = run.ask(op="status")["last_refused"]
-    assert told == "a label: No sample with the id 12 waits for its label."
+        status = run.wait(lambda s, n=before: s["refused"].get("unknown id", 0) == n + 1)
+        told = f"a label: No sample with the id {said} waits for its label."
+        assert status["last_refused"] == told
     run.ask(op="predict", x=[1, 2])
     bad = [e["text"] for e in run.ask(op="status")["events"] if e["kind"] == "bad input"]
     assert bad == [
@@ -862,7 +866,7 @@ def test_board_answers_are_the_same(
         code = board.main(words)
         (line,) = capsys.readouterr().out.splitlines()
         done = subprocess.run(
-            [native, *words], capture_output=True, text=True, timeout=20, input=""
+            [native, *words], capture_output=True, text=True, timeout=60, input=""
         )
         python, own = json.loads(line), json.loads(done.stdout)
         assert done.returncode == code, (words, done)
@@ -878,7 +882,7 @@ def test_board_answers_are_the_same(
             assert python["error"] == own["error"]
     asked = json.dumps({"op": "predict", "x": X[0].tolist()}) + "\nno"
     done = subprocess.run(
-        [native, "ask", run.path, "--timeout", "10"], capture_output=True, timeout=20,
+        [native, "ask", run.path, "--timeout", "10"], capture_output=True, timeout=60,
         input=asked.encode(),
     )  # fmt: skip
     replies = [json.loads(line) for line in done.stdout.splitlines()]

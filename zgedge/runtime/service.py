@@ -39,7 +39,7 @@ SAME_EVENT = 60.0  # seconds in which a kind of event is logged once
 EVENTS = 20  # in a status
 QUIET = 10.0  # seconds without anything learned after which no state is waited for any more
 IDS = 64  # texts of ids that are remembered, to name one in an event
-ID_TEXT = 40  # of their characters
+ID_TEXT = 40  # of their bytes, whole characters
 
 CONFIRMED = 2  # of zge_tick's drift
 ACCEPTED, ROLLED_BACK = 1, 2  # of its guard
@@ -675,7 +675,8 @@ class Service:
         except (TypeError, ValueError) as e:
             raise LineError("id", "An id is a text, or a whole number below 2^64.") from e
         self.queue.put_label(number, self._number(label))
-        self._ids[number % IDS] = (number, key[:ID_TEXT]) if isinstance(key, str) else None
+        text = key.encode()[:ID_TEXT].decode(errors="ignore") if isinstance(key, str) else ""
+        self._ids[number % IDS] = (number, text) if text else None
 
     def _id_told(self, number: int | None) -> str:
         """An id as it was given, where that is still known; else its number."""

@@ -76,7 +76,7 @@ bench: .venv/zgedge-all
 	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB,48KB \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist.md \
 		--plot docs/results/equal_bytes_mnist.png
-	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB --rows "$(others)" \
+	$(bin)/zgedge bench equal-bytes --data mnist --budget 12KB,48KB --rows "$(others)" \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_strategies.md
 	$(bin)/zgedge bench equal-bytes --data mnist --budget 256KB \
 		--log .cache/equal_bytes_mnist.jsonl --out docs/results/equal_bytes_mnist_256KB.md

@@ -85,7 +85,7 @@ bench: .venv/zgedge-all
 		--out docs/results/pictures_10_minutes.md
 	$(bin)/python -m zgedge.bench.latency --out docs/results/latency.md
 	rm -f docs/results/choice.md
-	$(bin)/python -m zgedge.bench.choice --data digits --budget 12KB --seeds 0,1,2 \
+	$(bin)/python -m zgedge.bench.choice --data digits --budget 12KB --seeds 0,1,2,3,4 \
 		--log .cache/choice.jsonl --out docs/results/choice.md
 	$(bin)/python tools/make_shapes.py .cache/shapes --count 500
 	$(bin)/python -m zgedge.bench.choice --data .cache/shapes --budget 16KB --seeds 0 \

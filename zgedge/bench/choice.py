@@ -107,10 +107,24 @@ def measure(
     return sorted(found, key=lambda row: -row.accuracy)
 
 
+def _surely_better(rows: list[Row], own: Row) -> int | None:
+    """How many are ahead of the chosen one by more than chance; None where one seed cannot say."""
+    chosen, count = [run.accuracy for run in own.runs], 0
+    for row in rows:
+        mean, half = results.paired([run.accuracy for run in row.runs], chosen)
+        if half is None:
+            return None
+        count += row is not own and mean > half
+    return count
+
+
 def as_markdown(rows: list[Row], name: str, budget: int, steps: int) -> list[str]:
     """A section of the results file."""
-    own = next(row.accuracy for row in rows if row.who == "chosen")
-    rank = 1 + sum(row.accuracy > own for row in rows)
+    own = next(row for row in rows if row.who == "chosen")
+    rank = 1 + sum(row.accuracy > own.accuracy for row in rows)
+    told = f"**The planner's choice is number {rank} of {len(rows)}.**"
+    if rank > 1 and (surely := _surely_better(rows, own)) is not None:
+        told += f" Better by more than chance, paired over seeds at 95 %: {surely}."
     table = [
         (i, row.who, results.percent([run.accuracy for run in row.runs]),
          f"{row.runs[0].bytes:,}", f"{row.runs[0].operations:,}", f"`{row.runs[0].network}`")
@@ -121,7 +135,7 @@ def as_markdown(rows: list[Row], name: str, budget: int, steps: int) -> list[str
     return [
         f"## {name}, {format_size(budget)}, {steps:,} steps each, seeds {seeds}",
         "",
-        f"**The planner's choice is number {rank} of {len(rows)}.**",
+        told,
         "",
         *results.table(head, table),
         "",

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -89,9 +89,10 @@ def _echo(text: str) -> None:
     click.echo("\n".join(clean(line) for line in text.split("\n")), err=True)
 
 
-def close_output() -> None:
-    """Let what is still buffered go nowhere: the interpreter would fail to flush it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def close_output(stream: TextIO | None = None) -> None:
+    """Let what is still buffered, of standard output where no other is named, go nowhere: the
+    interpreter would fail to flush it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 json_option = click.option(

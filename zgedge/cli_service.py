@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from zgedge.budget import parse_size
 from zgedge.cli_common import (
     ENDS,
     Command,
+    close_output,
     file_argument,
     json_option,
     optional_file_argument,
@@ -64,7 +65,9 @@ def _places(file: str, state: str | None, socket: str | None) -> tuple[str, str]
 )  # fmt: skip
 @state_option
 @socket_option
-@click.option("--form", type=click.Choice(("csv", "json")), help="Of rows [default: as they look].")
+@click.option(
+    "--form", type=click.Choice(("csv", "json")), help="Of rows [default: as the first looks]."
+)
 @click.option("--label", metavar="NAME", help="Column or key of the label [default: label].")
 @click.option("--id", "name", metavar="NAME", help="Column or key of a row's name [default: id].")
 @click.option("--from-start", is_flag=True, help="Take what files and folders hold already.")
@@ -113,6 +116,9 @@ def run(
         folder = ""  # there is nothing to keep
         if socket is None and state is None:
             path = f"{file}.socket"
+        elif socket is None:
+            with suppress(OSError):  # what is in the way is told of the socket
+                os.makedirs(os.path.dirname(path), exist_ok=True)
     made = _sources(model, sources, form, label, name, from_start)
     say: Callable[[dict[str, Any]], None] | None = _answer if answers else None
     with StopSignals() as signals:
@@ -126,12 +132,16 @@ def run(
             service.control("freeze")
         del model
         if not as_json:
-            click.echo(_hello(service, path), err=True)
+            _tell(_hello(service, path))
         found = service.run()
     if as_json:
         print_json(found)
     else:
-        click.echo(_goodbye(found), err=True)
+        _tell(_goodbye(found))
+        try:
+            sys.stderr.flush()
+        except OSError:
+            close_output(sys.stderr)
     if found["store"] is not None and found["store"]["failure"] is not None:
         raise ZgedgeError(found["store"]["failure"], "What was learned since is lost.")
 
@@ -207,7 +217,10 @@ def _answer(told: dict[str, Any]) -> None:
 
 
 def _tell(line: str) -> None:
-    click.echo(clean(line), err=True)
+    """A line for a person. One that cannot be written, to a log on a full disk, ends no service; it
+    is tried again with the next one."""
+    with suppress(OSError):
+        click.echo(clean(line), err=True)
 
 
 def _hello(service: Any, path: str) -> str:
@@ -221,7 +234,8 @@ def _hello(service: Any, path: str) -> str:
             else "; the other slot's state is taken"
         ) + ", and the next commits mend it"  # fmt: skip
     failure = service.store.failure
-    return f"{told}." + (f" {failure} Learning goes on in memory." if failure else "")
+    told = f"{told}." + (f" {failure} Learning goes on in memory." if failure else "")
+    return told if service.store.log.failure is None else f"{told} {service.store.log.failure}"
 
 
 def _goodbye(found: dict[str, Any]) -> str:
@@ -315,8 +329,12 @@ def _say_learning(out: Screen, s: dict[str, Any]) -> None:
         out.line(f"{learned}; {rewired} rewired in all.")
         if "guard" in s["learner"]:
             _say_guard(out, s["learner"])
-    if s["store"] is not None and s["store"]["failure"] is not None:
-        out.line(f"{s['store']['failure']} Learning goes on in memory.", "bold red")
+    store = s["store"] or {}
+    if store.get("failure") is not None:
+        out.line(f"{store['failure']} Learning goes on in memory.", "bold red")
+    for failure in (store.get("log_failure"), s["metrics_failure"]):
+        if failure is not None:
+            out.line(failure, "bold red")
 
 
 def _say_guard(out: Screen, learner: dict[str, Any]) -> None:

@@ -91,6 +91,45 @@ def test_run_learns_a_pipe_and_keeps_it(model: Path) -> None:
     assert Learner(Model(kept)).status() == learner.status()
 
 
+@pytest.mark.parametrize("where", ["nobody", "/dev/full"])
+def test_what_was_learned_stays_where_answers_cannot_go(model: Path, where: str) -> None:
+    """No reader, or no room: it ends as at a signal, and the codes are those of any command."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = writer if where == "nobody" else os.open(where, os.O_WRONLY)
+    made = Served(model, "--source", "-", "--answers", stdin=subprocess.PIPE, stdout=out)
+    for fd in {out, writer}:
+        os.close(fd)
+    _, error = made.child.communicate(rows(200), timeout=60)
+    assert made.child.returncode == (141 if where == "nobody" else 1), error
+    assert ("No space left on device" in error) == (where != "nobody")
+    with Store.open(f"{model}.state", model.read_bytes()) as store:
+        kept = store.load()
+    assert kept is not None
+    assert Learner(Model(kept)).status()["samples"] > 0
+
+
+def test_a_log_on_a_full_disk_ends_no_service(model: Path) -> None:
+    with open("/dev/full", "w") as full:
+        made = Served(model, stderr=full)
+    status = made.ask(op="status")
+    assert status["learning"] == "on"
+    assert made.end()[0] == 0
+
+
+def test_what_cannot_be_written_beside_the_state_is_shown(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "none" / "zgedge.prom"
+    made = Served(model, "--metrics-file", target)
+    for _ in range(6000):
+        if made.ask(op="status")["metrics_failure"]:
+            break
+        time.sleep(0.01)
+    said = f"Metrics are not written to {target}: No such file or directory."
+    assert said in " ".join(run("learn", "status", model).stdout.split())
+    assert "METRICS" in run("top", model, "--once").stdout
+    assert made.end()[0] == 0
+
+
 def test_run_answers_each_row(model: Path) -> None:
     plain = Model.open(model)
     text = "".join(",".join(map(str, x.astype(int))) + "\n" for x in X[:20])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tests.platform import builds
 from tests.runtime.native_program import NATIVE, PYTHON, Served
+from zgedge.devices import native as deployed
 
 
 def _built(target: str) -> Path:
@@ -27,6 +29,12 @@ def _or_skip(make: Callable[[], Path]) -> Path:
 def native() -> str:
     """The native program for this machine."""
     return str(_built(builds.NATIVE))
+
+
+@pytest.fixture(scope="session")
+def native_deployed() -> str:
+    """The native program as a board like this machine gets it: built with another C library."""
+    return str(deployed.build(platform.machine()))
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ class Served:
         *options: str,
         env: dict[str, str] | None = None,
         file_limit: int | None = None,
+        ignored: signal.Signals | None = None,
         start: bool = True,
         as_json: bool = True,
     ) -> None:
@@ -46,6 +47,8 @@ class Served:
         command += ["run", str(model), "--state", str(self.state), "--socket", self.path]
 
         def limit() -> None:
+            if ignored is not None:
+                signal.signal(ignored, signal.SIG_IGN)
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
 

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -382,6 +383,51 @@ def test_a_disk_that_is_read_only_from_the_start(
         run.stop()
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root")
+@pytest.mark.parametrize("kind", ["full", "promises no room"])
+@pytest.mark.parametrize("program", [PYTHON, "native", "native_deployed"])
+def test_disks_that_give_no_room_ahead(
+    program: str, kind: str, model: Path, tmp_path: Path, serve: Serve,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """A full one is told of, and has the state once there is room; ramfs has no `fallocate`."""
+    runtime = program if program == PYTHON else request.getfixturevalue(program)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    kinds = {"full": ("tmpfs", "size=100k"), "promises no room": ("ramfs", "mode=755")}
+    system, options = kinds[kind]
+    if subprocess.run(["mount", "-t", system, "-o", options, "none", disk]).returncode:
+        pytest.skip("may not mount")
+    try:
+        run = serve(runtime, model, "a", "--state", str(disk / "state"))
+        run.learn(X[:5], Y[:5])
+        failure = run.ask(op="status")["store"]["failure"]
+        if kind == "full":
+            assert failure.endswith(": No space left on device.")
+            subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+            run.wait(lambda status: run.ask(op="control", do="commit")["ok"])
+        else:
+            assert failure is None
+            assert run.ask(op="control", do="commit")["ok"]
+        assert newest(disk / "state", model) is not None
+        run.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_hang_up_is_a_clean_stop_but_where_it_is_ignored(
+    runtime: str, model: Path, serve: Serve
+) -> None:
+    run = serve(runtime, model, "a")
+    run.learn(X[:5], Y[:5])
+    run.process.send_signal(signal.SIGHUP)
+    assert run.ended()["stopped"] == "SIGHUP"
+    run = serve(runtime, model, "b", ignored=signal.SIGHUP)
+    run.process.send_signal(signal.SIGHUP)
+    run.learn(X[:5], Y[:5])
+    assert run.stop()["stopped"] == "SIGTERM"
 
 
 def test_what_was_never_kept_is_said_at_the_end(native: str, model: Path, serve: Serve) -> None:

@@ -120,6 +120,10 @@ def frame(s: dict[str, Any], width: int, unicode: bool = True) -> list[Spans]:
             row("", (f"{counted(s['uncommitted'], 'sample')} not committed yet", ""))
         if store["failure"] is not None:
             row("DISK", (store["failure"], "bold red"))
+        if store.get("log_failure") is not None:
+            row("LOG", (store["log_failure"], "bold red"))
+    if s["metrics_failure"] is not None:
+        row("METRICS", (s["metrics_failure"], "bold red"))
     for source in s["sources"]:
         state = "ended" if source["ended"] else source["state"] or "open"
         row("source", (f"{source['source']}: {counted(source['rows'], 'row')}, {state}", ""))

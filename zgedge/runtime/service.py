@@ -101,7 +101,8 @@ class Service:
     state         folder of learned state; None: nothing is kept
     socket        path of the socket to serve; None: none
     sources       where rows come from, besides the socket
-    answers       called with a dict for each row of a source: what was predicted
+    answers       called with a dict for each row of a source: what was predicted. Where that raises
+                  OSError the service stops as it does for a signal, and `run` raises it then
     commit_every  least seconds between two commits
     queue         learning samples that may wait; None: as many as a megabyte holds, 1,024 at most
     metrics_file  file to write metrics to, each `metrics_every` seconds
@@ -133,6 +134,7 @@ class Service:
         self._clock = clock
         self._started = clock()
         self._answers = answers
+        self._unanswered: OSError | None = None
         self._metrics_file = metrics_file
         self._metrics_every = metrics_every
         self._metrics_at = 0.0
@@ -247,6 +249,8 @@ class Service:
                 self.turn()
             self._notify.say("STOPPING=1")
             self._finish()
+            if self._unanswered is not None:
+                raise self._unanswered
             return {**self.status(), "stopped": self._stopping}
         finally:
             gc.unfreeze()
@@ -371,25 +375,30 @@ class Service:
             return
         if row.label is None or self.learner is None:
             keep = row.name is not None and self.model.arena.network.pending
-            label = self.predict(row.x, row.name if keep else None)
-            if self._answers is not None:
-                self._answers(self._told(row, label, source))
+            self._answer(row, self.predict(row.x, row.name if keep else None), source)
             return
         number = self._number(row.label)
         self.queue.put(row.x, number)
         if self._answers is not None:
             if self.sources[source].pushes:
-                self._answers(self._told(row, self.predict(row.x), source))
+                self._answer(row, self.predict(row.x), source)
             else:
                 self._from_source = source
 
-    def _told(self, row: Row, predicted: Any, source: int) -> dict[str, Any]:
+    def _answer(self, row: Row, predicted: Any, source: int) -> None:
+        """Tell what was predicted for a row, where anyone asked for it."""
+        if self._answers is None:
+            return
         told: dict[str, Any] = {"row": self.sources[source].number, "predicted": predicted}
         if row.label is not None:
             told["label"] = row.label
         if row.name is not None:
             told["id"] = row.name
-        return told
+        try:
+            self._answers(told)
+        except OSError as e:  # nobody reads, or there is no room: no reason to lose what it learned
+            self._answers, self._unanswered = None, e
+            self.stop("nobody takes its answers")
 
     def _tick(self) -> None:
         """Learn the sample that has waited longest; where learning is frozen, score it only."""
@@ -428,8 +437,7 @@ class Service:
         self.rolling.add(right)
         if self._from_source is not None:
             source, self._from_source = self._from_source, None
-            if self._answers is not None:
-                self._answers(self._told(self._row, predicted, source))
+            self._answer(self._row, predicted, source)
 
     def _drifted(self, drift: int) -> None:
         self.drifts += drift == CONFIRMED
@@ -847,7 +855,8 @@ def _nothing(mask: int) -> None:
 
 
 class StopSignals:
-    """SIGTERM and SIGINT stop a service cleanly while this is entered.
+    """SIGTERM, SIGINT and SIGHUP stop a service cleanly while this is entered; SIGHUP not where it
+    was ignored, as under `nohup`: that one is to outlive its terminal.
 
     It is entered before the service is made: one that can be reached can be stopped, and leaves no
     socket behind. A signal that comes before `stop` is told which service is stopped by it then.
@@ -856,7 +865,10 @@ class StopSignals:
     def __enter__(self) -> Self:
         self._service: Service | None = None
         self._came: str | None = None
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        stops = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            stops.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._note) for number in stops}
         return self
 
     def __exit__(self, *raised: object) -> None:

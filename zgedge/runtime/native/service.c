@@ -1206,7 +1206,7 @@ static void turn(void) {
     }
     zgn_notify_alive(&it.notify, now);
     if (signalled != 0 && it.stopping == NULL) {
-        it.stopping = signalled == SIGINT ? "SIGINT" : "SIGTERM";
+        it.stopping = signalled == SIGINT ? "SIGINT" : signalled == SIGHUP ? "SIGHUP" : "SIGTERM";
     }
 }
 
@@ -1395,6 +1395,10 @@ static void take_signals(void) {
     action.sa_handler = stopped;
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);
+    struct sigaction before;
+    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) { /* under nohup it is */
+        (void)sigaction(SIGHUP, &action, NULL);
+    }
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGPIPE, &action, NULL);
     (void)sigaction(SIGXFSZ, &action, NULL); /* a file that may not be so long is EFBIG, as in Python */

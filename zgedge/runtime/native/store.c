@@ -110,7 +110,11 @@ static int fill(const zgn_disk *d, const char *folder, uint64_t size) {
     if ((uint64_t)about.st_size >= size) {
         return 0;
     }
-    int error = posix_fallocate(d->fd, 0, (off_t)size);
+    /* Not posix_fallocate: what that returns where it fails is not the same in all C libraries. */
+    int error;
+    do {
+        error = fallocate(d->fd, 0, 0, (off_t)size) == 0 ? 0 : errno;
+    } while (error == EINTR);
     if (error == EOPNOTSUPP || error == ENOSYS || error == EINVAL) {
         error = 0; /* a file system that cannot promise room, as those of raw flash: the zeros take it */
     }

@@ -90,7 +90,7 @@ bench: .venv/zgedge-all
 	$(bin)/python tools/make_shapes.py .cache/shapes --count 500
 	$(bin)/python -m zgedge.bench.choice --data .cache/shapes --budget 16KB --seeds 0 \
 		--log .cache/choice.jsonl --out docs/results/choice.md
-	$(bin)/python -m zgedge.bench.choice --data mnist --budget 12KB \
+	$(bin)/python -m zgedge.bench.choice --data mnist --budget 12KB --seeds 0,1,2 \
 		--log .cache/choice.jsonl --out docs/results/choice.md
 	$(bin)/python -m zgedge.bench.adaptation --out docs/results/adaptation.md
 	$(bin)/python -m zgedge.bench.strategies --out docs/results/strategies.md

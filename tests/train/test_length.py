@@ -327,3 +327,21 @@ def test_time_that_is_none(text: str) -> None:
 def test_times_are_written_as_people_do() -> None:
     given = [format_duration(s) for s in (1.5, 90, 600, 7200)]
     assert given == ["1.5 s", "90 s", "10 min", "2 h"]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_take_no_core_from_others(given: dict[str, str], found: str) -> None:
+    """It is set before torch is there, whose library reads it once; what a person sets stays."""
+    code = (
+        "import os, sys; import zgedge.train; assert 'torch' not in sys.modules;"
+        " print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    env = {key: value for key, value in os.environ.items() if key not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**env, **given}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == found, done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tests.cli.test_conformance import commands, tree
 from tests.devices.desks import Desk, served_board
 from tests.devices.fakes import fake_ssh
 from tests.float_nets import centroids
+from tests.waiting import until
 from zgedge import errors
 from zgedge.cli_common import INTERRUPTED, READER_GONE
 from zgedge.data import load
@@ -104,10 +104,7 @@ def piped(model: Path) -> dict[str, Any]:
 def of_a_service(model: Path, *args: str) -> dict[str, Any]:
     child = process("run", model, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(6000):
-            if Path(f"{model}.state", "socket").exists():
-                break
-            time.sleep(0.01)
+        until(Path(f"{model}.state", "socket").exists)
         return run_json(*args, model)
     finally:
         child.terminate()

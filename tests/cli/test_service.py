@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests import nets
 from tests.cli.conftest import process, refused, run, run_json
 from tests.conftest import ROOT
 from tests.core import test_guard as guarded
+from tests.waiting import until
 from tests.worlds import start, worlds
 from zgedge import cli_service
 from zgedge.network import sparse
@@ -45,14 +46,15 @@ class Served:
         self.model = model
         self.socket = f"{model}.state/socket"
         self.child = process("run", model, *args, **options)
-        for _ in range(6000):
-            if os.path.exists(self.socket) or self.child.poll() is not None:
-                break
-            time.sleep(0.01)
+        until(lambda: os.path.exists(self.socket) or self.child.poll() is not None)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         (reply,) = ask(self.socket, iter([request]))
         return reply  # type: ignore[no-any-return]
+
+    def wait(self, when: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """A status once it is so."""
+        return until(lambda: self.ask(op="status"), when)
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         self.child.send_signal(number)
@@ -111,7 +113,8 @@ def test_what_was_learned_stays_where_answers_cannot_go(model: Path, where: str)
 
 def test_a_log_on_a_full_disk_ends_no_service(model: Path) -> None:
     with open("/dev/full", "w") as full:
-        made = Served(model, stderr=full)
+        # Buffered, as for a person: what found no room is tried again at the very end.
+        made = Served(model, stderr=full, env={"PYTHONUNBUFFERED": ""})
     status = made.ask(op="status")
     assert status["learning"] == "on"
     assert made.end()[0] == 0
@@ -120,10 +123,7 @@ def test_a_log_on_a_full_disk_ends_no_service(model: Path) -> None:
 def test_what_cannot_be_written_beside_the_state_is_shown(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "none" / "zgedge.prom"
     made = Served(model, "--metrics-file", target)
-    for _ in range(6000):
-        if made.ask(op="status")["metrics_failure"]:
-            break
-        time.sleep(0.01)
+    made.wait(lambda status: status["metrics_failure"])
     said = f"Metrics are not written to {target}: No such file or directory."
     assert said in " ".join(run("learn", "status", model).stdout.split())
     assert "METRICS" in run("top", model, "--once").stdout
@@ -217,11 +217,7 @@ def test_run_follows_a_file_and_watches_a_folder(model: Path, tmp_path: Path) ->
     np.savez(folder / "a.npz", x=X[10:30], y=Y[10:30])
     with log.open("a") as f:
         f.write(rows(5, 50))
-    for _ in range(6000):
-        status = made.ask(op="status")
-        if status["samples"] == 35:
-            break
-        time.sleep(0.01)
+    status = made.wait(lambda status: status["samples"] == 35)
     assert [s["rows"] for s in status["sources"]] == [15, 20]
     assert made.end()[0] == 0
 
@@ -231,19 +227,11 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
 ) -> None:
     log = tmp_path / "log.csv"
     made = Served(model, "--source", log)
-    for _ in range(6000):
-        status = made.ask(op="status")
-        if len(status["events"]) > 1:
-            break
-        time.sleep(0.01)
+    status = made.wait(lambda status: len(status["events"]) > 1)
     assert status["events"][-1]["text"].startswith(f"{log} is not there yet"[:80])
     assert status["sources"][0]["state"] == "waits for it"
     log.write_text(rows(3))
-    for _ in range(6000):
-        status = made.ask(op="status")
-        if status["samples"] == 3:
-            break
-        time.sleep(0.01)
+    status = made.wait(lambda status: status["samples"] == 3)
     assert status["sources"][0]["state"] is None
     code, _, err = made.end()
     assert code == 0
@@ -253,17 +241,10 @@ def test_a_file_that_is_not_there_yet_is_waited_for_and_that_is_said(
 def test_a_folder_that_comes_later_is_watched(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     made = Served(model, "--source", f"{folder}/")
-    for _ in range(6000):
-        if len(made.ask(op="status")["events"]) > 1:
-            break
-        time.sleep(0.01)
+    made.wait(lambda status: len(status["events"]) > 1)
     folder.mkdir()
     np.savez(folder / "a.npz", x=X[:20], y=Y[:20])
-    for _ in range(6000):
-        status = made.ask(op="status")
-        if status["samples"] == 20:
-            break
-        time.sleep(0.01)
+    status = made.wait(lambda status: status["samples"] == 20)
     assert status["sources"][0]["rows"] == 20
     code, _, err = made.end()
     assert code == 0
@@ -274,10 +255,7 @@ def test_the_end_of_one_source_of_two_is_said(model: Path, tmp_path: Path) -> No
     made = Served(model, "--source", "-", "--source", tmp_path, stdin=subprocess.PIPE)
     made.child.stdin.write(rows(3))
     made.child.stdin.close()
-    for _ in range(6000):
-        if made.ask(op="status")["sources"][0]["ended"]:
-            break
-        time.sleep(0.01)
+    made.wait(lambda status: status["sources"][0]["ended"])
     made.child.stdin = None
     code, _, err = made.end()
     assert code == 0
@@ -289,21 +267,13 @@ def test_a_bad_file_of_a_folder_is_told_once_and_whole(model: Path, tmp_path: Pa
     folder.mkdir(parents=True)
     (folder / "bad.npz").write_text("no array at all")
     made = Served(model, "--source", folder, "--from-start")
-    for _ in range(6000):
-        status = made.ask(op="status")
-        if status["refused"]:
-            break
-        time.sleep(0.01)
+    status = made.wait(lambda status: status["refused"])
     said = "inbox, bad.npz: is neither an .npy nor an .npz file. Python objects are not loaded"
     assert status["last_refused"].startswith(said)
     (text,) = [e["text"] for e in status["events"] if e["kind"] == "bad input"]
     assert said.startswith(text[:60])
     np.savez(folder / "half.npz", x=np.vstack([X[:2], np.full((1, 64), 17.0)]), y=[1, 99, 2])
-    for _ in range(6000):
-        status = made.ask(op="status")
-        if len(status["refused"]) > 1:
-            break
-        time.sleep(0.01)
+    status = made.wait(lambda status: len(status["refused"]) > 1)
     assert status["last_refused"].startswith("inbox, half.npz, row 2: The label '99' is not a")
     made.end()
 
@@ -319,11 +289,7 @@ def test_the_memory_of_a_large_file_goes_back(model: Path, tmp_path: Path) -> No
         np.savez(tmp_path / name, x=X[np.arange(n) % len(X)])
         (tmp_path / name).rename(folder / name)
         rows += n
-        for _ in range(6000):
-            status = made.ask(op="status")
-            if status["predictions"] == rows:
-                break
-            time.sleep(0.01)
+        status = made.wait(lambda status, rows=rows: status["predictions"] == rows)
     assert status["predictions"] == rows
     time.sleep(1.5)  # it is measured each second
     memory = made.ask(op="status")["memory"]
@@ -488,13 +454,21 @@ def test_one_of_each_at_the_end(model: Path) -> None:
     assert f": 1 sample learned, 0 predicted; 1 commit in {model}.state." in err
 
 
+def test_a_folder_that_was_named_is_made_for_the_socket(fixed: Path, tmp_path: Path) -> None:
+    """Also for a file that has nothing to keep in it."""
+    folder = tmp_path / "new" / "state"
+    child = process("run", fixed, "--state", folder)
+    until((folder / "socket").exists)
+    child.terminate()
+    child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert os.listdir(folder) == []
+
+
 def test_a_service_of_a_file_that_only_predicts_is_found(fixed: Path) -> None:
     """Its socket lies beside the file: it has no folder."""
     child = process("run", fixed)
-    for _ in range(6000):
-        if os.path.exists(f"{fixed}.socket"):
-            break
-        time.sleep(0.01)
+    until(lambda: os.path.exists(f"{fixed}.socket"))
     try:
         assert "written to predict only" in run("learn", "status", fixed).stdout
         assert "none: there is no folder" in run("top", fixed, "--once").stdout
@@ -612,10 +586,7 @@ def test_the_examples_of_the_guide_run(model: Path, tmp_path: Path) -> None:
             if words.rstrip().endswith("&"):
                 argv = shlex.split(words.rstrip().removesuffix("&"))
                 background.append(subprocess.Popen(argv, cwd=folder, env=environment))
-                for _ in range(6000):
-                    if (folder / "digits.zge.state" / "socket").exists():
-                        break
-                    time.sleep(0.01)
+                until((folder / "digits.zge.state" / "socket").exists)
                 continue
             done = subprocess.run(
                 ["bash", "-ec", words], cwd=folder, env=environment, capture_output=True,

@@ -252,12 +252,17 @@ def test_no_learning_is_inference_only(model: Path, fixed: Path, tmp_path: Path)
     assert "zgedge adapt" not in result.stdout  # it would be refused
 
 
+def moved_text(csv: str) -> str:
+    """The table with its columns in another order."""
+    lines = [line.split(",") for line in csv.splitlines()]
+    return "".join(",".join([*line[:0:-1], line[0]]) + "\n" for line in lines)
+
+
 def test_columns_in_another_order_are_put_in_order(tmp_path: Path) -> None:
     rows, out = table(300), tmp_path / "m.zge"
     data, moved, other = (tmp_path / f"{name}.csv" for name in ("data", "moved", "other"))
     data.write_text(csv_text(rows))
-    lines = [line.split(",") for line in data.read_text().splitlines()]
-    moved.write_text("".join(",".join([*line[:0:-1], line[0]]) + "\n" for line in lines))
+    moved.write_text(moved_text(data.read_text()))
     other.write_text(data.read_text().replace("s1,", "s9,", 1))
     train = ("--label", "kind", "--budget", "4KB", "--epochs", "3")
     said = run("train", data, *train, "--out", out).stdout
@@ -280,8 +285,7 @@ def test_columns_in_another_order_are_put_in_order(tmp_path: Path) -> None:
 def test_an_analytic_head_finds_its_columns_by_their_names(tmp_path: Path) -> None:
     data, moved = tmp_path / "data.csv", tmp_path / "moved.csv"
     data.write_text(csv_text(table(300)))
-    lines = [line.split(",") for line in data.read_text().splitlines()]
-    moved.write_text("".join(",".join([*line[:0:-1], line[0]]) + "\n" for line in lines))
+    moved.write_text(moved_text(data.read_text()))
     train = ("train", data, "--label", "kind", "--head", "analytic", "--budget")
     for more in ((), ("--spare-classes", "2")):
         out = tmp_path / f"{len(more)}.zge"

@@ -26,6 +26,7 @@ import zgedge
 from tests import nets
 from tests.devices.desks import NET, Desk, bundle_of, make_desk, rows
 from tests.devices.local import Poller, cut_off, local
+from tests.waiting import until
 from zgedge.devices import bundle, cross, deploy, keys, profiles, wheels
 from zgedge.devices import desk as desks
 from zgedge.devices.agent import _PUT as PUT
@@ -37,13 +38,6 @@ from zgedge.runtime import Model
 WORDS = ("facts", "lock", "begin", "offset", "receive", "unpack", "install", "golden", "put",
          "state", "change", "unlock")  # fmt: skip
 BEFORE_SWITCH = WORDS[: WORDS.index("change")]
-
-
-def until(come: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not come():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def agent(desk: Desk) -> Agent:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.devices.conftest import CACHE, prepared
+from tests.waiting import until
 from zgedge.devices import emulated
 from zgedge.devices.emulated import Emulated
 from zgedge.devices.ssh import Remote
@@ -73,10 +74,7 @@ def test_reboot_keeps_files_and_ends_processes(board: Emulated) -> None:
             "kept",
             "0",
         ]
-        for _ in range(1200):
-            if (board.root / "opt/started").exists():
-                break
-            time.sleep(0.05)
+        until((board.root / "opt/started").exists)
         assert (board.root / "opt/started").read_text() == "start\n"
         assert len(emulated._children(board.pid)) < inside
 
@@ -159,10 +157,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     assert emulated._lives(pid)
     child.kill()
     child.communicate()
-    for _ in range(3000):
-        if not emulated._lives(pid):
-            break
-        time.sleep(0.02)
+    until(lambda: not emulated._lives(pid))
     assert not emulated._lives(pid)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.cli.conftest import refused
 from tests.devices.conftest import CACHE, prepared
 from tests.devices.desks import NET, native_program
 from tests.platform import builds
+from tests.waiting import until
 from zgedge.devices import boards, bundle, deploy, desk, emulated, keys, profiles
 from zgedge.devices.agent import DeployError
 from zgedge.devices.deploy import Deployment, Request, Target
@@ -245,10 +245,7 @@ def test_a_board_that_restarts_during_the_switch(board: Emulated, to: Callable[.
 
     thread = threading.Thread(target=deploying)
     thread.start()
-    deadline = time.monotonic() + 120
-    while not (board.root / "opt/zgedge/m/pending").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until((board.root / "opt/zgedge/m/pending").exists, seconds=120)
     board.reboot()
     thread.join()
     assert results[0] in ("cut", "timeout", "refused")
@@ -273,10 +270,7 @@ def test_a_board_goes_back_by_itself_after_its_power_went(
     (folder / "pending").write_text(f"{new} {old} an-earlier-boot 2 - -\n")
     (folder / "versions" / new / "bin" / "zgedge-native").write_text("#!/bin/sh\nexit 3\n")
     board.reboot()
-    deadline = time.monotonic() + 240
-    while (board.root / "opt/zgedge/m/pending").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: not (board.root / "opt/zgedge/m/pending").exists(), seconds=240)
     assert predicts_as(board, 0)
 
 

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import until
 from zgedge.devices import emulated, units
 from zgedge.devices.emulated import Emulated
 from zgedge.devices.ssh import Remote
@@ -43,13 +44,6 @@ case $1 in
         ;;
 esac
 """
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.05)
 
 
 def lives(pid: int) -> bool:
@@ -210,7 +204,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def test_start_status_stop(service: Service) -> None:
     assert "stopped" in service("status", code=3)
     service("start")
-    wait_for(lambda: service.lines("events"))
+    until(lambda: service.lines("events"))
     assert service.lines("events") == [
         f"started run {service.folder}/current/model.zge --state {service.folder}/current/state "
         f"--socket {service.folder}/run/socket --commit-every 60 --erase-block 131072"
@@ -226,9 +220,9 @@ def test_start_status_stop(service: Service) -> None:
 
 def test_restart_is_a_stop_in_order_and_a_start(service: Service) -> None:
     service("start")
-    wait_for(lambda: service.lines("events"))
+    until(lambda: service.lines("events"))
     service("restart")
-    wait_for(lambda: len(service.lines("events")) == 3)
+    until(lambda: len(service.lines("events")) == 3)
     assert [line.split()[0] for line in service.lines("events")] == [
         "started",
         "stopped",
@@ -239,7 +233,7 @@ def test_restart_is_a_stop_in_order_and_a_start(service: Service) -> None:
 def test_a_crash_is_followed_by_later_and_later_starts(service: Service) -> None:
     service.mode("crash")
     service("start")
-    wait_for(lambda: len(service.lines("events")) == 3)
+    until(lambda: len(service.lines("events")) == 3)
     told = [line for line in service.lines("log") if "ended with code 3" in line]
     assert [line.rpartition("again in ")[2] for line in told[:2]] == ["1 s", "2 s"]
     assert "waits until it is started again" in service("status")
@@ -248,49 +242,49 @@ def test_a_crash_is_followed_by_later_and_later_starts(service: Service) -> None
 
 def test_a_killed_service_is_started_again(service: Service) -> None:
     service("start")
-    wait_for(lambda: service.lines("events"))
+    until(lambda: service.lines("events"))
     os.kill(service.pid("init.child"), signal.SIGKILL)
-    wait_for(lambda: len(service.lines("events")) == 2)
+    until(lambda: len(service.lines("events")) == 2)
 
 
 def test_a_service_that_ends_in_order_is_let_go(service: Service) -> None:
     service.mode("done")
     service("start")
-    wait_for(lambda: any("in order" in line for line in service.lines("log")))
-    wait_for(lambda: not (service.folder / "init.pid").exists())
+    until(lambda: any("in order" in line for line in service.lines("log")))
+    until(lambda: not (service.folder / "init.pid").exists())
     service("status", code=3)
 
 
 def test_a_service_without_a_sign_of_life_is_ended_and_started_again(service: Service) -> None:
     service("start")
-    wait_for(lambda: service.lines("events"))
+    until(lambda: service.lines("events"))
     first = service.pid("init.child")
     time.sleep(2.5)  # a sign of life is seen
     service.mode("mute")
-    wait_for(lambda: any("no sign of life" in line for line in service.lines("log")))
+    until(lambda: any("no sign of life" in line for line in service.lines("log")))
     service.mode("")
-    wait_for(lambda: len(service.lines("events")) == 2)
-    wait_for(lambda: service.pid("init.child") != first)
+    until(lambda: len(service.lines("events")) == 2)
+    until(lambda: service.pid("init.child") != first)
     assert not lives(first)
 
 
 def test_a_service_is_stopped_whose_supervisor_was_killed(service: Service) -> None:
     service("start")
-    wait_for(lambda: service.lines("events"))
+    until(lambda: service.lines("events"))
     child = service.pid("init.child")
     boss = service.pid("init.pid")
     os.kill(boss, signal.SIGKILL)
-    wait_for(lambda: not lives(boss))
+    until(lambda: not lives(boss))
     assert "is stopped" in service("status", code=3)
     service("start")
     assert not lives(child)
-    wait_for(lambda: [x.split()[0] for x in service.lines("events")][-2:] == ["stopped", "started"])
+    until(lambda: [x.split()[0] for x in service.lines("events")][-2:] == ["stopped", "started"])
 
 
 def test_the_log_is_kept_short(service: Service) -> None:
     service.mode("noisy")
     service("start")
-    wait_for(lambda: (service.folder / "log.1").exists())
+    until(lambda: (service.folder / "log.1").exists())
     time.sleep(2)
     sizes = [(service.folder / name).stat().st_size for name in ("log", "log.1")]
     # What comes between two looks at it may be over.
@@ -331,7 +325,7 @@ def test_a_supervisor_that_is_slow_keeps_no_switch_from_being_judged(
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
         assert "supervisor does not start" in service("start", code=1)
-    wait_for(lambda: service.lines("judged") == ["digits boot"])
+    until(lambda: service.lines("judged") == ["digits boot"])
 
 
 def test_wrong_action_is_said(service: Service) -> None:
@@ -360,9 +354,9 @@ def test_init_script_on_a_board(kind: str, request: pytest.FixtureRequest) -> No
         )  # fmt: skip
         remote.check("/etc/init.d/zgedge-digits start")
         users = made.root / "opt/zgedge/digits/users"
-        wait_for(lambda: users.exists() and users.read_text() == "1001\n")
+        until(lambda: users.exists() and users.read_text() == "1001\n")
         made.reboot()
-        wait_for(lambda: (made.root / "opt/zgedge/digits/users").read_text() == "1001\n" * 2)
+        until(lambda: (made.root / "opt/zgedge/digits/users").read_text() == "1001\n" * 2)
         assert "runs" in remote.check("/etc/init.d/zgedge-digits status")
         remote.check("/etc/init.d/zgedge-digits stop")
         events = made.root / "opt/zgedge/digits/events"

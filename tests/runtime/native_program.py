@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import until
 from zgedge.runtime.sockets import ask
 
 PYTHON, NATIVE = "python", "native"
@@ -107,12 +108,7 @@ class Served:
 
     def wait(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """A status once it is so."""
-        for _ in range(12000):
-            status = self.ask(op="status")
-            if when(status):
-                return status
-            time.sleep(0.005)
-        raise AssertionError(f"never: {status}")
+        return until(lambda: self.ask(op="status"), when, each=0.005)
 
     def stop(self, code: int = 0) -> dict[str, Any]:
         """Stop it with SIGTERM; its last status."""

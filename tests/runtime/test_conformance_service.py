@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests import nets
 from tests.core import test_guard as guarded
 from tests.runtime.native_program import PYTHON, Served, newest
 from tests.runtime.test_store import flip
+from tests.waiting import until
 from tests.worlds import start, worlds
 from zgedge import Learner, Model, arena
 from zgedge.runtime import sockets
@@ -351,17 +352,27 @@ def test_a_full_disk_stops_no_learning(runtime: str, model: Path, serve: Serve) 
     assert Learner(Model(nets.buffer(newest(run.state, model)))).status() == learner.status()
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root")
+@contextlib.contextmanager
+def mounted(disk: Path, system: str, *options: str) -> Iterator[None]:
+    """A file system of its own at `disk` while this is entered; needs to be root."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("only root mounts a disk")
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", system, *options, "none", disk]).returncode:
+        pytest.skip(f"this machine lets nobody mount a {system}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 @pytest.mark.parametrize("made", [True, False], ids=["a folder", "none yet"])
 def test_a_disk_that_is_read_only_from_the_start(
     runtime: str, model: Path, tmp_path: Path, serve: Serve, made: bool
 ) -> None:
     """Whether the folder is there or not: the socket must lie elsewhere, and the reason is told."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "none", disk], capture_output=True).returncode:
-        pytest.skip("may not mount")
-    try:
+    with mounted(disk, "tmpfs"):
         state = disk / "state"
         if made:
             state.mkdir()
@@ -381,11 +392,8 @@ def test_a_disk_that_is_read_only_from_the_start(
         run.wait(lambda status: run.ask(op="control", do="commit")["ok"])
         assert newest(state, model) is not None
         run.stop()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root")
 @pytest.mark.parametrize("kind", ["full", "promises no room"])
 @pytest.mark.parametrize("program", [PYTHON, "native", "native_deployed"])
 def test_disks_that_give_no_room_ahead(
@@ -395,12 +403,8 @@ def test_disks_that_give_no_room_ahead(
     """A full one is told of, and has the state once there is room; ramfs has no `fallocate`."""
     runtime = program if program == PYTHON else request.getfixturevalue(program)
     disk = tmp_path / "disk"
-    disk.mkdir()
-    kinds = {"full": ("tmpfs", "size=100k"), "promises no room": ("ramfs", "mode=755")}
-    system, options = kinds[kind]
-    if subprocess.run(["mount", "-t", system, "-o", options, "none", disk]).returncode:
-        pytest.skip("may not mount")
-    try:
+    system = ("tmpfs", "-o", "size=100k") if kind == "full" else ("ramfs",)
+    with mounted(disk, *system):
         run = serve(runtime, model, "a", "--state", str(disk / "state"))
         run.learn(X[:5], Y[:5])
         failure = run.ask(op="status")["store"]["failure"]
@@ -413,8 +417,6 @@ def test_disks_that_give_no_room_ahead(
             assert run.ask(op="control", do="commit")["ok"]
         assert newest(disk / "state", model) is not None
         run.stop()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_hang_up_is_a_clean_stop_but_where_it_is_ignored(
@@ -634,10 +636,7 @@ def test_metrics_file_and_options(native: str, model: Path, tmp_path: Path, serv
     target = tmp_path / "zgedge.prom"
     run = serve(native, model, "a", "--freeze", f"--metrics-file={target}", "--erase-block", "4KB")
     assert run.ask(op="status")["learning"] == "frozen"
-    for _ in range(6000):
-        if target.exists():
-            break
-        time.sleep(0.01)
+    until(target.exists)
     assert "zgedge_learning 0\n" in target.read_text()
     assert (run.state / "slot-a").stat().st_size == 8192
     run.stop()

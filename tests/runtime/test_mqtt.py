@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests import nets
+from tests.waiting import until
 from zgedge import Learner, MissingExtraError, UsageError
 from zgedge.runtime.mqtt import Mqtt
 from zgedge.runtime.service import Service
@@ -137,12 +138,12 @@ def test_a_broker_that_cannot_be_reached_is_told_of_once(tmp_path: Path) -> None
     thread.start()
     broker: Broker | None = None
     try:
-        _until(lambda: bool(said))
+        until(lambda: bool(said))
         assert source.state == "cannot connect"
         time.sleep(1.5)  # it is tried again after a second
         assert said == [f"mqtt://127.0.0.1:{port}/a/b cannot connect; it is tried again."]
         broker = Broker(port=port)
-        _until(lambda: len(said) > 1)
+        until(lambda: len(said) > 1)
         assert said[1:] == [f"mqtt://127.0.0.1:{port}/a/b has connected."]
     finally:
         service.stop("the end")
@@ -150,14 +151,6 @@ def test_a_broker_that_cannot_be_reached_is_told_of_once(tmp_path: Path) -> None
         if broker is not None:
             broker.close()
     assert [f"{e['text']}." for e in found[0]["events"] if e["kind"] == "source"] == said
-
-
-def _until(so: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if so():
-            return
-        time.sleep(0.01)
-    raise AssertionError("never")
 
 
 def rows(source: Mqtt, n: int) -> list[tuple[list[float], object] | str]:
@@ -196,10 +189,7 @@ def test_a_flood_drops_the_oldest(broker: Broker) -> None:
     room = source._inbox.maxlen
     assert room is not None
     broker.publish(*(b"%d,0" % i for i in range(room + 300)))
-    for _ in range(6000):
-        if broker.acknowledged == room + 300:
-            break
-        time.sleep(0.01)
+    until(lambda: broker.acknowledged == room + 300)
     assert source.dropped == 300
     assert [x[0] for x, _ in rows(source, room)] == list(range(300, room + 300))
     source.close()
@@ -224,7 +214,7 @@ def test_no_broker_and_a_wrong_password() -> None:
     right.close()
     wrong = Mqtt(f"mqtt://me:other@127.0.0.1:{broker.port}/a", Reader(2))
     assert "other" not in wrong.spec
-    for _ in range(6000):
+    for _ in range(300):
         if wrong.state != "connecting":
             break
         time.sleep(0.01)
@@ -267,10 +257,7 @@ def test_a_service_learns_from_messages(broker: Broker, tmp_path: Path) -> None:
             for x, y in zip(X[:200], Y[:200], strict=True)
         )
     )
-    for _ in range(6000):
-        if service.samples == 200:
-            break
-        time.sleep(0.01)
+    until(lambda: service.samples == 200)
     learner = Learner(str(path))
     for x, y in zip(X[:200], Y[:200], strict=True):
         learner.learn_one(x, int(y))

@@ -20,6 +20,7 @@ import pytest
 from tests import nets
 from tests.core import test_guard as guarded
 from tests.runtime.test_store import Clock, Failing, flip
+from tests.waiting import until
 from tests.worlds import start, worlds
 from zgedge import Learner, Model
 from zgedge.errors import ModelError, UsageError, ZgedgeError
@@ -81,12 +82,10 @@ class Running:
 
     def wait(self, **values: Any) -> dict[str, Any]:
         """A status once it has these values."""
-        for _ in range(6000):
-            status = self.ask(op="status")
-            if all(status[name] == value for name, value in values.items()):
-                return status
-            time.sleep(0.01)
-        raise AssertionError(f"never {values}: {status}")
+        return until(
+            lambda: self.ask(op="status"),
+            lambda status: all(status[name] == value for name, value in values.items()),
+        )
 
     def stop(self) -> dict[str, Any]:
         self.service.stop("a test")
@@ -1096,21 +1095,14 @@ def test_metrics_over_the_socket_and_in_a_file(started: Any, tmp_path: Path) -> 
             float(line.rpartition(" ")[2])
     families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(families) == len(set(families)) > 15
-    for _ in range(6000):
-        if path.exists() and "zgedge_samples_total 20" in path.read_text():
-            break
-        time.sleep(0.01)
+    until(lambda: path.exists() and "zgedge_samples_total 20" in path.read_text())
     assert "zgedge_samples_total 20" in path.read_text()
     assert not list(tmp_path.glob("zgedge.prom.*"))
 
 
 def test_metrics_that_cannot_be_written(started: Any, tmp_path: Path) -> None:
     run = started(metrics_file=str(tmp_path / "none" / "m.prom"), metrics_every=0.0)
-    for _ in range(6000):
-        failure = run.ask(op="status")["metrics_failure"]
-        if failure:
-            break
-        time.sleep(0.01)
+    failure = until(lambda: run.ask(op="status")["metrics_failure"])
     assert "No such file or directory" in failure
 
 

@@ -31,6 +31,11 @@ KINDS = (
 )  # fmt: skip
 
 
+def cut(text: str, most: int) -> str:
+    """At most `most` bytes of UTF-8, with no half character at the end."""
+    return text.encode(errors="replace")[:most].decode(errors="ignore")
+
+
 @dataclass(frozen=True)
 class Event:
     """One thing that happened. `step` is the learner's count; `value` and `more` are the kind's."""
@@ -86,8 +91,7 @@ class EventLog:
         self, kind: str, text: str = "", *, step: int = 0, value: int = 0, more: int = 0
     ) -> None:
         """Note an event. Text is cut to 80 bytes of UTF-8."""
-        raw = text.encode(errors="replace")[:TEXT]
-        raw = raw.decode(errors="ignore").encode()  # no half character at the end
+        raw = cut(text, TEXT).encode()
         when = int(self._wall() * 1000)
         self._put(KINDS.index(kind), len(raw), when, step, value, more, raw)
         self.flush()

@@ -23,6 +23,7 @@ import numpy as np
 
 from zgedge import arena as files
 from zgedge.errors import DataError, ModelError, UsageError, ZgedgeError
+from zgedge.runtime.events import cut
 from zgedge.runtime.learner import Learner
 from zgedge.runtime.metrics import POINTS, History, Resident, Rolling, Times, prometheus
 from zgedge.runtime.model import Model
@@ -683,7 +684,7 @@ class Service:
         except (TypeError, ValueError) as e:
             raise LineError("id", "An id is a text, or a whole number below 2^64.") from e
         self.queue.put_label(number, self._number(label))
-        text = key.encode()[:ID_TEXT].decode(errors="ignore") if isinstance(key, str) else ""
+        text = cut(key, ID_TEXT) if isinstance(key, str) else ""
         self._ids[number % IDS] = (number, text) if text else None
 
     def _id_told(self, number: int | None) -> str:

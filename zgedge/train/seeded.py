@@ -58,7 +58,7 @@ def seeded(
     width = network.layers[-1].inputs
     s_in = trunk[-1].s_out if trunk else layers[-1].s_out
     known = len(dataset.classes)
-    columns = len(_names(dataset, spare, None)) != network.names_bytes
+    columns = network.names_bytes > _class_names(dataset, spare)
     layers.append(
         LayerParameters(
             np.zeros((known, width), np.int8), None, np.zeros(known, np.int32),
@@ -97,7 +97,7 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
         "head": net.ANALYTIC_HEAD, "known": task.classes if spare else 0, "pending": pending,
     }  # fmt: skip
 
-    def of(count: int, columns: tuple[str, ...] | None) -> Network:
+    def of(count: int, named: int) -> Network:
         trunk: tuple[TrunkLayer, ...] = ()
         hidden: tuple[Layer, ...] = ()
         if task.kind == "picture":
@@ -109,17 +109,17 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
             wide = 3 * fan_in >= task.inputs
             hidden = (dense(task.inputs, width) if wide else sparse(task.inputs, width, fan_in),)
         layers = (*hidden, dense(width, classes))
-        named = len(_names(dataset, spare, columns))
         return Network(task.shape, classes, layers, trunk=trunk, names_bytes=named, **options)  # type: ignore[arg-type]
 
     best: Network | None = None
-    smallest = of(1, None)
-    columns = dataset.column_names if with_columns(task, budget).column_bytes == 0 else None
-    if of(1, columns).file_bytes > budget:
-        columns = None
+    bare = _class_names(dataset, spare)
+    smallest = of(1, bare)
+    named = bare + with_columns(task, budget).names_bytes - task.names_bytes
+    if of(1, named).file_bytes > budget:
+        named = bare
     for count in range(1, net.MAX_ANALYTIC + 1):
         try:
-            network = of(count, columns)
+            network = of(count, named)
         except ValueError:  # more than 511 features
             break
         if network.file_bytes > budget:
@@ -134,8 +134,9 @@ def planned(dataset: Dataset, budget: int, *, spare: int = 0, pending: int = 0) 
     return best
 
 
-def _names(dataset: Dataset, spare: int, columns: tuple[str, ...] | None) -> bytes:
-    return names_blob(dataset.classes, columns, spare=spare if spare else None)
+def _class_names(dataset: Dataset, spare: int) -> int:
+    """Bytes that the names of the classes take."""
+    return len(names_blob(dataset.classes, spare=spare or None))
 
 
 def _trunk(shape: tuple[int, int, int], channels: int) -> tuple[TrunkLayer, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests import nets
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from zgedge import Learner, MissingExtraError, UsageError
 from zgedge.runtime.mqtt import Mqtt
 from zgedge.runtime.service import Service
@@ -26,12 +26,20 @@ NET = nets.network(replay_samples=16, replay_bits=4, batch=4)
 X, Y = nets.samples(NET, 500)
 
 
+def closed_port() -> socket.socket:
+    """One that refuses who connects, until it listens, and that nobody else can take."""
+    there = socket.socket()
+    there.bind(("127.0.0.1", 0))
+    return there
+
+
 class Broker:
     """What a client needs to connect, subscribe and be sent messages (MQTT 3.1.1, loopback)."""
 
-    def __init__(self, password: bytes | None = None, port: int = 0) -> None:
+    def __init__(self, password: bytes | None = None, server: socket.socket | None = None) -> None:
         self.password = password
-        self.server = socket.create_server(("127.0.0.1", port))
+        self.server = server or closed_port()
+        self.server.listen()
         self.port = self.server.getsockname()[1]
         self.topics: list[str] = []
         self.acknowledged = 0
@@ -94,7 +102,7 @@ class Broker:
             return
 
     def publish(self, *payloads: bytes) -> None:
-        assert self._subscribed.wait(10)
+        assert self._subscribed.wait(PATIENCE)
         data = b""
         for payload in payloads:
             self._packet = self._packet % 65535 + 1
@@ -128,43 +136,41 @@ def broker() -> Iterator[Broker]:
 def test_a_broker_that_cannot_be_reached_is_told_of_once(tmp_path: Path) -> None:
     path = tmp_path / "m.zge"
     path.write_bytes(nets.file(NET))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    closed = closed_port()
+    port = closed.getsockname()[1]
     source = Mqtt(f"mqtt://127.0.0.1:{port}/a/b", Reader(24))
     said: list[str] = []
     service = Service(str(path), state=str(tmp_path / "s"), sources=[source], say=said.append)
     found: list[dict[str, Any]] = []
     thread = threading.Thread(target=lambda: found.append(service.run()))
     thread.start()
-    broker: Broker | None = None
     try:
         until(lambda: bool(said))
         assert source.state == "cannot connect"
         time.sleep(1.5)  # it is tried again after a second
         assert said == [f"mqtt://127.0.0.1:{port}/a/b cannot connect; it is tried again."]
-        broker = Broker(port=port)
+        Broker(server=closed)
         until(lambda: len(said) > 1)
         assert said[1:] == [f"mqtt://127.0.0.1:{port}/a/b has connected."]
     finally:
         service.stop("the end")
         thread.join(60)
-        if broker is not None:
-            broker.close()
+        closed.close()
     assert [f"{e['text']}." for e in found[0]["events"] if e["kind"] == "source"] == said
 
 
 def rows(source: Mqtt, n: int) -> list[tuple[list[float], object] | str]:
     row, found = Row(2), []
-    for _ in range(6000):
+
+    def look() -> bool:
         try:
             while len(found) < n and source.take(row, 0.0):
                 found.append((row.x.tolist(), row.label))
         except LineError as e:
             found.append(e.why)
-            continue
-        if len(found) == n:
-            break
-        time.sleep(0.01)
+        return len(found) == n
+
+    until(look)
     return found
 
 
@@ -214,19 +220,16 @@ def test_no_broker_and_a_wrong_password() -> None:
     right.close()
     wrong = Mqtt(f"mqtt://me:other@127.0.0.1:{broker.port}/a", Reader(2))
     assert "other" not in wrong.spec
-    for _ in range(300):
-        if wrong.state != "connecting":
-            break
-        time.sleep(0.01)
-    assert wrong.state.startswith(("refused", "connecting"))
+    until(lambda: broker.connections > 2)  # it has been tried again
+    assert wrong.state == "refused: Not authorized"
+    assert wrong.trouble == "is refused: Not authorized; it is tried again"
     wrong.close()
     broker.close()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    alone = Mqtt(f"mqtt://127.0.0.1:{port}/a", Reader(2))
-    assert not alone.take(Row(2), 0.0)
-    assert alone.state == "connecting"
-    alone.close()
+    with closed_port() as alone_there:
+        alone = Mqtt(f"mqtt://127.0.0.1:{alone_there.getsockname()[1]}/a", Reader(2))
+        assert not alone.take(Row(2), 0.0)
+        until(lambda: alone.state, lambda state: state == "cannot connect")
+        alone.close()
 
 
 @pytest.mark.parametrize(

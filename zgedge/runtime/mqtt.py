@@ -74,7 +74,8 @@ class Mqtt:
         self.trouble = "cannot connect; it is tried again"
 
     def _disconnected(self, client: Any, userdata: Any, flags: Any, code: Any, more: Any) -> None:
-        self.state = "connecting"
+        if self.trouble is None:  # one that was refused is cut off, too, and stays refused
+            self.state = "connecting"
 
     def _message(self, client: Any, userdata: Any, message: Any) -> None:
         if len(self._inbox) == self._inbox.maxlen:

@@ -184,9 +184,9 @@ def test_wrong_key_and_wrong_user(
 
 def test_nobody_listens(a_board: Emulated) -> None:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        closed = free.getsockname()[1]
-    assert fault(Remote(a_board.host, port=closed, config=a_board.ssh_config)).reason == "refused"
+        free.bind(("127.0.0.1", 0))  # and held, that nobody takes it
+        remote = Remote(a_board.host, port=free.getsockname()[1], config=a_board.ssh_config)
+        assert fault(remote).reason == "refused"
 
 
 def test_no_such_host(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from zgedge.budget import (
     format_size,
     named,
     parse_size,
+    picture_plan,
     plan,
     smallest_budget,
     sparse_plan,
@@ -95,6 +96,20 @@ def test_past_saturation_the_file_is_shorter_and_says_so() -> None:
     assert big.saturated
     assert big.bytes == plan(DIGITS, parse_size("1MB")).bytes < 256 * KB
     assert any("saturated" in why for _, why in big.reasons)
+
+
+@pytest.mark.parametrize("size", [16 * KB, 32 * KB, 64 * KB])
+def test_what_is_saturated_takes_no_more_bytes(size: int) -> None:
+    """Neither for weights nor to remember more."""
+    chosen, larger = plan(DIGITS, size), plan(DIGITS, 4 * size)
+    assert chosen.saturated == (chosen.bytes == larger.bytes) == (size == 64 * KB)
+
+
+def test_hidden_units_are_looked_at_too() -> None:
+    """A network with hidden units behind its trunk: there is more than the trunk to widen."""
+    task = replace(DIGITS, samples=60_000)
+    found = next(c for c in candidates(task, 64 * KB) if c.family and c.family.hidden)
+    assert not picture_plan(found, task, 64 * KB, ("named", "")).saturated
 
 
 def _of_shape(shape: tuple[int, int, int], classes: int, kind: str = "picture") -> Task:

@@ -40,7 +40,10 @@ _UNITS = {"": 1, "B": 1, "K": KB, "KB": KB, "KIB": KB, "M": KB**2, "MB": KB**2, 
 MOST_OF_FEW = 16
 MAX_UNITS = 4096
 WEIGHTS_PER_SAMPLE = 16
+# A plan is saturated where a budget that is so many times as large makes the same network.
+MUCH_MORE = 8
 MAX_REPLAY_SAMPLES = 4096
+WHY_MOST_REPLAY = "more would slow each step"
 REPLAY_SHARE = 0.2
 WIDE_ALIGN_FROM = 32 * KB
 
@@ -274,7 +277,6 @@ class Candidate:
 
     network: Network
     family: Family | None
-    saturated: bool = False
 
     @property
     def spec(self) -> str:
@@ -297,8 +299,7 @@ def fitted(
 ) -> Candidate | None:
     """The widest network of a family in at most `budget` bytes; None where the narrowest is more.
 
-    What only learning needs is counted, replay included. `saturated` where the operations, or
-    weights enough for the samples, end before the bytes do.
+    What only learning needs is counted, replay included.
     """
     share = budget - _replay_bytes(task, budget) if learning else budget
     most_weights = max(4096, WEIGHTS_PER_SAMPLE * task.samples)
@@ -370,18 +371,19 @@ def fitted(
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(channels, middle, batch) else (low, middle - 1)
         network = made(channels, low, batch)
-    try:
-        wider_last = [*channels[:-1], channels[-1] + CHANNELS]
-        next_width = family.channels(low + 1)
-        saturated = (
-            not enough(made(wider_last, units, batch))
-            or made(next_width, units_for(next_width)).file_bytes <= share
-        )
-    except ValueError:
-        saturated = True
     if learning:
         network, _ = _with_replay(task, budget, network)
-    return Candidate(network, family, saturated)
+    return Candidate(network, family)
+
+
+def _saturated(candidate: Candidate, task: Task, budget: int) -> bool:
+    """Whether a much larger budget makes no larger network of this sort: the operations, or weights
+    enough for the samples, and samples to remember, end before the bytes do."""
+    if candidate.family is None:
+        return False
+    learning = candidate.network.learning
+    more = fitted(task, MUCH_MORE * budget, candidate.family, learning=learning)
+    return more is not None and more.spec == candidate.spec
 
 
 @lru_cache(maxsize=256)
@@ -594,19 +596,22 @@ def picture_plan(candidate: Candidate, task: Task, budget: int, why: tuple[str, 
             (f"learning in steps of {network.batch}", "what a tenth of the bytes allows")
         )
         why_replay = "all of the training data"
-        if network.replay_samples < task.samples:
+        if network.replay_samples < _most_replay(task):
             why_replay = "features, not pictures; what is left of the budget"
+        elif network.replay_samples < task.samples:
+            why_replay = WHY_MOST_REPLAY
         reasons.append((f"replay of {network.replay_samples:,} samples", why_replay))
     else:
         reasons.append(("no learning", "asked for: weights, wiring and activations only"))
-    if candidate.saturated:
+    saturated = _saturated(candidate, task, budget)
+    if saturated:
         reasons.append(
             (
                 f"{format_size(network.file_bytes)} of {format_size(budget)}",
-                "the task is saturated: more bytes would not be used",
+                "saturated: this network would use no more bytes",
             )
         )
-    return Plan(network, budget, candidate.saturated, tuple(reasons))
+    return Plan(network, budget, saturated, tuple(reasons))
 
 
 def _why_features(family: Family) -> str:
@@ -729,7 +734,7 @@ def sparse_plan(task: Task, budget: int, *, learning: bool = True) -> Plan:
         )
         chosen, reason = _with_replay(task, budget, chosen)
         reasons.append(reason)
-        saturated = saturated and chosen.replay_samples >= min(task.samples, MAX_REPLAY_SAMPLES)
+        saturated = saturated and chosen.replay_samples >= _most_replay(task)
     else:
         reasons.append(("no learning", "asked for: weights, wiring and activations only"))
     reasons += _why_columns(of, chosen)
@@ -762,15 +767,19 @@ def _replay_bytes(task: Task, budget: int) -> int:
     return min(math.floor(budget * REPLAY_SHARE), 2 * task.classes + held * sample + 64)
 
 
+def _most_replay(task: Task) -> int:
+    """Samples over which no budget remembers more."""
+    return min(task.samples, MAX_REPLAY_SAMPLES, net.MAX_REPLAY)
+
+
 def _with_replay(task: Task, budget: int, network: Network) -> tuple[Network, tuple[str, str]]:
     """The network with as much replay as is left, at 4 bits a value."""
     one = replace(network, replay_bits=4, replay_samples=1)
     room = budget - one.file_bytes
     if room < 0:
         return network, ("no replay", "no room for a remembered sample")
-    wanted = min(task.samples, MAX_REPLAY_SAMPLES, net.MAX_REPLAY)
-    samples = min(wanted, 1 + room // one.replay_sample_bytes)
+    samples = min(_most_replay(task), 1 + room // one.replay_sample_bytes)
     why = "all of the training data" if samples == task.samples else "what is left of the budget"
     if samples == MAX_REPLAY_SAMPLES < task.samples:
-        why = "more would slow each step"
+        why = WHY_MOST_REPLAY
     return replace(one, replay_samples=samples), (f"replay of {samples:,} samples", why)

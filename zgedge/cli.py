@@ -213,6 +213,13 @@ def train(
             )
         _train_analytic(dataset, size, out, spare_classes, pending, seed, as_json)
         return
+    if checkpoint is not None:
+        from zgedge.train.fit import check_checkpoint
+
+        check_checkpoint(
+            checkpoint, dataset, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
+            train_time=seconds, teacher=teacher,
+        )  # fmt: skip
     from zgedge.train.room import with_room
     from zgedge.train.search import shrunk, text_again
     from zgedge.train.spare import roomy, within
@@ -229,7 +236,12 @@ def train(
             size, names, spare_classes, pending, _for_search(seconds),
         )  # fmt: skip
 
-    chosen = choose(network, _latency(latency, quiet=as_json))
+    try:
+        chosen = choose(network, _latency(latency, quiet=as_json))
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            _note("The same command goes on where the search stopped.")
+        raise
     text = text_again(chosen.plan) if network is None else network
     planned = chosen.plan
     if network is None and (spare_classes or pending):

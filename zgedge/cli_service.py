@@ -117,8 +117,13 @@ def run(
         if socket is None and state is None:
             path = f"{file}.socket"
         elif socket is None:
-            with suppress(OSError):  # what is in the way is told of the socket
+            try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
+            except OSError as e:
+                raise ZgedgeError(
+                    f"Cannot make the folder {os.path.dirname(path)}: {e.strerror}.",
+                    "Name a folder that this user may write to with --state.",
+                ) from e
     made = _sources(model, sources, form, label, name, from_start)
     say: Callable[[dict[str, Any]], None] | None = _answer if answers else None
     with StopSignals() as signals:

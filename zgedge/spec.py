@@ -26,7 +26,8 @@ from zgedge.network import Layer, Network, TrunkLayer
 
 MOST_ITEMS = net.MAX_TRUNK + net.MAX_LAYERS + 2
 USUAL_BITS = 4  # of a remembered value
-_N = r"(\d{1,5})"
+MOST_DIGITS = 5  # of a number: none of a network that fits anywhere has more
+_N = rf"(\d{{1,{MOST_DIGITS}}})"
 _WINDOW = rf"{_N}(?:/{_N})?([vs]?)"
 _ADD = r"(?:(\+)(\d{0,2}))?"
 _CONV = re.compile(rf"c{_WINDOW}x{_N}{_ADD}")
@@ -71,12 +72,17 @@ def parse(text: str, shape: tuple[int, int, int], classes: int) -> Spec:
     return Spec(tuple(reader.trunk), tuple(reader.layers), reader.batch, reader.replay)
 
 
+def _no_layer(item: str) -> str:
+    long = re.search(rf"\d{{{MOST_DIGITS + 1}}}", item)
+    return "it is no layer" if long is None else f"a number has more than {MOST_DIGITS} digits"
+
+
 def check_words(text: str) -> None:
     """Raise UsageError where an item of a text is none, whatever the data are."""
     forms = (_CONV, _DEPTHWISE, _POOL, _SPARSE, _DENSE, _BATCH, _REPLAY)
     for i, item in enumerate(text.split(), 1):
         if item != "m" and not any(form.fullmatch(item) for form in forms):
-            raise UsageError(f"Item {i} of the network, {item!r}: it is no layer.", GRAMMAR)
+            raise UsageError(f"Item {i} of the network, {item!r}: {_no_layer(item)}.", GRAMMAR)
 
 
 class _Reader:
@@ -161,7 +167,7 @@ class _Reader:
         elif item == "m":
             layer = net.mean_pool(out)
         else:
-            raise ValueError("it is no layer")
+            raise ValueError(_no_layer(item))
         if layer.add is not None:
             added = self.trunk[layer.add].shape if layer.add < at else layer.shape
             if added != layer.out_shape:

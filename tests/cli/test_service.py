@@ -465,6 +465,13 @@ def test_a_folder_that_was_named_is_made_for_the_socket(fixed: Path, tmp_path: P
     assert os.listdir(folder) == []
 
 
+def test_a_folder_that_cannot_be_made_is_named(fixed: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refused("run", fixed, "--state", tmp_path / "file" / "state", code=1)
+    assert f"Cannot make the folder {tmp_path}/file/state: Not a directory." in said
+    assert "--state" in said
+
+
 def test_a_service_of_a_file_that_only_predicts_is_found(fixed: Path) -> None:
     """Its socket lies beside the file: it has no folder."""
     child = process("run", fixed)

@@ -197,13 +197,20 @@ def test_side_is_said_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "plan"])
 @pytest.mark.parametrize(
-    ("option", "value"), [("--latency", "5"), ("--network", "foo"), ("--network", "s16:8 bar b4")]
+    ("option", "value"),
+    [
+        ("--latency", "5"),
+        ("--network", "foo"),
+        ("--network", "s16:8 bar b4"),
+        ("--network", "c3x100000"),
+    ],
 )
 def test_words_are_checked_before_the_data(
     tmp_path: Path, verb: str, option: str, value: str
 ) -> None:
     said = refused(verb, tmp_path / "none.csv", "--budget", "16KB", option, value, code=2)
     assert repr("bar" if "bar" in value else value) in said
+    assert ("a number has more than 5 digits" in said) == ("100000" in value)
 
 
 @pytest.mark.parametrize(("network", "hidden"), [("s32:8/4", True), ("s:8/4", False)])

@@ -6,14 +6,16 @@ import csv
 import io
 import os
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.waiting import until
 from zgedge.errors import DataError, MissingExtraError, UsageError
 from zgedge.runtime.sources import (
     Awaited,
@@ -381,13 +383,16 @@ def test_follow_tells_of_half_a_line_at_the_end_of_a_file(tmp_path: Path) -> Non
 def test_follow_while_another_process_writes(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     source = Followed(str(path), Reader(2), begin=True)
+    got: list[Any] = []
 
     def write() -> None:
+        first = 0
         for i in range(300):
             if i % 100 == 50:
-                time.sleep(0.05)  # a file that is there for less than a look is not seen
+                # A file that is there for less than a look is not seen.
+                until(partial(lambda first: len(got) > first, first))
                 path.rename(tmp_path / f"old{i}")
-                time.sleep(0.02)
+                first = i
             with path.open("a") as f:
                 f.write(f"{i},")
                 f.flush()
@@ -396,13 +401,13 @@ def test_follow_while_another_process_writes(tmp_path: Path) -> None:
     path.write_text("")
     thread = threading.Thread(target=write)
     thread.start()
-    got: list[Any] = []
-    for now in range(10_000):
-        got += all_rows(source, float(now))
-        time.sleep(0.0005)
-        if not thread.is_alive() and len(got) >= 300:
-            break
-    thread.join()
+    clock = count()
+
+    def look() -> bool:
+        got.extend(all_rows(source, float(next(clock))))
+        return not thread.is_alive() and len(got) >= 300
+
+    until(look, each=0.0005)
     assert [x[0] for x, _ in got] == list(range(300))
     source.close()
 

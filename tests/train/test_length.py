@@ -26,8 +26,9 @@ from zgedge.arena import names_blob
 from zgedge.cli import main
 from zgedge.data import Dataset
 from zgedge.network import Network, conv, dense, max_pool, sparse
-from zgedge.train import TrainResult, checkpoint, train
+from zgedge.train import TrainResult, checkpoint, search, train
 from zgedge.train.duration import format_duration, parse_duration
+from zgedge.train.fit import check_checkpoint
 
 PLAIN = Network((8, 8, 1), 10, (sparse(64, 40, 16, 4), dense(40, 10)), 20, task="picture")
 TRUNK = Network(
@@ -215,7 +216,41 @@ def test_checkpoint_of_another_run(digits: Dataset, tmp_path: Path) -> None:
     for what, dataset, network, options in others:
         with pytest.raises(UsageError, match=f"another run: its {what}"):
             train(dataset, network, checkpoint=file, **options)
+        known = {"strategy": "rigl", "seed": 0, "epochs": None, "steps": None, "train_time": None,
+                 "teacher": False, **options}  # fmt: skip
+        if what == "network":  # that alone is not known before a network is chosen
+            check_checkpoint(file, dataset, **known)
+            continue
+        with pytest.raises(UsageError, match=f"another run: its {what}"):
+            check_checkpoint(file, dataset, **known)
     assert file.read_bytes() == before
+
+
+def test_another_run_is_refused_before_a_network_is_searched(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "run.state"
+    train(digits, PLAIN, steps=5, checkpoint=state)
+    monkeypatch.setattr(search, "choose", None)  # nothing is searched
+    out = tmp_path / "model.zge"
+    command = ("train", "digits", "--budget", "12KB", "--steps", "6", "--out", str(out))
+    found = CliRunner().invoke(main, [*command, "--checkpoint", str(state)])
+    assert (found.exit_code, out.exists()) == (2, False)
+    assert "another run: its length" in found.stderr
+
+
+def test_an_interrupted_search_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "choose", interrupted)
+    command = ("train", "digits", "--budget", "12KB", "--out", str(tmp_path / "model.zge"))
+    found = CliRunner().invoke(main, [*command, "--checkpoint", str(tmp_path / "run.state")])
+    assert found.exit_code == 130
+    assert "The same command goes on where the search stopped." in found.stderr
+    assert "goes on" not in CliRunner().invoke(main, command).stderr
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ BATCH = 16
 REPLAYS = (64, 256)
 STEPS = (500, 2000)
 EPOCHS = 4
+SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,22 @@ def measure(seeds: list[int], epochs: int, say: Callable[[str], None]) -> dict[s
                 rows.setdefault(name, {}).setdefault(mode, []).append(accuracy)
             say(f"  {mode}: " + ", ".join(f"{r[mode][-1]:.3f}" for r in rows.values()))
     bytes_ = {str(r): here.model(r).arena.network.file_bytes for r in (0, *REPLAYS)}
-    return {"seeds": seeds, "bytes": bytes_, "trained": trained, "shifted": shifted, "rows": rows}
+    return {
+        "seeds": seeds, "epochs": epochs, "bytes": bytes_, "trained": trained, "shifted": shifted,
+        "rows": rows,
+    }  # fmt: skip
 
 
 def markdown(result: dict[str, Any]) -> list[str]:
     """The results file."""
     lines = results.heading(
         "Adaptation: all inputs permuted",
-        "python -m zgedge.bench.adaptation --out docs/results/adaptation.md",
+        results.command(
+            "zgedge.bench.adaptation",
+            "docs/results/adaptation.md",
+            seeds=(len(result["seeds"]), SEEDS),
+            epochs=(result["epochs"], EPOCHS),
+        ),
         result["seeds"],
         packages=("numpy", "torch", "zgedge"),
     )
@@ -171,7 +180,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file.")
-@click.option("--seeds", default=5, show_default=True, help="How many seeds, from 0.")
+@click.option("--seeds", default=SEEDS, show_default=True, help="How many seeds, from 0.")
 @click.option("--epochs", default=EPOCHS, show_default=True, help="Epochs before the shift.")
 def main(as_json: bool, out: Path | None, seeds: int, epochs: int) -> None:
     """Measure how much of its accuracy a network wins back when all its inputs are permuted."""

@@ -181,14 +181,21 @@ def measure(seeds: list[int], epochs: int, say: Callable[[str], None]) -> dict[s
                     }
                 )  # fmt: skip
             say(f"  {name}: " + str({k: round(v[-1]["end"], 4) for k, v in streams[name].items()}))
-    return {"seeds": seeds, "streams": streams, "permuted": shifted, "curves": curves}
+    return {
+        "seeds": seeds, "epochs": epochs, "streams": streams, "permuted": shifted, "curves": curves
+    }  # fmt: skip
 
 
 def markdown(result: dict[str, Any], picture: str | None) -> list[str]:
     """The results file."""
     lines = results.heading(
         "The guard: what it saves and what it costs",
-        "python -m zgedge.bench.guard --out docs/results/guard.md",
+        results.command(
+            "zgedge.bench.guard",
+            "docs/results/guard.md",
+            seeds=(len(result["seeds"]), adaptation.SEEDS),
+            epochs=(result["epochs"], adaptation.EPOCHS),
+        ),
         result["seeds"],
         packages=("numpy", "torch", "zgedge"),
     )
@@ -267,7 +274,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file.")
-@click.option("--seeds", default=5, show_default=True, help="How many seeds, from 0.")
+@click.option(
+    "--seeds", default=adaptation.SEEDS, show_default=True, help="How many seeds, from 0."
+)
 @click.option("--epochs", default=adaptation.EPOCHS, show_default=True, help="Epochs of training.")
 def main(as_json: bool, out: Path | None, seeds: int, epochs: int) -> None:
     """Measure a guarded learner on streams that harm it and on streams that teach it."""

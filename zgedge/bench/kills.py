@@ -239,11 +239,13 @@ def _judge(
     found.faults += Counter()  # without the zeros
 
 
-def markdown(found: Found, kills: int) -> list[str]:
+def markdown(found: Found, kills: int, seed: int) -> list[str]:
     """The results file."""
     lines = results.heading(
         "SIGKILL at random moments",
-        f"python -m zgedge.bench.kills --kills {kills} --out docs/results/kills.md",
+        results.command(
+            "zgedge.bench.kills", "docs/results/kills.md", kills=(kills, 0), seed=(seed, 0)
+        ),
         [],
         packages=("python", "numpy", "zgedge"),
     )[:-1]
@@ -278,7 +280,7 @@ def markdown(found: Found, kills: int) -> list[str]:
 def main(as_json: bool, out: Path | None, kills: int, seed: int) -> None:
     """Kill a service that learns, again and again."""
     found = measure(kills, seed, lambda text: click.echo(text, err=True))
-    lines = markdown(found, kills)
+    lines = markdown(found, kills, seed)
     if out is not None:
         results.write(out, lines)
     told: dict[str, Any] = vars(found)

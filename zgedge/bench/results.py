@@ -101,6 +101,14 @@ def gain(after: Sequence[float], before: Sequence[float]) -> str:
     return gain_text(*paired(after, before))
 
 
+def command(module: str, out: str, **options: tuple[int, int]) -> str:
+    """The command of a page: `options` are (value, default), and named where these differ."""
+    words = ["python", "-m", module]
+    for name, (value, usual) in options.items():
+        words += [f"--{name}", str(value)] if value != usual else []
+    return " ".join([*words, "--out", out])
+
+
 def heading(
     title: str, command: str, seeds: Sequence[int], *, packages: Sequence[str]
 ) -> list[str]:

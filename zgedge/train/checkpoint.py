@@ -32,14 +32,16 @@ EVERY_SECONDS = 60.0
 State = dict[str, Any]
 
 
-def identity(dataset: Dataset, network: Network, **options: Any) -> dict[str, str]:
-    """What makes a run that run and no other: another value would give other bytes."""
+def identity(dataset: Dataset, network: Network | None, **options: Any) -> dict[str, str]:
+    """What makes a run that run and no other: another value would give other bytes.
+
+    Without a network: what is known of it before that is chosen."""
     digest = hashlib.sha256()
     for part in (dataset.x_train, dataset.y_train):
         digest.update(np.ascontiguousarray(part).data)
     return {
         "data": f"{dataset.name} {digest.hexdigest()[:16]}",
-        "network": repr(network),
+        **({} if network is None else {"network": repr(network)}),
         "version of zgedge": zgedge.__version__,
         "version of torch": str(torch.__version__),  # a class of its own, which no load allows
         **{name.replace("_", " "): str(value) for name, value in options.items()},

@@ -105,6 +105,29 @@ class _Place:
     rewired: list[int]
 
 
+def check_checkpoint(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    *,
+    strategy: str,
+    seed: int,
+    epochs: int | None,
+    steps: int | None,
+    train_time: float | None,
+    teacher: bool,
+) -> None:
+    """Raise what `fit` would of a checkpoint that is there, as far as that is known before a
+    network is chosen."""
+    length = _length(epochs, steps, train_time)
+    Checkpoint(path, identity(dataset, None, strategy=strategy, seed=seed, length=length,
+                              teacher=teacher))  # fmt: skip
+
+
+def _length(epochs: int | None, steps: int | None, train_time: float | None) -> str:
+    """A time is planned once: a run that goes on keeps the steps that were planned for it."""
+    return f"{epochs} epochs, {steps} steps" if train_time is None else "a training time"
+
+
 def fit(
     dataset: Dataset,
     network: Network,
@@ -146,12 +169,10 @@ def fit(
     _check(dataset, network)
     if network.trunk:
         keep_memory()
-    # A time is planned once: a run that goes on keeps the steps that were planned for it.
-    length = f"{epochs} epochs, {steps} steps" if train_time is None else "a training time"
     threads = threads_for(dataset, network)
     run = {} if checkpoint is None else identity(
-        dataset, network, strategy=strategy, seed=seed, length=length, teacher=teacher,
-        threads=threads, device=device_for(network),
+        dataset, network, strategy=strategy, seed=seed, length=_length(epochs, steps, train_time),
+        teacher=teacher, threads=threads, device=device_for(network),
     )  # fmt: skip
     if run and start is not None:
         run["start"] = start.digest()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
 from zgedge.devices import boards, scan
 
 
@@ -46,7 +47,8 @@ def server() -> Iterator[int]:
         thread.join()
 
 
-def test_hosts_of_all_sources(home: Path, server: int) -> None:
+def test_hosts_of_all_sources(home: Path, server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "WAIT", PATIENCE)
     boards.add(boards.Board("mine", "pi@127.0.0.2", "rpi4", None, server))
     (home / ".ssh/config").write_text(
         f"Host pi *.local\n  HostName 127.0.0.1\n  Port {server}\n"

@@ -24,6 +24,9 @@ trap 'rm -rf "$build"' EXIT
 # By its path, so that CMake need not know this Python.
 ZIG=$("$python" -c "import importlib.util as u; print(*u.find_spec('ziglang').submodule_search_locations)")/zig
 export ZIG
+# The project says both itself. Said here as well, CMake's trial programs have them too: for each level that
+# something is linked with, zig builds its own libraries once more.
+export CFLAGS="-O3 ${CFLAGS:-}" LDFLAGS="-s ${LDFLAGS:-}"
 "$python" -m pip --disable-pip-version-check -q wheel "$here" --no-deps --no-build-isolation -w "$build" \
     -C "cmake.args=-DCMAKE_TOOLCHAIN_FILE=$here/cmake/$target.cmake" -C install.strip=false
 # The build names this machine; the file inside is for the other one.

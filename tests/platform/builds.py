@@ -113,16 +113,25 @@ def cmake(target: str, what: str = "zge_static", flags: str = "") -> Path:
     if flags:
         folder = CACHE / f"{target}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"
     configure: list[str | Path] = [tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja"]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-DCMAKE_C_FLAGS={flags}"]
+    configure.append(f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
     if target == NATIVE:
+        used = [compiler(), "--version"]
         configure.append(f"-DCMAKE_C_COMPILER={compiler()}")
     else:
-        zig()
+        used = [zig(), "version"]
         configure.append(f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / target}.cmake")
+        # The project says -O3 itself. Said here as well, CMake's trial programs have it too: for
+        # each level that something is linked with, zig builds its own libraries once more.
+        flags = f"-O3 {flags}".rstrip()
+    configure.append(f"-DCMAKE_C_FLAGS={flags}")
     with _locked(folder.name):
-        if not (folder / "build.ninja").exists():
+        # Ninja sees changed sources. What an earlier run compiled otherwise is not used.
+        version = subprocess.run(used, capture_output=True, text=True, check=True).stdout
+        text, stamp = "\n".join([*map(str, configure), version]), folder / "configured"
+        if not stamp.exists() or stamp.read_text() != text:
             shutil.rmtree(folder, ignore_errors=True)
             run_tool(configure)
+            stamp.write_text(text)
         run_tool([tool("cmake"), "--build", folder, "--target", what])
     return folder / {"zge_static": "libzge.a", "zge": "libzge.so"}.get(what, what)
 

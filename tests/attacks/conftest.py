@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.platform import builds
 from zgedge.runtime import core_library as core
 
 HERE = Path(__file__).resolve().parent
 CORE = Path(core.__file__).parent / "core"
-SHIPPED = ("-O3",)
 SANITIZED = (
     "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all", "-DEXACT",
@@ -52,11 +51,20 @@ def compile_with_core(cc: str, folder: Path, source: Path, flags: tuple[str, ...
 
 
 @pytest.fixture(scope="session")
-def build(cc: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile geometry.c with the core: build(flags) gives the program."""
+def shipped(cc: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """geometry.c with the core as the project builds it, which is compiled for other tests too."""
+    try:
+        library = builds.cmake(builds.NATIVE)
+    except builds.MissingToolError as e:
+        pytest.skip(str(e))
+    program = tmp_path_factory.mktemp("shipped") / "geometry"
+    command = [cc, "-std=gnu11", "-O3", f"-I{CORE}", HERE / "geometry.c", library, "-o", program]
+    subprocess.run(command, check=True)
+    return program
 
-    def build(flags: tuple[str, ...]) -> Path:
-        folder = tmp_path_factory.mktemp("build")
-        return compile_with_core(cc, folder, HERE / "geometry.c", flags)
 
-    return build
+@pytest.fixture(scope="session")
+def sanitized(cc: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """geometry.c with the core, both under the sanitizers."""
+    folder = tmp_path_factory.mktemp("sanitized")
+    return compile_with_core(cc, folder, HERE / "geometry.c", SANITIZED)

@@ -7,7 +7,7 @@ page which nobody may touch, once under the sanitizers. All variants must leave 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 
 from tests import nets
-from tests.attacks.conftest import CORE, SANITIZED, SHIPPED
+from tests.attacks.conftest import CORE
 from zgedge import arena
 from zgedge import network as net
 from zgedge.network import Layer, Network, conv, dense, depthwise, max_pool, mean_pool, sparse
 
 pytestmark = pytest.mark.xdist_group("attacks")
-
-Build = Callable[[tuple[str, ...]], Path]
 
 
 def _edges() -> Iterator[Network]:
@@ -178,15 +176,15 @@ def _run(program: Path, files: list[str], steps: int) -> list[list[str]]:
     return [line.split() for line in done.stdout.splitlines()]
 
 
-def test_memory_that_ends_at_a_page_nobody_may_touch(build: Build, files: list[str]) -> None:
-    lines = _run(build(SHIPPED), files, 12)
+def test_memory_that_ends_at_a_page_nobody_may_touch(shipped: Path, files: list[str]) -> None:
+    lines = _run(shipped, files, 12)
     assert len(lines) == len(files)
     # Of arenas whose length is a multiple of 8, the very next byte is watched.
     assert sum(slack == "0" for _, slack, _ in lines) > len(files) / 4
 
 
-def test_sanitizers_find_nothing(build: Build, files: list[str]) -> None:
-    assert len(_run(build(SANITIZED), files, 6)) == len(files)
+def test_sanitizers_find_nothing(sanitized: Path, files: list[str]) -> None:
+    assert len(_run(sanitized, files, 6)) == len(files)
 
 
 def test_a_read_behind_the_arena_is_seen(

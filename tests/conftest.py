@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Folders of files that take long. They come first: two processes that take whole files then end
-# together.
-LONG = ("tests/train/", "tests/cli/", "tests/export/", "tests/platform/")
+# Files and folders in the order in which processes take their files; all others come after them.
+# Long ones come early, or one process would be at work alone at the end. The first compiles the
+# core for every processor, for which others would wait; the second waits most of the time.
+EARLY = (
+    "tests/platform/test_symbols.py", "tests/devices/test_deploy.py", "tests/cli/",
+    "tests/devices/", "tests/runtime/", "tests/test_", "tests/platform/", "tests/attacks/",
+    "tests/export/", "tests/train/",
+)  # fmt: skip
+
+
+def _place(item: pytest.Item) -> int:
+    return next((i for i, name in enumerate(EARLY) if item.nodeid.startswith(name)), len(EARLY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    items.sort(key=_place)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from typing import Any
 
 from zgedge.bench.accuracy import FIXED, TITLES, Table, summary
 from zgedge.budget import format_size
-from zgedge.errors import MissingExtraError, UsageError
+from zgedge.errors import UsageError
+from zgedge.extras import need
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; each row has its own mark
 # besides, and rows of one colour have other lines.
@@ -28,10 +28,7 @@ def figures(kind: str, runs: bool) -> Any:
         raise UsageError(f"A plot cannot be a .{kind}.", f"Name it .{', .'.join(FORMATS)}.")
     if not runs:
         raise UsageError("There is no run to plot.", "Let at least one end.")
-    try:
-        return importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingExtraError("report", "matplotlib") from error
+    return need("matplotlib.figure", "report")
 
 
 def draw(table: Table, kind: str = "png") -> bytes:

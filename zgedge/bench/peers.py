@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.bench.need import need
 from zgedge.bench.tflite_model import DenseModel, build_tflite
 from zgedge.bench.timing import Runner, loop
 from zgedge.errors import ZgedgeError
+from zgedge.extras import need
 
 # The exported function of the wheel whose distance to Interpreter::Invoke the symbol table gives.
 _ANCHOR = "Wrapped_PyInit__pywrap_litert_interpreter_wrapper"

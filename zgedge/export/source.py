@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import zgedge
+from zgedge import extras
 from zgedge.arena import (
     Arena,
     LayerParameters,
@@ -22,19 +22,15 @@ from zgedge.arena import (
     names_blob,
     write,
 )
-from zgedge.errors import MissingExtraError
 from zgedge.runtime import Model
 from zgedge.runtime.memory import remembered
 
 Float32 = npt.NDArray[np.float32]
 
 
-def need(package: str, extra: str = "export") -> ModuleType:
+def need(package: str) -> ModuleType:
     """The imported package. Raises MissingExtraError where it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(extra, package.partition(".")[0]) from error
+    return extras.need(package, "export")
 
 
 def dense_rows(arena: Arena, i: int) -> npt.NDArray[np.int8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.errors import DataError, MissingExtraError, ZgedgeError
+from zgedge.errors import DataError, ZgedgeError
+from zgedge.extras import need
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -66,11 +66,8 @@ def draw(log: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
 
 def figure(inches: tuple[float, float]) -> Any:
     """An empty figure of matplotlib's. Raises MissingExtraError without it."""
-    try:
-        # The object interface draws without a display and leaves no global state behind.
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ImportError as e:
-        raise MissingExtraError("report", "matplotlib") from e
+    # The object interface draws without a display and leaves no global state behind.
+    figure_module: Any = need("matplotlib.figure", "report")
     return figure_module.Figure(figsize=inches, layout="constrained")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from zgedge.data.dataset import Dataset
-from zgedge.errors import MissingExtraError
+from zgedge.extras import need
 from zgedge.network import Network
 from zgedge.train.analytic import AnalyticHead, fit_analytic
 from zgedge.train.result import Epoch, TrainResult
@@ -80,7 +80,7 @@ def train(
     two of them, and a checkpoint of another run, DataError where data and network do not fit each
     other or hold NaN or infinities, ZgedgeError where the log or the checkpoint cannot be written.
     """
-    _need_torch()
+    need("torch", "train")
     fit = importlib.import_module("zgedge.train.fit")
     result: TrainResult = fit.fit(
         dataset,
@@ -133,7 +133,7 @@ def import_onnx(
     holds what ours cannot, DataError where the data are not what the network takes or it is no
     better on them than a guess, BudgetError with the smallest size where it cannot be cut so far.
     """
-    _need_torch()
+    need("torch", "train")
     importing = importlib.import_module("zgedge.train.importing")
     found: Imported = importing.import_onnx(
         path,
@@ -156,13 +156,6 @@ def import_onnx(
 
 def strategies() -> tuple[str, ...]:
     """Names of the rewiring strategies. Raises MissingExtraError without torch."""
-    _need_torch()
+    need("torch", "train")
     rewiring = importlib.import_module("zgedge.train.rewiring")
     return tuple(rewiring.STRATEGIES)
-
-
-def _need_torch() -> None:
-    try:
-        importlib.import_module("torch")
-    except ImportError as error:
-        raise MissingExtraError("train", "torch") from error

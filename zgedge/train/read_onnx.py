@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zgedge import network as net
-from zgedge.errors import MissingExtraError, ModelError
+from zgedge.errors import ModelError
+from zgedge.extras import need
 from zgedge.network import TrunkLayer
 from zgedge.train.float_network import DenseStep, FloatNetwork, PictureStep
 
@@ -80,10 +81,7 @@ def read_onnx(
     Raises ModelError, with node, operator and number, for what is no ONNX file, is damaged, or
     cannot be had in a file of ours; MissingExtraError without onnx.
     """
-    try:
-        onnx = import_module("onnx")
-    except ImportError as error:
-        raise MissingExtraError("export", "onnx") from error
+    onnx = need("onnx", "export")
     return _Reader(Path(path), shape, onnx).read()
 
 

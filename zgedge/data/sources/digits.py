@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from pathlib import Path
 
@@ -10,14 +9,11 @@ import numpy as np
 
 from zgedge.data.dataset import Part, Raw, Request, Source
 from zgedge.data.split import stratified
-from zgedge.errors import MissingExtraError
+from zgedge.extras import need
 
 
 def _read(request: Request) -> Raw:
-    try:
-        datasets = importlib.import_module("sklearn.datasets")
-    except ImportError as error:
-        raise MissingExtraError("train", "scikit-learn") from error
+    datasets = need("sklearn.datasets", "train", "scikit-learn")
     digits = datasets.load_digits()
     y = np.asarray(digits.target)
     # The split is fixed, so that figures over several training seeds share one test set.

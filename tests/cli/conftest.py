@@ -61,6 +61,15 @@ def process(*args: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def to_the_end(child: subprocess.Popen[str], seconds: float = 300) -> tuple[str, str]:
+    """What a process printed on both streams; one that does not end in that time is killed."""
+    try:
+        return child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise
+
+
 @pytest.fixture(scope="session")
 def _models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("models")

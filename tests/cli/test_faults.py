@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.cli.conftest import csv_text, process, refused, run, run_json, table
+from tests.cli.conftest import csv_text, process, refused, run, run_json, table, to_the_end
 from zgedge.arena import replace_file
 from zgedge.cli_common import READER_GONE
 from zgedge.errors import ZgedgeError
@@ -106,7 +106,7 @@ def test_output_folder_is_read_only(model: Path, tmp_path: Path) -> None:
         ("train", "--budget", "4KB", "--epochs", 1),
     ):
         child = process(*args, "--out", folder / "m.zge", preexec_fn=like_anybody)
-        _, said = child.communicate()
+        _, said = to_the_end(child)
         assert child.returncode == 1, said
         assert "Cannot write" in said
         assert "Traceback" not in said
@@ -131,7 +131,7 @@ def test_disk_is_full(model: Path, tmp_path: Path, verb: str) -> None:
     # Python itself would leave cut bytecode in this environment, which nothing imports any more.
     env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     child = process(*args, preexec_fn=four_kilobytes, env=env)
-    _, said = child.communicate()
+    _, said = to_the_end(child)
     assert child.returncode == 1
     assert "Cannot write" in said
     assert "Traceback" not in said
@@ -151,7 +151,7 @@ def test_output_has_no_room(model: Path, verb: str, form: tuple[str, ...]) -> No
     }[verb]
     with open("/dev/full", "w") as full:
         child = process(*args, *form, stdout=full)
-        _, said = child.communicate()
+        _, said = to_the_end(child)
     assert child.returncode == 1
     assert said == "Error: Cannot write the output: No space left on device.\n"
 
@@ -357,7 +357,7 @@ def test_interrupted_before_anything_can_be_kept(tmp_path: Path) -> None:
         if line.startswith("Plan"):
             break
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate()
+    _, said = to_the_end(child)
     assert child.returncode == 130
     assert "Interrupted" in said
     assert "Traceback" not in said
@@ -372,7 +372,7 @@ def test_interrupted_training_keeps_the_best_so_far(tmp_path: Path) -> None:
         if "epoch" in line:
             break
     child.send_signal(signal.SIGINT)
-    said, _ = child.communicate()
+    said, _ = to_the_end(child)
     assert child.returncode == 0
     assert re.search(r"Interrupted: epoch \d+ of \d+ is kept", said)
     assert out.stat().st_size <= 4096
@@ -387,7 +387,7 @@ def test_interrupted_adaptation_changes_nothing(model: Path) -> None:
         assert child.poll() is None
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate()
+    _, said = to_the_end(child)
     assert child.returncode == 130
     assert "Traceback" not in said
     assert model.read_bytes() == before
@@ -411,7 +411,7 @@ def test_interrupted_with_json_prints_one_object(model: Path, verb: str) -> None
         time.sleep(0.1)
         processes = [processes[0], *processes[0].children()]
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: `prove` has a process of its own
-    told, said = child.communicate(timeout=100)
+    told, said = to_the_end(child)
     assert child.returncode == 130
     assert told.count("\n") == 1
     assert json.loads(told) == {"error": "Interrupted.", "hint": None, "exit_code": 130}

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "zgedge"
 
 # A part may import its own layer and those below it; nothing above.
 LAYERS = (
-    {"errors", "extras", "columns", "network", "arena", "spec", "space", "budget"},
+    {"errors", "interrupts", "extras", "columns", "network", "arena", "spec", "space", "budget"},
     {"runtime", "data"},
     {"train", "export", "devices", "report", "bench"},
     {"cli", "cli_common", "cli_deploy", "cli_device", "cli_service", "__main__"},
@@ -24,6 +24,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FORBIDDEN = {("runtime", "data"), ("train", "bench")}
 ON_A_DEVICE = (
     "errors",
+    "interrupts",
     "extras",
     "columns",
     "network",

@@ -43,7 +43,6 @@ WEIGHTS_PER_SAMPLE = 16
 # A plan is saturated where a budget that is so many times as large makes the same network.
 MUCH_MORE = 8
 MAX_REPLAY_SAMPLES = 4096
-WHY_MOST_REPLAY = "more would slow each step"
 REPLAY_SHARE = 0.2
 WIDE_ALIGN_FROM = 32 * KB
 
@@ -595,12 +594,8 @@ def picture_plan(candidate: Candidate, task: Task, budget: int, why: tuple[str, 
         reasons.append(
             (f"learning in steps of {network.batch}", "what a tenth of the bytes allows")
         )
-        why_replay = "all of the training data"
-        if network.replay_samples < _most_replay(task):
-            why_replay = "features, not pictures; what is left of the budget"
-        elif network.replay_samples < task.samples:
-            why_replay = WHY_MOST_REPLAY
-        reasons.append((f"replay of {network.replay_samples:,} samples", why_replay))
+        less = "features, not pictures; what is left of the budget"
+        reasons.append(_why_replay(task, network.replay_samples, less))
     else:
         reasons.append(("no learning", "asked for: weights, wiring and activations only"))
     saturated = _saturated(candidate, task, budget)
@@ -772,6 +767,16 @@ def _most_replay(task: Task) -> int:
     return min(task.samples, MAX_REPLAY_SAMPLES, net.MAX_REPLAY)
 
 
+def _why_replay(task: Task, samples: int, less: str) -> tuple[str, str]:
+    """`less` says why there are not as many as are of use."""
+    why = less
+    if samples >= task.samples:
+        why = "all of the training data"
+    elif samples >= _most_replay(task):
+        why = "more would slow each step"
+    return f"replay of {samples:,} samples", why
+
+
 def _with_replay(task: Task, budget: int, network: Network) -> tuple[Network, tuple[str, str]]:
     """The network with as much replay as is left, at 4 bits a value."""
     one = replace(network, replay_bits=4, replay_samples=1)
@@ -779,7 +784,5 @@ def _with_replay(task: Task, budget: int, network: Network) -> tuple[Network, tu
     if room < 0:
         return network, ("no replay", "no room for a remembered sample")
     samples = min(_most_replay(task), 1 + room // one.replay_sample_bytes)
-    why = "all of the training data" if samples == task.samples else "what is left of the budget"
-    if samples == MAX_REPLAY_SAMPLES < task.samples:
-        why = WHY_MOST_REPLAY
-    return replace(one, replay_samples=samples), (f"replay of {samples:,} samples", why)
+    reason = _why_replay(task, samples, "what is left of the budget")
+    return replace(one, replay_samples=samples), reason

@@ -45,6 +45,7 @@ from zgedge.errors import (
     UsageError,
     ZgedgeError,
 )
+from zgedge.extras import need
 from zgedge.network import SPARSE
 from zgedge.report import bytemap, interval
 from zgedge.report.screen import Screen, clean, screen, table
@@ -213,12 +214,13 @@ def train(
             )
         _train_analytic(dataset, size, out, spare_classes, pending, seed, as_json)
         return
-    if checkpoint is not None:
-        from zgedge.train.fit import check_checkpoint
+    if checkpoint is not None and os.path.lexists(checkpoint):
+        need("torch", "train")
+        from zgedge.train.fit import check_checkpoint, run_length
 
         check_checkpoint(
-            checkpoint, dataset, strategy=rewire, seed=seed, epochs=epochs, steps=steps,
-            train_time=seconds, teacher=teacher,
+            checkpoint, dataset, strategy=rewire, seed=seed,
+            length=run_length(epochs, steps, seconds), teacher=teacher,
         )  # fmt: skip
     from zgedge.train.room import with_room
     from zgedge.train.search import shrunk, text_again

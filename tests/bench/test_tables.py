@@ -36,10 +36,13 @@ def test_gain_with_an_interval_that_has_zero_is_no_gain() -> None:
     assert results.gain([0.910, 0.911, 0.912], [0.9, 0.9, 0.9]) == "+1.10 [+0.85, +1.35]"
 
 
-def test_mean_and_spread_are_in_percent() -> None:
+def test_a_page_names_the_options_of_its_command() -> None:
     page = "docs/results/x.md"
     assert results.command("a.b", page, seeds=(5, 5)) == f"python -m a.b --out {page}"
     assert results.command("a.b", page, seeds=(2, 5)) == f"python -m a.b --seeds 2 --out {page}"
+
+
+def test_mean_and_spread_are_in_percent() -> None:
     assert results.percent([0.9, 0.92]) == "91.00 ± 1.41"
     assert results.percent([0.5]) == "50.00"
 

@@ -67,6 +67,7 @@ def to_the_end(child: subprocess.Popen[str], seconds: float = 300) -> tuple[str,
         return child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         child.kill()
+        child.communicate()
         raise
 
 

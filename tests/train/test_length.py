@@ -25,10 +25,11 @@ from zgedge import UsageError, ZgedgeError, arena, data
 from zgedge.arena import names_blob
 from zgedge.cli import main
 from zgedge.data import Dataset
+from zgedge.interrupts import Interrupts
 from zgedge.network import Network, conv, dense, max_pool, sparse
 from zgedge.train import TrainResult, checkpoint, search, train
 from zgedge.train.duration import format_duration, parse_duration
-from zgedge.train.fit import check_checkpoint
+from zgedge.train.fit import check_checkpoint, run_length
 
 PLAIN = Network((8, 8, 1), 10, (sparse(64, 40, 16, 4), dense(40, 10)), 20, task="picture")
 TRUNK = Network(
@@ -216,8 +217,9 @@ def test_checkpoint_of_another_run(digits: Dataset, tmp_path: Path) -> None:
     for what, dataset, network, options in others:
         with pytest.raises(UsageError, match=f"another run: its {what}"):
             train(dataset, network, checkpoint=file, **options)
-        known = {"strategy": "rigl", "seed": 0, "epochs": None, "steps": None, "train_time": None,
-                 "teacher": False, **options}  # fmt: skip
+        length = run_length(None, options.get("steps"), options.get("train_time"))
+        known = {"strategy": options.get("strategy", "rigl"), "seed": options.get("seed", 0),
+                 "length": length, "teacher": options.get("teacher", False)}  # fmt: skip
         if what == "network":  # that alone is not known before a network is chosen
             check_checkpoint(file, dataset, **known)
             continue
@@ -237,6 +239,9 @@ def test_another_run_is_refused_before_a_network_is_searched(
     found = CliRunner().invoke(main, [*command, "--checkpoint", str(state)])
     assert (found.exit_code, out.exists()) == (2, False)
     assert "another run: its length" in found.stderr
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = CliRunner().invoke(main, [*command, "--checkpoint", str(state)])
+    assert "torch is not installed" in found.stderr
 
 
 def test_an_interrupted_search_says_how_it_goes_on(
@@ -320,7 +325,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_a_network(digits: Dataset, tmp_pat
     file = tmp_path / "run.state"
     asked = iter([False] * 3 + [True])
 
-    class Soon(checkpoint.Interrupts):
+    class Soon(Interrupts):
         def asked(self) -> bool:
             return next(asked)
 

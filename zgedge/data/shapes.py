@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zgedge.errors import MissingExtraError, UsageError, ZgedgeError
+from zgedge.errors import UsageError, ZgedgeError
+from zgedge.extras import need
 
 Floats = npt.NDArray[np.float64]
 
@@ -120,7 +121,7 @@ def make(
         )
     if count < 1:
         raise UsageError(f"{count} pictures of a shape are too few.", "Make at least 1.")
-    image = _pillow()
+    image: Any = need("PIL.Image", "train", "pillow")
     digits = max(4, len(str(count - 1)))
     try:
         for name in SHAPES:
@@ -132,11 +133,3 @@ def make(
     except OSError as error:
         raise ZgedgeError(f"Cannot write {folder}: {error}.", "Choose another folder.") from error
     return tuple(SHAPES)
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("train", "pillow") from error
-    return Image

@@ -9,11 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -109,34 +105,3 @@ class Checkpoint:
         torch.save({"mark": MARK, "run": self._run, "state": state}, out)
         replace_file(self._path, out.getvalue())
         self._saved = time.monotonic()
-
-
-class Interrupts:
-    """Holds Ctrl-C back until `check`, so that a state is only ever saved between two steps.
-
-    A second Ctrl-C is not held back. Where `held` is False, or outside the main thread, which
-    alone is told of signals, nothing changes.
-    """
-
-    def __init__(self, held: bool) -> None:
-        self._held = held and threading.current_thread() is threading.main_thread()
-        self._asked = False
-        self._before: Callable[[int, FrameType | None], Any] | int | None = None
-
-    def __enter__(self) -> Interrupts:
-        if self._held:
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._held:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, *_: object) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def asked(self) -> bool:
-        """Whether Ctrl-C was pressed."""
-        return self._asked

@@ -21,9 +21,10 @@ from torch.nn import functional
 from zgedge.arena import LayerParameters, TrunkParameters
 from zgedge.data.dataset import Dataset
 from zgedge.errors import DataError, UsageError
+from zgedge.interrupts import Interrupts
 from zgedge.network import DENSE, SPARSE, Network
 from zgedge.train.augment import jitter, warp
-from zgedge.train.checkpoint import Checkpoint, Interrupts, State, identity
+from zgedge.train.checkpoint import Checkpoint, State, identity
 from zgedge.train.inputs import choose_coding
 from zgedge.train.log import TrainingLog
 from zgedge.train.pack import (
@@ -111,20 +112,18 @@ def check_checkpoint(
     *,
     strategy: str,
     seed: int,
-    epochs: int | None,
-    steps: int | None,
-    train_time: float | None,
+    length: str,
     teacher: bool,
 ) -> None:
     """Raise what `fit` would of a checkpoint that is there, as far as that is known before a
-    network is chosen."""
-    length = _length(epochs, steps, train_time)
+    network is chosen. `length` is what `run_length` says."""
     Checkpoint(path, identity(dataset, None, strategy=strategy, seed=seed, length=length,
                               teacher=teacher))  # fmt: skip
 
 
-def _length(epochs: int | None, steps: int | None, train_time: float | None) -> str:
-    """A time is planned once: a run that goes on keeps the steps that were planned for it."""
+def run_length(epochs: int | None, steps: int | None, train_time: float | None) -> str:
+    """How long a run is, as its checkpoint knows it. A time is planned once: a run that goes on
+    keeps the steps that were planned for it."""
     return f"{epochs} epochs, {steps} steps" if train_time is None else "a training time"
 
 
@@ -171,8 +170,8 @@ def fit(
         keep_memory()
     threads = threads_for(dataset, network)
     run = {} if checkpoint is None else identity(
-        dataset, network, strategy=strategy, seed=seed, length=_length(epochs, steps, train_time),
-        teacher=teacher, threads=threads, device=device_for(network),
+        dataset, network, strategy=strategy, seed=seed, teacher=teacher, threads=threads,
+        length=run_length(epochs, steps, train_time), device=device_for(network),
     )  # fmt: skip
     if run and start is not None:
         run["start"] = start.digest()
@@ -181,6 +180,7 @@ def fit(
     try:
         # What cuDNN measures differs from run to run, and with it the order of its sums.
         steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        # A state is only ever saved between two steps.
         with _threads(threads), steady, Interrupts(held=checkpoint is not None) as interrupts:
             grown: Grown = as_it_is
             if spare or pending:

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from zgedge.data.dataset import Array, Part, Raw, Request, Source, label_text
-from zgedge.errors import DataError, MissingExtraError
+from zgedge.errors import DataError
+from zgedge.extras import need
 from zgedge.network import MAX_INPUTS
 
 # Longer side of pictures that are scaled, where nobody asks for another.
@@ -139,15 +140,12 @@ def _below(
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The picture with its header read and its pixels not yet decoded."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("train", "pillow") from error
+    image = need("PIL.Image", "train", "pillow")
     with warnings.catch_warnings():
         # Of damaged parts that do not matter, and of more pixels than a website would take.
         warnings.simplefilter("ignore")
         with _decoding(path, opening=True):
-            picture = Image.open(path)
+            picture = image.open(path)
         with picture:
             yield picture
 

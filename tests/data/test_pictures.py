@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import shutil
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -659,14 +659,7 @@ def test_check_when_no_picture_can_be_read(folder: Path) -> None:
 
 
 def test_pillow_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any) -> Any:
-        if name.startswith("PIL"):
-            raise ImportError(name)
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(MissingExtraError, match=r"zgedge\[train\]"):
         load(folder)
 

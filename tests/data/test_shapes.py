@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from zgedge.data import load, shapes
-from zgedge.errors import UsageError
+from zgedge.errors import MissingExtraError, UsageError
 
 pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -54,6 +54,13 @@ def test_every_shape_is_seen_and_no_two_pictures_are_alike(name: str) -> None:
 def test_sizes_and_counts_that_mean_nothing(tmp_path: Path, size: int, count: int) -> None:
     with pytest.raises(UsageError):
         shapes.make(tmp_path / "s", 0, size, count)
+    assert not (tmp_path / "s").exists()
+
+
+def test_pillow_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(MissingExtraError, match=r"zgedge\[train\]"):
+        shapes.make(tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 

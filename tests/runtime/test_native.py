@@ -227,7 +227,8 @@ def test_resident_memory_stays_near_the_arena_and_does_not_grow(
     assert first <= path.stat().st_size + 400 * 1024
     for _ in range(3):
         run.learn(x, y)
-    run.wait(lambda status: status["store"]["generation"] > 2)
+        status = run.wait(lambda status: status["uncommitted"] == 0)
+    assert status["store"]["generation"] > 2
     assert rss() == first
     run.stop()
 

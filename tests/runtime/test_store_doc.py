@@ -40,9 +40,11 @@ def fields(page: str, head: str) -> dict[str, tuple[int, str]]:
 
 def test_a_slot(page: str, tmp_path: Path) -> None:
     table = fields(page, "1 A slot")
-    with Store.open(tmp_path, BLOB) as kept:
+    now = 100.0
+    with Store.open(tmp_path, BLOB, clock=lambda: now) as kept:
         kept.log.add("started")
         for state in states(3):
+            now += 2.5
             kept.commit(state)
     raw = (tmp_path / "slot-a").read_bytes()
     assert len(raw) == 131_072
@@ -63,7 +65,7 @@ def test_a_slot(page: str, tmp_path: Path) -> None:
     written = 3 * pages + 4096
     assert got == {
         "version": 1, "header_bytes": 128, "generation": 3, "payload_at": 4096,
-        "payload_bytes": len(BLOB), "commits": 3, "written": written, "seconds": 0,
+        "payload_bytes": len(BLOB), "commits": 3, "written": written, "seconds": 7,
         "today": written, "day_before": 0,
     }  # fmt: skip
     assert not any(raw[128:4096])

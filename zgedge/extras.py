@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import sys
 from types import ModuleType
 
 from zgedge.errors import MissingExtraError
@@ -17,9 +18,10 @@ def need(module: str, extra: str, package: str | None = None) -> ModuleType:
     KeyboardInterrupt at Ctrl-C, when the import has ended.
     """
     # In the middle of an import, some packages take Ctrl-C for a module that is missing, and others
-    # go on as if there had been none. Where it means something else already, it is left alone.
+    # go on as if there had been none. Where it means something else already, it is left alone, and
+    # so it is where nothing is to be imported: this is asked for each picture of a folder.
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with Interrupts(held=usual) as interrupts:
+    with Interrupts(held=usual and module not in sys.modules) as interrupts:
         try:
             return importlib.import_module(module)
         except ImportError as error:

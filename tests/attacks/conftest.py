@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.platform import builds
+from tests.platform.needed import or_skip
 from zgedge.runtime import core_library as core
 
 HERE = Path(__file__).resolve().parent
@@ -53,10 +54,7 @@ def compile_with_core(cc: str, folder: Path, source: Path, flags: tuple[str, ...
 @pytest.fixture(scope="session")
 def shipped(cc: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """geometry.c with the core as the project builds it, which is compiled for other tests too."""
-    try:
-        library = builds.cmake(builds.NATIVE)
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    library = or_skip(lambda: builds.cmake(builds.NATIVE))
     program = tmp_path_factory.mktemp("shipped") / "geometry"
     command = [cc, "-std=gnu11", "-O3", f"-I{CORE}", HERE / "geometry.c", library, "-o", program]
     subprocess.run(command, check=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.platform import builds
+from tests.platform.needed import or_skip
 from zgedge.bench import native
 from zgedge.devices.native import PROGRAM
 
@@ -17,10 +18,7 @@ from zgedge.devices.native import PROGRAM
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("native")
-    try:
-        program = builds.cmake(builds.NATIVE, "zgedge-native")
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    program = or_skip(lambda: builds.cmake(builds.NATIVE, "zgedge-native"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "command", lambda runtime: [str(program)])
         memory = native.measure_memory("native", folder, 200)

@@ -14,6 +14,7 @@ import pytest
 from tests import nets
 from tests.devices.local import Local, local
 from tests.platform import builds
+from tests.platform.needed import or_skip
 from zgedge.devices import boards, bundle, deploy, keys, profiles
 from zgedge.devices.deploy import Deployment, Request, Target
 from zgedge.runtime import Model
@@ -24,10 +25,7 @@ KINDS = {"x86_64": "x86-64", "aarch64": "aarch64", "armv7l": "armv7"}
 
 def native_program(target: str = builds.NATIVE) -> bytes:
     """The native program, built once for all tests; skips where there is no compiler."""
-    try:
-        return builds.cmake(target, "zgedge-native").read_bytes()
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    return or_skip(lambda: builds.cmake(target, "zgedge-native")).read_bytes()
 
 
 @dataclass

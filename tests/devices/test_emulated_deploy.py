@@ -22,6 +22,7 @@ from tests.cli.conftest import refused
 from tests.devices.conftest import CACHE, prepared
 from tests.devices.desks import NET, native_program
 from tests.platform import builds
+from tests.platform.needed import or_skip
 from tests.waiting import until
 from zgedge.devices import boards, bundle, deploy, desk, emulated, keys, profiles
 from zgedge.devices.agent import DeployError
@@ -169,10 +170,7 @@ def trapping(folder: Path) -> bytes:
     """A program with an instruction that a Cortex-A76 has, and a Cortex-A72 has not."""
     source = folder / "trap.c"
     source.write_text('int main(void) { __asm__ volatile("sdot v0.4s, v1.16b, v2.16b"); }\n')
-    try:
-        zig = builds.zig()
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    zig = or_skip(builds.zig)
     builds.run_tool([zig, "cc", "-target", builds.AARCH64, "-mcpu=cortex_a76", "-static",
                      source, "-o", folder / "trap"])  # fmt: skip
     return (folder / "trap").read_bytes()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.platform import builds, networks
+from tests.platform.needed import or_skip
 from tests.platform.networks import Case
 from tests.platform.test_replay import assert_same, run
 
@@ -25,10 +26,7 @@ each_case = pytest.mark.parametrize("case", networks.SMALL, ids=lambda case: cas
 @pytest.fixture(scope="module", params=[False, True], ids=["static", "shared"])
 def guarded(request: pytest.FixtureRequest) -> tuple[list[Path], dict[str, str]]:
     """A driver whose calls for memory are guarded, and the environment that it runs in."""
-    try:
-        program, preload = builds.guarded(request.param)
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    program, preload = or_skip(lambda: builds.guarded(request.param))
     return [program], {"LD_PRELOAD": str(preload)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.platform import builds, elf
+from tests.platform.needed import or_skip
 
 pytestmark = pytest.mark.xdist_group("platform")
 
@@ -21,10 +22,7 @@ each_target = pytest.mark.parametrize("target", TARGETS)
 
 
 def library(target: str, what: str = "zge_static", flags: str = "") -> Path:
-    try:
-        return builds.cmake(target, what, flags)
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    return or_skip(lambda: builds.cmake(target, what, flags))
 
 
 def declared() -> set[str]:
@@ -92,10 +90,7 @@ def test_undefined_symbols_are_seen(tmp_path: Path) -> None:
         '__attribute__((visibility("hidden"))) int hidden(void) { return 1; }\n'
     )
     out = tmp_path / "a.o"
-    try:
-        builds.run_tool([builds.compiler(), "-c", source, "-o", out])
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    builds.run_tool([or_skip(builds.compiler), "-c", source, "-o", out])
     found = {x.name: x for x in elf.symbols(out.read_bytes())}
     assert found["puts"].undefined
     assert not found["puts"].weak

@@ -10,19 +10,13 @@ from typing import Any
 import pytest
 
 from tests.platform import builds
+from tests.platform.needed import or_skip
 from tests.runtime.native_program import NATIVE, PYTHON, Served
 from zgedge.devices import native as deployed
 
 
 def _built(target: str) -> Path:
-    return _or_skip(lambda: builds.cmake(target, "zgedge-native"))
-
-
-def _or_skip(make: Callable[[], Path]) -> Path:
-    try:
-        return make()
-    except builds.MissingToolError as e:
-        pytest.skip(str(e))
+    return or_skip(lambda: builds.cmake(target, "zgedge-native"))
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +46,13 @@ def native_armv7(qemu_arm: str) -> list[str]:
 @pytest.fixture(scope="session")
 def native_sanitized() -> str:
     """The native program, which stops where it reads or writes what it must not."""
-    return str(_or_skip(lambda: builds.sanitized("zgedge-native")))
+    return str(or_skip(lambda: builds.sanitized("zgedge-native")))
 
 
 @pytest.fixture(scope="session")
 def json_fuzz() -> str:
     """The reader of requests alone, likewise."""
-    return str(_or_skip(lambda: builds.sanitized("json_fuzz")))
+    return str(or_skip(lambda: builds.sanitized("json_fuzz")))
 
 
 @pytest.fixture(params=[PYTHON, NATIVE])

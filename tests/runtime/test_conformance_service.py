@@ -709,7 +709,8 @@ def test_only_accepted_states_are_committed_while_the_guard_judges(
     kept = Learner(Model(nets.buffer(newest(run.state, path))))
     learner = Learner(path)
     accepted = set()
-    for row, label in ((row, label) for x, y in learned for row, label in zip(x, y, strict=True)):
+    x, y = map(np.concatenate, zip(*learned, strict=True))
+    for row, label in zip(x, y, strict=True):
         learner.learn_one(row, int(label))
         if learner.tick.guard == 1:
             accepted.add(learner.status()["steps"])
